@@ -1,0 +1,83 @@
+"""The seams with Keras and TensorFlow: every use of a non-public name stands here."""
+
+import contextlib
+import inspect
+import threading
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+from keras.src.models.model import functional_init_arguments
+from keras.src.trainers.data_adapters import get_data_adapter
+
+__all__ = [
+    "Functional",
+    "build_compiled_loss",
+    "call_model",
+    "compute_loss",
+    "exact_moments",
+    "functional_init_arguments",
+    "get_data_adapter",
+    "has_default_loss",
+    "loss_state",
+]
+
+
+def call_model(model, x):
+    """The model's output in inference mode: dropout off, BatchNormalization frozen."""
+    if model._call_has_training_arg:
+        return model(x, training=False)
+    return model(x)
+
+
+def compute_loss(model, x, y, y_pred, sample_weight):
+    """The scalar that Keras minimises: `model.compute_loss`, summed if it is not a scalar."""
+    arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+    # Overrides written before Keras 3.3 take no `training`.
+    if "training" in inspect.signature(model.compute_loss).parameters:
+        arguments["training"] = False
+    return tf.reduce_sum(model.compute_loss(**arguments))
+
+
+def has_default_loss(model):
+    """Whether `compute_loss` is Keras's own."""
+    return type(model).compute_loss is keras.Model.compute_loss
+
+
+def loss_state(model):
+    """Objects that change when the model is compiled anew."""
+    return (model._compile_loss, type(model).compute_loss)
+
+
+def build_compiled_loss(model, y, y_pred):
+    """Create the compiled loss's own variables now, where variables may be created."""
+    loss = model._compile_loss
+    if loss is not None and not loss.built and y is not None:
+        loss(y, y_pred)
+
+
+_moments_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def exact_moments():
+    """Give `tf.nn.moments` its full derivative while a kernel is traced.
+
+    TensorFlow stops the gradient of the mean inside the variance. First
+    derivatives are not affected (E[x - mean] is zero), second ones are: Hessian
+    products through LayerNormalization and GroupNormalization come out wrong.
+    """
+
+    def moments(x, axes, shift=None, keepdims=False, name=None):
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=True)
+        if not keepdims:
+            mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+        return mean, variance
+
+    with _moments_lock:
+        original, tf.nn.moments = tf.nn.moments, moments
+        try:
+            yield
+        finally:
+            tf.nn.moments = original

@@ -1,0 +1,241 @@
+"""A user's data as batches in a stable order, with the number of examples known.
+
+Arrays and PyDatasets are read through Keras's own data adapters, so `model.fit` and
+this package see the same data with the same dtypes.
+"""
+
+import zlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_influence import _keras
+
+DEFAULT_BATCH_SIZE = 256
+_SHUFFLE_BUFFER = 50_000
+
+
+def read(data, batch_size=None, name="train"):
+    """A user's data as `Batches`.
+
+    Args:
+        data: `(x, y)` or `(x, y, sample_weight)` of arrays or tensors, nested
+            structures too; a batched, finite `tf.data.Dataset`; or a
+            `keras.utils.PyDataset`.
+        batch_size: examples per batch, for arrays. Defaults to 256. Results do
+            not depend on it, memory and speed do.
+        name: the argument's name, for messages.
+
+    Raises:
+        TypeError, ValueError: `data` cannot be used, with the reason and the way out.
+    """
+    _check_batch_size(batch_size)
+    if isinstance(data, tuple):
+        return ArrayBatches(_whole(data, name), int(batch_size or DEFAULT_BATCH_SIZE), name)
+    if not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        raise TypeError(
+            f"`{name}` should be a tuple (x, y) or (x, y, sample_weight), a batched "
+            f"tf.data.Dataset or a keras.utils.PyDataset. Received: {type(data).__name__}"
+        )
+    if batch_size is not None:
+        raise ValueError(
+            f"`batch_size` should be left out when `{name}` is a dataset, which brings "
+            f"its own batches. Received: batch_size={batch_size}"
+        )
+    if isinstance(data, keras.utils.PyDataset):
+        return StreamBatches(_checked_pydataset(data, name), name)
+    return StreamBatches(_checked_dataset(data, name), name)
+
+
+class Batches:
+    """One data set, iterated batch by batch in the same order each time.
+
+    Iterating yields `(x,)`, `(x, y)` or `(x, y, sample_weight)` of tensors.
+
+    Attributes:
+        n: number of examples.
+    """
+
+    def __init__(self, name):
+        self._name = name
+        self.n, self._count = 0, 0
+        for batch in self:
+            _check_batch(batch, name)
+            self.n += _size(batch)
+            self._count += 1
+        if self.n == 0:
+            raise ValueError(f"`{name}` should have at least one example, but it is empty.")
+
+    def __len__(self):
+        """Number of batches."""
+        return self._count
+
+    def __iter__(self):
+        raise NotImplementedError
+
+    def sampler(self, batch_size, seed):
+        """An endless iterator of random minibatches, without replacement within an epoch."""
+        raise NotImplementedError
+
+    def head(self, count):
+        """The first `count` examples (fewer if the first batch is smaller), as one batch."""
+        return tf.nest.map_structure(lambda t: t[:count], next(iter(self)))
+
+
+class ArrayBatches(Batches):
+    """Batches of tensors that are held in memory, in one structure `whole`."""
+
+    def __init__(self, whole, batch_size, name):
+        self._whole = whole
+        self._batch_size = batch_size
+        super().__init__(name)
+
+    def __iter__(self):
+        for start in range(0, _size(self._whole), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            yield tf.nest.map_structure(lambda t: t[rows], self._whole)
+
+    def sampler(self, batch_size, seed):
+        rng = np.random.default_rng(seed)
+        order = np.empty(0, np.int64)
+        while True:
+            while len(order) < batch_size:
+                order = np.concatenate([order, rng.permutation(self.n)])
+            rows, order = order[:batch_size], order[batch_size:]
+            yield tf.nest.map_structure(lambda t: tf.gather(t, rows), self._whole)
+
+
+class StreamBatches(Batches):
+    """Batches of a dataset: one pass at a time, and each must repeat the first one.
+
+    Args:
+        epoch: a function that returns an iterator over one pass.
+    """
+
+    def __init__(self, epoch, name):
+        self._epoch = epoch
+        self._fingerprints = None
+        first = []
+        self._seen = first.append
+        super().__init__(name)
+        self._fingerprints, self._seen = first, lambda _: None
+
+    def __iter__(self):
+        count = 0
+        for count, batch in enumerate(self._epoch(), 1):
+            fingerprint = _fingerprint(batch)
+            self._seen(fingerprint)
+            self._compare(self._fingerprints, slice(count - 1, count), [fingerprint])
+            yield batch
+        self._compare(self._fingerprints, slice(count, None), [])
+
+    def _compare(self, fingerprints, part, expected):
+        if fingerprints is not None and fingerprints[part] != expected:
+            raise ValueError(
+                f"`{self._name}` gives other batches at each pass, so scores could not be told "
+                "apart by position. Remove `.shuffle(...)` and random augmentation, or use "
+                "`shuffle(..., reshuffle_each_iteration=False)`, or add `.cache()` at the end."
+            )
+
+    def sampler(self, batch_size, seed):
+        spec = tf.nest.map_structure(_open_spec, self.head(1))
+        examples = tf.data.Dataset.from_generator(self._epoch, output_signature=spec).unbatch()
+        shuffled = examples.shuffle(min(self.n, _SHUFFLE_BUFFER), seed=seed).repeat()
+        return iter(shuffled.batch(batch_size).prefetch(1))
+
+
+def _size(batch):
+    return int(tf.nest.flatten(batch)[0].shape[0])
+
+
+def _open_spec(tensor):
+    return tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype)
+
+
+def _check_batch_size(batch_size):
+    if batch_size is None:
+        return
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f"`batch_size` should be an integer. Received: batch_size={batch_size!r}")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` should be at least 1. Received: batch_size={batch_size}")
+
+
+def _whole(data, name):
+    """All of the data as tensors, cast as `model.fit` casts it."""
+    if len(data) not in (1, 2, 3):
+        raise ValueError(
+            f"`{name}` should be (x, y) or (x, y, sample_weight). Received a tuple of {len(data)}"
+        )
+    for part, label in zip(data, ("x", "y", "sample_weight")):
+        if part is None and label != "x":
+            continue
+        for leaf in tf.nest.flatten(part):
+            if isinstance(leaf, (str, bytes)) or np.ndim(leaf) == 0:
+                raise TypeError(
+                    f"`{name}`: {label} should be made of arrays with one row per example. "
+                    f"Received: {type(leaf).__name__}"
+                )
+    sizes = {int(np.shape(leaf)[0]) for leaf in tf.nest.flatten(data) if leaf is not None}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"`{name}` should have as many rows in x as in y and sample_weight. "
+            f"Received lengths: {sorted(sizes)}"
+        )
+    if sizes == {0}:
+        raise ValueError(f"`{name}` should have at least one example, but it is empty.")
+    x, y, w = (*data, None, None)[:3]
+    adapter = _keras.get_data_adapter(x=x, y=y, sample_weight=w, batch_size=max(sizes))
+    return next(iter(adapter.get_tf_dataset()))
+
+
+def _checked_dataset(data, name):
+    """A function that starts a pass over a `tf.data.Dataset`."""
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"`{name}` should be finite. Remove `.repeat()` or add `.take(...)`.")
+    if any(s.shape.rank == 0 for s in tf.nest.flatten(data.element_spec)):
+        raise ValueError(
+            f"`{name}` should be batched: its elements are single examples. Add `.batch(256)`."
+        )
+    as_tuples = data if isinstance(data.element_spec, tuple) else data.map(lambda x: (x,))
+    return as_tuples.__iter__
+
+
+def _checked_pydataset(data, name):
+    """A function that starts a pass over a `PyDataset`, whose workers have to be told."""
+    if data.num_batches is None:
+        raise ValueError(f"`{name}` should be finite. Received a PyDataset without a length.")
+
+    def epoch():
+        adapter = _keras.get_data_adapter(data)
+        adapter.on_epoch_begin()
+        try:
+            yield from adapter.get_tf_dataset()
+        finally:
+            adapter.on_epoch_end()
+
+    return epoch
+
+
+def _check_batch(batch, name):
+    leaves = tf.nest.flatten(batch)
+    if len({int(t.shape[0]) for t in leaves}) > 1:
+        raise ValueError(
+            f"`{name}` should have as many rows in x as in y and sample_weight, but a batch has "
+            f"shapes {[tuple(t.shape) for t in leaves]}. Is the dataset batched? (`.batch(256)`)"
+        )
+    for part, label in zip(batch, ("x", "y", "sample_weight")):
+        for leaf in tf.nest.flatten(part):
+            if leaf.dtype.is_floating and not np.isfinite(leaf.numpy()).all():
+                raise ValueError(f"`{name}` has NaN or infinite values in {label}.")
+
+
+def _fingerprint(batch):
+    """A checksum of a sample of each tensor's columns: cheap, and it sees the order."""
+    checksum = 0
+    for leaf in tf.nest.flatten(batch):
+        rows = leaf.numpy().reshape(_size(batch), -1)
+        sample = np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // 16)])
+        checksum = zlib.crc32(sample.tobytes(), checksum)
+    return checksum

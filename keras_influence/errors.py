@@ -1,0 +1,41 @@
+"""What can go wrong in a solve, as exceptions and warnings of their own."""
+
+
+class SolverError(RuntimeError):
+    """A linear solve has no usable answer."""
+
+
+class NegativeCurvatureError(SolverError):
+    """The matrix H + λI is not positive definite, so the solver cannot answer.
+
+    Attributes:
+        eigenvalue: the smallest Ritz value of H + λI that was met. The true
+            smallest eigenvalue is at or below it.
+    """
+
+    def __init__(self, eigenvalue, solver):
+        self.eigenvalue = float(eigenvalue)
+        super().__init__(
+            f"{solver} met negative curvature: the damped curvature matrix has an "
+            f"eigenvalue at or below {eigenvalue:.3g}, so it is not positive definite. "
+            "Three ways out: (1) raise `damping` by more than "
+            f"{abs(eigenvalue):.2g}; (2) use curvature='gauss_newton', which is never "
+            "negative for convex losses; (3) use method='direct', which also solves "
+            "indefinite systems."
+        )
+
+
+class DivergenceError(SolverError):
+    """An iteration grew without bound and was stopped."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A solve used up its budget before it reached its tolerance."""
+
+
+class CurvatureWarning(UserWarning):
+    """`curvature="auto"` fell back to Gauss-Newton."""
+
+
+class ObjectiveWarning(UserWarning):
+    """Part of what was minimised in training is not in the compiled loss."""

@@ -1,0 +1,136 @@
+"""InfluenceModel: a `keras.Model` that can be asked about its training data.
+
+Keras builds `Model(inputs, outputs)` in a subclass by rewriting the subclass's
+`__bases__`, which would turn every other InfluenceModel of the process into a
+Functional model too. Here the one instance gets a class of its own instead.
+"""
+
+import keras
+
+from keras_influence import _keras, api
+
+_REGISTER = keras.saving.register_keras_serializable(package="keras_influence")
+
+
+class InfluenceMixin:
+    """Adds `hvp`, `inverse_hvp`, `influence` and `self_influence` to a `keras.Model`.
+
+    Use it with a base class of your own: `class Net(InfluenceMixin, MyModel)`.
+    It keeps no state.
+    """
+
+    def hvp(self, v, train, *, batch_size=None, damping=0.0, curvature="hessian"):
+        """(H + λI) v. See `keras_influence.hvp`."""
+        return api.hvp(
+            self, v, train, batch_size=batch_size, damping=damping, curvature=curvature
+        )
+
+    def inverse_hvp(self, v, train, *, method="cg", damping=0.01, curvature="hessian", **options):
+        """(H + λI)⁻¹ v. See `keras_influence.inverse_hvp`."""
+        return api.inverse_hvp(
+            self, v, train, method=method, damping=damping, curvature=curvature, **options
+        )
+
+    def influence(self, test, train, *, method="auto", damping=0.01, curvature="auto", **options):
+        """Predicted change of test losses without a training example. See `keras_influence.influence`."""
+        return api.influence(
+            self, test, train, method=method, damping=damping, curvature=curvature, **options
+        )
+
+    def self_influence(self, train, *, method="auto", damping=0.01, curvature="auto", **options):
+        """How much each example props up itself. See `keras_influence.self_influence`."""
+        return api.self_influence(
+            self, train, method=method, damping=damping, curvature=curvature, **options
+        )
+
+
+@_REGISTER
+class InfluenceModel(InfluenceMixin, keras.Model):
+    """A `keras.Model` with influence functions; a drop-in for it.
+
+    - `InfluenceModel(inputs, outputs)`, as `keras.Model(inputs, outputs)`;
+    - `class Net(InfluenceModel)` with `__init__` and `call`;
+    - `InfluenceModel.from_model(trained)` for a model that exists.
+    """
+
+    # Loading finds Functional constructors by these literal names.
+    def __init__(self, *args, **kwargs):
+        functional = isinstance(self, _keras.Functional)
+        if _keras.functional_init_arguments(args, kwargs) and not functional:
+            self.__class__ = _joined(type(self), _keras.Functional)
+            _keras.Functional.__init__(self, *args, **kwargs)
+        else:
+            super().__init__(*args, **kwargs)
+
+    @classmethod
+    def from_model(cls, model):
+        """The same model, with influence functions.
+
+        Weights, layers, compile state and everything else are shared: training
+        the one trains the other. Functional, Sequential, subclassed and loaded
+        models are taken; `isinstance` of the original class still holds.
+
+        Args:
+            model: a `keras.Model`.
+
+        Raises:
+            TypeError: `model` is not a `keras.Model`.
+        """
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
+        if isinstance(model, InfluenceMixin):
+            return model
+        return _shared(_view_class(cls, type(model)), model)
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuild from `get_config()`; a model made by `from_model` is rebuilt by its own class."""
+        if set(config) == {"model"}:
+            inner = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+            return cls.from_model(inner)
+        return super().from_config(config, custom_objects)
+
+
+_classes = {}
+
+
+def _joined(first, second):
+    """A class with both bases that carries the name of the first, made once."""
+    if (first, second) not in _classes:
+        joined = type(first.__name__, (first, second), {"__module__": first.__module__})
+        _classes[first, second] = _registered_as(first, joined)
+    return _classes[first, second]
+
+
+def _view_class(cls, original):
+    """`original` with influence functions; it saves itself as `cls` holding an `original`."""
+    if (cls, original) not in _classes:
+
+        def get_config(self):
+            return {"model": keras.saving.serialize_keras_object(_shared(original, self))}
+
+        body = {
+            "__module__": cls.__module__,
+            "get_config": get_config,
+            "from_config": cls.from_config,
+        }
+        view = type(cls.__name__, (cls, original), body)
+        _classes[cls, original] = _registered_as(cls, view)
+    return _classes[cls, original]
+
+
+def _registered_as(cls, double):
+    """Let `double` be saved under the registered name of `cls`, and `cls` be loaded for it."""
+    name = keras.saving.get_registered_name(cls)
+    if ">" in name:
+        for target in (double, cls):
+            package, base = name.split(">", 1)
+            keras.saving.register_keras_serializable(package, base)(target)
+    return double
+
+
+def _shared(cls, model):
+    """An object of class `cls` whose state is that of `model`, not a copy of it."""
+    twin = object.__new__(cls)
+    object.__setattr__(twin, "__dict__", model.__dict__)
+    return twin

@@ -1,0 +1,25 @@
+"""Damping, in the one place where it is defined."""
+
+from keras_influence.operators.base import LinearOperator
+
+
+class Damped(LinearOperator):
+    """A + λI for an operator A and `damping` λ.
+
+    Args:
+        operator: the `LinearOperator` A.
+        damping: λ, a number >= 0 in the units of A's eigenvalues.
+    """
+
+    def __init__(self, operator, damping):
+        self.operator = operator
+        self.damping = float(damping)
+        self.size = operator.size
+        self.dtype = operator.dtype
+
+    def matmat(self, columns):
+        return self.operator.matmat(columns) + self.damping * columns
+
+    def samples(self, batch_size, seed):
+        for sample in self.operator.samples(batch_size, seed):
+            yield Damped(sample, self.damping)

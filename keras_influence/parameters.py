@@ -1,0 +1,105 @@
+"""The parameters θ: a list of variables on one side, a flat vector on the other.
+
+This is the only place that flattens.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+class Parameters:
+    """The variables that count as θ, in a fixed order, with flat size `size` (p).
+
+    Args:
+        variables: list of Keras variables.
+    """
+
+    def __init__(self, variables):
+        self.variables = list(variables)
+        self.shapes = [tuple(v.shape) for v in self.variables]
+        self.sizes = [int(np.prod(s, dtype=np.int64)) for s in self.shapes]
+        self.size = sum(self.sizes)
+        self.dtype = tf.as_dtype(np.result_type(*[_numpy_dtype(v) for v in self.variables]))
+
+    def tensors(self):
+        """The values of the variables now, for a `tf.GradientTape` to watch."""
+        return [tf.convert_to_tensor(v.value) for v in self.variables]
+
+    def flatten(self, gradients):
+        """Join per-variable tensors into one (p,) tensor; None counts as zero."""
+        return tf.concat(
+            [self._dense(g, n) for g, n in zip(gradients, self.sizes)], axis=0
+        )
+
+    def _dense(self, gradient, size):
+        if gradient is None:
+            return tf.zeros([size], self.dtype)
+        # Embedding gradients are IndexedSlices, which convert to a dense tensor.
+        return tf.cast(tf.reshape(tf.convert_to_tensor(gradient), [-1]), self.dtype)
+
+    def as_columns(self, v):
+        """Read a user's `v` as a (p, k) array, and return the way back.
+
+        Args:
+            v: (p,) vector, (p, k) matrix, or list aligned with the variables.
+
+        Returns:
+            `(columns, restore)`: the array, and a function that gives a (p, k)
+            result the form that `v` had.
+
+        Raises:
+            TypeError: `v` is not numeric.
+            ValueError: its shape or structure does not fit, or it is not finite.
+        """
+        if isinstance(v, (list, tuple)):
+            return self._list_column(v), lambda columns: self.split(columns[:, 0])
+        array = as_numeric_array(v, "v", self.dtype.as_numpy_dtype)
+        if array.ndim not in (1, 2) or array.shape[0] != self.size or 0 in array.shape:
+            raise ValueError(
+                f"`v` should be a vector of shape ({self.size},), a matrix of shape "
+                f"({self.size}, k), or a list of {len(self.shapes)} arrays aligned with "
+                f"`trainable_variables`. Received: v with shape {array.shape}"
+            )
+        if array.ndim == 1:
+            return array[:, None], lambda columns: columns[:, 0]
+        return array, lambda columns: columns
+
+    def _list_column(self, v):
+        if len(v) != len(self.shapes):
+            raise ValueError(
+                f"`v`, given as a list, should have {len(self.shapes)} arrays, one for each "
+                f"of `trainable_variables`. Received: {len(v)}"
+            )
+        parts = []
+        for i, (part, shape) in enumerate(zip(v, self.shapes)):
+            array = as_numeric_array(part, f"v[{i}]", self.dtype.as_numpy_dtype)
+            if array.shape != shape:
+                raise ValueError(
+                    f"`v[{i}]` should have shape {shape}, as `trainable_variables[{i}]`. "
+                    f"Received: shape {array.shape}"
+                )
+            parts.append(array.reshape(-1))
+        return np.concatenate(parts)[:, None]
+
+    def split(self, vector):
+        """Cut a (p,) array into a list of arrays shaped like the variables."""
+        parts = np.split(np.asarray(vector), np.cumsum(self.sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes)]
+
+
+def as_numeric_array(value, name, dtype):
+    """`value` as a finite float array, or an error that names the argument."""
+    try:
+        array = np.asarray(value)
+        array = array.astype(dtype) if array.dtype.kind in "fiub" else None
+    except (TypeError, ValueError):
+        array = None
+    if array is None:
+        raise TypeError(f"`{name}` should be a numeric array. Received: {type(value).__name__}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` should be finite, but it has NaN or infinite entries.")
+    return array
+
+
+def _numpy_dtype(variable):
+    return tf.as_dtype(variable.dtype).as_numpy_dtype

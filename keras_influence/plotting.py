@@ -1,0 +1,133 @@
+"""Pictures of influence scores. Needs matplotlib."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def gallery(
+    scores, test=None, train=None, k=4, rows=None, class_names=None, score_format="{:+.2g}"
+):
+    """Each test example beside its strongest proponents and opponents.
+
+    Images (height, width) or (height, width, channels) are shown as such; other
+    examples as a table of index, label and score.
+
+    Args:
+        scores: `InfluenceScores`.
+        test, train: the `(x, y)` arrays that the scores are about. Without them the
+            gallery is a table of indices.
+        k: proponents and opponents to show for each test example.
+        rows: indices of the test examples to show; the first six by default.
+        class_names: a list of names, to show instead of integer labels.
+        score_format: a format string for scores.
+
+    Returns:
+        A `matplotlib.figure.Figure`, to be saved or shown.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: `test` or `train` has another length than the scores.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plot() needs matplotlib: pip install matplotlib") from error
+    test = _Examples(test, scores.n_test, "test", class_names)
+    train = _Examples(train, scores.n_train, "train", class_names)
+    rows = np.arange(min(6, scores.n_test)) if rows is None else np.atleast_1d(rows)
+    top, bottom = scores.top(k), scores.bottom(k)
+    entries = [
+        (i, *((r.indices[i], [score_format.format(v) for v in r.values[i]]) for r in (top, bottom)))
+        for i in rows
+    ]
+    draw = _draw_images if test.images is not None and train.images is not None else _draw_table
+    return draw(Figure, entries, test, train)
+
+
+class _Examples:
+    """What a picture needs of one data set: images if there are any, and label texts."""
+
+    def __init__(self, data, count, name, class_names):
+        self.images, self._labels, self._names = None, None, class_names
+        if data is None:
+            return
+        if not isinstance(data, tuple) or len(data) < 2:
+            raise TypeError(f"`{name}` should be a tuple (x, y). Received: {type(data).__name__}")
+        x, y = data[0], np.asarray(data[1])
+        if len(y) != count:
+            raise ValueError(
+                f"`{name}` should be the {count} examples of the scores. Received: {len(y)}"
+            )
+        one_hot = y.ndim == 2 and y.shape[1] > 1
+        self._labels = y.argmax(1) if one_hot else y.reshape(count, -1)[:, 0]
+        if not tf.nest.is_nested(x) and np.ndim(x) in (3, 4):
+            self.images = np.asarray(x)
+
+    def label(self, index):
+        if self._labels is None:
+            return ""
+        value = self._labels[index]
+        if self._names is not None:
+            return str(self._names[int(value)])
+        return f"{value:.3g}" if isinstance(value, np.floating) else str(value)
+
+
+_COLOURS = {"test": "black", "proponent": "#1b7837", "opponent": "#b2182b"}
+
+
+def _draw_images(figure_class, entries, test, train):
+    k = len(entries[0][1][0])
+    columns = 1 + 2 * k
+    figure = figure_class(figsize=(1.15 * columns, 1.55 * len(entries) + 0.7), layout="constrained")
+    axes = figure.subplots(len(entries), columns, squeeze=False)
+    for row, (i, *sides) in zip(axes, entries):
+        _show(row[0], test.images[i], f"test {i}\n{test.label(i)}", _COLOURS["test"])
+        for kind, start, (indices, texts) in zip(("proponent", "opponent"), (1, 1 + k), sides):
+            for axis, j, text in zip(row[start:], indices, texts):
+                _show(axis, train.images[j], f"{j}: {train.label(j)}\n{text}", _COLOURS[kind])
+    figure.suptitle(
+        "test example  |  proponents: without them its loss would rise  |  "
+        "opponents: without them it would fall",
+        fontsize=9,
+    )
+    return figure
+
+
+def _show(axis, image, title, colour):
+    image = np.squeeze(image)
+    low, high = float(image.min()), float(image.max())
+    axis.imshow((image - low) / ((high - low) or 1), cmap="gray_r" if image.ndim == 2 else None)
+    axis.set_title(title, fontsize=7, color=colour)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_color(colour)
+
+
+def _draw_table(figure_class, entries, test, train):
+    def describe(indices, texts):
+        lines = (f"{j} ({train.label(j)})  {t}" for j, t in zip(indices, texts))
+        return "\n".join(line.replace(" ()", "") for line in lines)
+
+    cells = [
+        [f"{i} ({test.label(i)})".replace(" ()", ""), describe(*top), describe(*bottom)]
+        for i, top, bottom in entries
+    ]
+    k = len(entries[0][1][0])
+    figure = figure_class(figsize=(7, 0.4 + 0.24 * (k + 0.5) * len(entries)), layout="constrained")
+    axis = figure.subplots()
+    axis.axis("off")
+    table = axis.table(
+        cells,
+        colLabels=["test", "proponents: index (label) score", "opponents: index (label) score"],
+        colWidths=[0.16, 0.42, 0.42],
+        cellLoc="left",
+        bbox=[0, 0, 1, 1],
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    for (row, column), cell in table.get_celld().items():
+        cell.set_height(1 if row == 0 else k)
+        if row and column:
+            cell.get_text().set_color(_COLOURS["proponent" if column == 1 else "opponent"])
+    return figure
