@@ -1,5 +1,14 @@
 """Influence functions for Keras: which training examples made my model predict this?"""
 
+import keras as _keras_package
+
+if _keras_package.backend.backend() != "tensorflow":
+    raise ImportError(
+        "keras_influence works with Keras on TensorFlow. Set the environment variable "
+        "KERAS_BACKEND=tensorflow before Keras is imported. "
+        f"The backend is now {_keras_package.backend.backend()!r}."
+    )
+
 from keras_influence.api import hvp, influence, inverse_hvp, self_influence
 from keras_influence.callbacks import InfluenceCallback
 from keras_influence.errors import (

@@ -80,30 +80,29 @@ class Batches:
 
     def head(self, count):
         """The first `count` examples (fewer if the first batch is smaller), as one batch."""
-        return tf.nest.map_structure(lambda t: t[:count], next(iter(self)))
+        return _rows(next(iter(self)), slice(count))
 
 
 class ArrayBatches(Batches):
-    """Batches of tensors that are held in memory, in one structure `whole`."""
+    """Batches of tensors that are held in memory, cut once from one structure `whole`."""
 
     def __init__(self, whole, batch_size, name):
-        self._whole = whole
-        self._batch_size = batch_size
+        starts = range(0, _size(whole), batch_size)
+        self._batches = [_rows(whole, slice(start, start + batch_size)) for start in starts]
         super().__init__(name)
 
     def __iter__(self):
-        for start in range(0, _size(self._whole), self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            yield tf.nest.map_structure(lambda t: t[rows], self._whole)
+        return iter(self._batches)
 
     def sampler(self, batch_size, seed):
+        whole = tf.nest.map_structure(lambda *t: tf.concat(t, 0).numpy(), *self._batches)
         rng = np.random.default_rng(seed)
         order = np.empty(0, np.int64)
         while True:
             while len(order) < batch_size:
                 order = np.concatenate([order, rng.permutation(self.n)])
             rows, order = order[:batch_size], order[batch_size:]
-            yield tf.nest.map_structure(lambda t: tf.gather(t, rows), self._whole)
+            yield tf.nest.map_structure(tf.convert_to_tensor, _rows(whole, rows))
 
 
 class StreamBatches(Batches):
@@ -147,6 +146,10 @@ class StreamBatches(Batches):
 
 def _size(batch):
     return int(tf.nest.flatten(batch)[0].shape[0])
+
+
+def _rows(batch, rows):
+    return tf.nest.map_structure(lambda t: t[rows], batch)
 
 
 def _open_spec(tensor):

@@ -1,0 +1,212 @@
+"""Scores against closed-form leave-one-out, the derivative of a refit, and retraining."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from keras_influence import CG, LiSSA
+from tests import truth
+from tests.conftest import set_precision
+from tests.truth import L2
+
+
+@pytest.fixture
+def ridge(rng):
+    x = rng.normal(size=(31, 4))
+    y = x @ rng.normal(size=4) + rng.normal(size=31)
+    x_test, y_test = rng.normal(size=(5, 4)), rng.normal(size=5)
+    model = truth.ridge_model(4, L2)
+    truth.set_flat(model, truth.ridge_fit(x, y, L2))
+    return model, (x, y[:, None]), (x_test, y_test[:, None])
+
+
+def _test_losses(x, y, l2, weights, test):
+    theta = truth.ridge_fit(x, y, l2, weights)
+    return (test[1][:, 0] - test[0] @ theta) ** 2
+
+
+@pytest.mark.parametrize("batch_size", [4, 31])
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("method", [CG(tol=1e-10), "direct"], ids=["cg", "direct"])
+def test_influence_is_the_derivative_of_the_refit(ridge, method, curvature, batch_size):
+    model, train, test = ridge
+    x, y = train[0], train[1][:, 0]
+    scores = ki.influence(
+        model,
+        test,
+        train,
+        damping=0.0,
+        method=method,
+        curvature=curvature,
+        batch_size=batch_size,
+    )
+    eps = 1e-4
+    for j in range(len(x)):
+        up, down = np.ones(len(x)), np.ones(len(x))
+        up[j] += eps
+        down[j] -= eps
+        rise = _test_losses(x, y, L2, up, test) - _test_losses(x, y, L2, down, test)
+        # Leaving j out lowers its weight, hence the minus.
+        assert truth.relative_error(scores.values[:, j], -rise / (2 * eps)) < 1e-6
+
+
+def test_influence_is_closed_form_leave_one_out_to_first_order(ridge):
+    """Sherman-Morrison gives the exact leave-one-out change; influence is its first order in 1/n."""
+    model, (x, y), test = ridge
+    y = y[:, 0]
+    scores = ki.influence(model, test, (x, y[:, None]), damping=0.0).values
+    n = len(x)
+    theta = truth.ridge_fit(x, y, L2)
+    h_inverse = np.linalg.inv(2 * x.T @ x / n + 2 * L2 * np.eye(4))
+    for j in range(n):
+        g = 2 * (x[j] @ theta - y[j]) * x[j]
+        leverage = 2 * x[j] @ h_inverse @ x[j] / n
+        first_order = h_inverse @ g / n
+        removed = theta + first_order / (1 - leverage)
+        kept = np.ones(n)
+        kept[j] = 0
+        assert truth.relative_error(removed, truth.ridge_fit(x, y, L2, kept)) < 1e-10
+        slope = 2 * (test[0] @ theta - test[1][:, 0])
+        assert truth.relative_error(scores[:, j], slope * (test[0] @ first_order)) < 1e-8
+
+
+def test_sample_weights_scale_what_an_example_contributes(rng):
+    """With weights s, leaving j out takes s_j ℓ_j out of the objective."""
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    s = rng.uniform(0.2, 2, 20)
+    test = (rng.normal(size=(3, 3)), rng.normal(size=(3, 1)))
+    model = truth.ridge_model(3, L2)
+    truth.set_flat(model, truth.ridge_fit(x, y, L2, s))
+    scores = ki.influence(model, test, (x, y[:, None], s), damping=0.0, batch_size=6)
+    eps = 1e-4
+    for j in range(20):
+        up, down = s.copy(), s.copy()
+        up[j] *= 1 + eps
+        down[j] *= 1 - eps
+        rise = _test_losses(x, y, L2, up, test) - _test_losses(x, y, L2, down, test)
+        assert truth.relative_error(scores.values[:, j], -rise / (2 * eps)) < 1e-6
+
+
+def test_self_influence_matches_its_formula(rng):
+    x, y = rng.normal(size=(25, 3)), rng.integers(0, 3, 25)
+    model = truth.softmax_model(3, 3, L2)
+    closed = truth.SoftmaxRegression(x, y, 3, L2)
+    theta = closed.fit(truth.get_flat(model))
+    truth.set_flat(model, theta)
+    g = closed.example_gradients(theta)
+    expected = np.einsum(
+        "ni,ij,nj->n", g, np.linalg.inv(closed.hessian(theta) + 0.01 * np.eye(12)), g
+    )
+    for method in (CG(tol=1e-10), "direct"):
+        found = ki.self_influence(model, (x, y), method=method, batch_size=6)
+        assert truth.relative_error(found, expected) < 1e-8
+
+
+def test_minibatch_lissa_scores_are_close(rng):
+    x, y = rng.normal(size=(80, 3)), rng.integers(0, 3, 80)
+    model = truth.softmax_model(3, 3, L2)
+    closed = truth.SoftmaxRegression(x, y, 3, L2)
+    theta = closed.fit(truth.get_flat(model))
+    truth.set_flat(model, theta)
+    g = closed.example_gradients(theta)
+    expected = g[:4] @ np.linalg.solve(closed.hessian(theta) + 0.1 * np.eye(12), g.T) / 80
+    method = LiSSA(batch_size=20, recursion_depth=1000, num_samples=4)
+    found = ki.influence(model, (x[:4], y[:4]), (x, y), method=method, damping=0.1)
+    assert truth.relative_error(found.values, expected) < 0.1
+    assert np.corrcoef(found.values.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_digits_predicted_against_actual_leave_one_out():
+    """Softmax regression with L2 on digits: 120 actual refits, exact to machine precision."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x, y = digits.data / 16, digits.target
+    train, test = (x[:1200], y[:1200]), (x[1200:], y[1200:])
+    closed = truth.SoftmaxRegression(*train, 10, 1 / 64)
+    theta = closed.fit(np.zeros(650), tol=1e-9)
+    model = truth.softmax_model(64, 10, 1 / 64)
+    truth.set_flat(model, theta)
+    unseen = truth.SoftmaxRegression(*test, 10, 0.0)
+    worst = np.argsort(-unseen.losses(theta))[:2]
+    scores = ki.influence(
+        model, (test[0][worst], test[1][worst]), train, damping=0.0, method=CG(tol=1e-8)
+    )
+    strongest = np.argsort(-np.abs(scores.values).max(0))[:60]
+    others = np.random.default_rng(0).choice(1200, 60, replace=False)
+    removed = np.union1d(strongest, others)
+    assert len(removed) >= 100
+
+    before = unseen.losses(theta)[worst]
+    inverse = np.linalg.inv(closed.hessian(theta))
+    actual = []
+    for j in removed:
+        closed.w[:] = 1
+        closed.w[j] = 0
+        refit = theta
+        # Newton's method with the fixed inverse Hessian of the full data converges linearly.
+        for _ in range(40):
+            slope = closed.gradient(refit)
+            refit = refit - inverse @ slope
+            if np.abs(slope).max() < 1e-11:
+                break
+        assert np.abs(closed.gradient(refit)).max() < 1e-10
+        actual.append(unseen.losses(refit)[worst] - before)
+    actual, predicted = np.array(actual).T, scores.values[:, removed]
+    for a, b in zip(actual, predicted):
+        assert np.corrcoef(a, b)[0, 1] >= 0.99
+        assert np.polyfit(b, a, 1)[0] == pytest.approx(1, abs=0.05)
+
+
+def _saddle_problem(rng):
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Dense(4, "tanh")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(hidden))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model, (rng.normal(size=(20, 3)), rng.integers(0, 3, 20))
+
+
+@pytest.mark.parametrize("method", ["cg", "direct", "ncg"])
+def test_auto_falls_back_to_gauss_newton_with_one_warning(method, rng):
+    model, train = _saddle_problem(rng)
+    test = (train[0][:3], train[1][:3])
+    hessian = ki.hvp(model, np.eye(31), train)
+    assert np.linalg.eigvalsh(hessian)[0] < -1e-3
+    with pytest.warns(ki.CurvatureWarning, match="Gauss-Newton") as caught:
+        scores = ki.influence(model, test, train, damping=1e-3, method=method)
+    assert len([w for w in caught if w.category is ki.CurvatureWarning]) == 1
+    assert scores.curvature == "gauss_newton"
+    gauss_newton = ki.hvp(model, np.eye(31), train, curvature="gauss_newton")
+    exact = np.linalg.inv(gauss_newton + 1e-3 * np.eye(31))
+    g = np.array([truth.gradient(model, train[0][[i]], train[1][[i]]) for i in range(20)])
+    assert truth.relative_error(scores.values, g[:3] @ exact @ g.T / 20) < 1e-3
+
+
+def test_auto_keeps_a_positive_definite_hessian(rng):
+    model, train = _saddle_problem(rng)
+    scores = ki.influence(model, train, train, damping=5.0, method="cg")
+    assert scores.curvature == "hessian"
+
+
+def test_inverse_hvp_with_an_indefinite_hessian_is_never_silently_wrong(rng):
+    model, train = _saddle_problem(rng)
+    v = rng.normal(size=31)
+    with pytest.raises(ki.NegativeCurvatureError):
+        ki.inverse_hvp(model, v, train, damping=1e-3)
+    found = ki.inverse_hvp(model, v, train, damping=1e-3, method="direct")
+    exact = np.linalg.solve(ki.hvp(model, np.eye(31), train) + 1e-3 * np.eye(31), v)
+    assert truth.relative_error(found, exact) < 1e-6
+
+
+def test_float32_reaches_the_float64_answer(rng):
+    x, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+    double = truth.softmax_model(4, 3, L2)
+    exact = ki.influence(double, (x[:5], y[:5]), (x, y), method="direct").values
+    set_precision("float32")
+    single = truth.softmax_model(4, 3, L2)
+    truth.set_flat(single, truth.get_flat(double))
+    for method in ("cg", "direct"):
+        found = ki.influence(single, (x[:5], y[:5]), (x, y), method=method)
+        assert found.converged.all()
+        assert truth.relative_error(found.values, exact) < 1e-4

@@ -1,0 +1,270 @@
+"""Every way to make a model gives the same numbers, and Keras keeps working as it does."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from tests import truth
+
+layers = keras.layers
+
+
+@keras.saving.register_keras_serializable("tests")
+class Net(keras.Model):
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.hidden = layers.Dense(units, "tanh")
+        self.out = layers.Dense(3, "softmax")
+
+    def call(self, x):
+        return self.out(self.hidden(x))
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+@keras.saving.register_keras_serializable("tests")
+class InfluenceNet(ki.InfluenceModel):
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.hidden = layers.Dense(units, "tanh")
+        self.out = layers.Dense(3, "softmax")
+
+    def call(self, x):
+        return self.out(self.hidden(x))
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+@keras.saving.register_keras_serializable("tests")
+class SubNet(InfluenceNet):
+    def call(self, x):
+        return super().call(x)
+
+
+@keras.saving.register_keras_serializable("tests")
+class MixedNet(ki.InfluenceMixin, Net):
+    pass
+
+
+@keras.saving.register_keras_serializable("tests")
+class StepNet(ki.InfluenceModel):
+    """The Keras pattern of a Functional graph with a method of one's own."""
+
+    def train_step(self, data):
+        return super().train_step(data) | {"mine": 1.0}
+
+
+@keras.saving.register_keras_serializable("tests")
+class InnerGraph(ki.InfluenceModel):
+    """A subclass that makes its own graph."""
+
+    def __init__(self, units=4, **kwargs):
+        inputs, outputs = graph(units)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+
+
+def graph(units=4):
+    inputs = keras.Input((5,))
+    hidden = layers.Dense(units, "tanh")(inputs)
+    return inputs, layers.Dense(3, "softmax")(hidden)
+
+
+def sequential():
+    return keras.Sequential([keras.Input((5,)), layers.Dense(4, "tanh"), layers.Dense(3, "softmax")])
+
+
+MODELS = {
+    "Functional": lambda: ki.InfluenceModel(*graph()),
+    "Functional by keyword": lambda: ki.InfluenceModel(
+        **dict(zip(("inputs", "outputs"), graph())), name="named"
+    ),
+    "subclass": InfluenceNet,
+    "subclass of a subclass": SubNet,
+    "mixin": MixedNet,
+    "Functional subclass": lambda: StepNet(*graph()),
+    "graph made inside": InnerGraph,
+    "from Functional": lambda: ki.InfluenceModel.from_model(keras.Model(*graph())),
+    "from Sequential": lambda: ki.InfluenceModel.from_model(sequential()),
+    "from subclass": lambda: ki.InfluenceModel.from_model(Net()),
+}
+
+
+@pytest.fixture
+def data(rng):
+    return rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
+
+
+def ready(name, data):
+    model = MODELS[name]()
+    model(data[0][:1])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    weights = np.random.default_rng(3).normal(size=truth.get_flat(model).size)
+    truth.set_flat(model, weights)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_construction_gives_the_same_scores(name, data):
+    reference = keras.Model(*graph())
+    reference.compile("sgd", "sparse_categorical_crossentropy")
+    model = ready(name, data)
+    truth.set_flat(reference, truth.get_flat(model))
+    test = (data[0][:3], data[1][:3])
+    g = np.array([truth.gradient(reference, data[0][[i]], data[1][[i]]) for i in range(20)])
+    columns = [
+        truth.finite_difference_hvp(reference, *data, e, 1e-3) for e in np.eye(g.shape[1])
+    ]
+    expected = g[:3] @ np.linalg.solve(np.array(columns) + 3 * np.eye(g.shape[1]), g.T) / 20
+    scores = model.influence(test, data, damping=3.0)
+    assert truth.relative_error(scores.values, expected) < 1e-8
+    assert isinstance(model, ki.InfluenceMixin)
+    assert model.fit(*data, verbose=0).history["accuracy"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_save_and_load_keep_everything(name, data, tmp_path):
+    model = ready(name, data)
+    model.fit(*data, verbose=0)
+    expected = model.influence(data, data, damping=3.0).values
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, ki.InfluenceMixin)
+    assert truth.relative_error(loaded.influence(data, data, damping=3.0).values, expected) < 1e-10
+    assert loaded.optimizer.iterations.numpy() == model.optimizer.iterations.numpy()
+    loaded.fit(*data, verbose=0)
+
+
+def test_a_saved_model_loads_in_a_fresh_process(data, tmp_path):
+    for name in ("Functional", "from Functional", "from Sequential"):
+        ready(name, data).save(tmp_path / "model.keras")
+        code = (
+            "import keras, keras_influence\n"
+            f"m = keras.models.load_model({str(tmp_path / 'model.keras')!r})\n"
+            "print(isinstance(m, keras_influence.InfluenceModel), m.count_params())"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert result.stdout.split() == ["True", "39"], result.stderr
+
+
+def test_from_model_shares_weights_compile_state_and_class(data):
+    original = Net()
+    original(data[0][:1])
+    original.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model = ki.InfluenceModel.from_model(original)
+    assert isinstance(model, Net)
+    assert isinstance(model, ki.InfluenceModel)
+    assert model.optimizer is original.optimizer
+    before = truth.get_flat(original)
+    model.fit(*data, verbose=0)
+    assert not np.allclose(truth.get_flat(original), before)
+    assert (truth.get_flat(original) == truth.get_flat(model)).all()
+    assert type(original) is Net
+
+
+def test_from_model_of_an_influence_model_is_itself(data):
+    model = ready("Functional", data)
+    assert ki.InfluenceModel.from_model(model) is model
+
+
+def test_from_model_takes_a_loaded_model(data, tmp_path):
+    original = sequential()
+    original.compile("adam", "sparse_categorical_crossentropy")
+    original.save(tmp_path / "plain.keras")
+    loaded = ki.InfluenceModel.from_model(keras.models.load_model(tmp_path / "plain.keras"))
+    plain = ki.influence(original, data, data, damping=3.0).values
+    assert truth.relative_error(loaded.influence(data, data, damping=3.0).values, plain) < 1e-12
+
+
+def test_clone_model_of_a_functional_influence_model(data):
+    model = ready("Functional", data)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    assert truth.relative_error(clone(data[0]), model(data[0]).numpy()) < 1e-12
+
+
+def test_from_model_refuses_what_is_no_model():
+    with pytest.raises(TypeError, match="`model` should be a keras.Model"):
+        ki.InfluenceModel.from_model("net")
+
+
+def snapshot(model):
+    variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    return [v.numpy().copy() for v in variables]
+
+
+class Stateful(keras.Model):
+    """Everything that could change: batch statistics, dropout seeds, a tracker in compute_loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.BatchNormalization()
+        self.drop = layers.Dropout(0.5)
+        self.out = layers.Dense(3, "softmax")
+        self.tracker = keras.metrics.Mean("tracked")
+
+    def call(self, x, training=False):
+        return self.out(self.drop(self.norm(x, training=training), training=training))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight)
+        self.tracker.update_state(loss)
+        return loss
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_comes_back_as_it_was(fails, data, monkeypatch):
+    model = ki.InfluenceModel.from_model(Stateful())
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*data, verbose=0)
+    flags = [layer.trainable for layer in model.layers]
+    before = snapshot(model)
+    numpy_state = np.random.get_state()[1].copy()
+    if fails:
+        with pytest.raises(ki.NegativeCurvatureError):
+            # -λI: no positive definite system.
+            monkeypatch.setattr("keras_influence.operators.Damped.matmat", lambda self, c: -c)
+            model.influence(data, data, curvature="hessian", method="cg")
+    else:
+        model.influence(data, data, damping=1.0)
+        model.self_influence(data, damping=1.0, method="cg")
+        model.hvp(truth.get_flat(model), data)
+    assert all((a == b).all() for a, b in zip(before, snapshot(model), strict=True))
+    assert flags == [layer.trainable for layer in model.layers]
+    assert (numpy_state == np.random.get_state()[1]).all()
+
+
+def test_training_is_the_same_with_and_without_influence_between_epochs(data):
+    def train(ask):
+        keras.utils.set_random_seed(1)
+        model = Stateful()
+        model.compile("adam", "sparse_categorical_crossentropy")
+        for _ in range(3):
+            model.fit(*data, verbose=0)
+            if ask:
+                ki.influence(model, data, data, damping=1.0)
+        return truth.get_flat(model)
+
+    assert (train(True) == train(False)).all()
+
+
+def test_compiling_anew_is_noticed(data):
+    model = ready("Functional", data)
+    first = model.influence(data, data, damping=3.0).values
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(), loss_weights=[2.0])
+    doubled = model.influence(data, data, damping=6.0).values
+    assert truth.relative_error(doubled, 2 * first) < 1e-8
+
+
+def test_freezing_a_layer_is_noticed(data):
+    model = ready("Functional", data)
+    assert model.hvp(np.ones(39), data).shape == (39,)
+    model.layers[1].trainable = False
+    assert model.hvp(np.ones(15), data).shape == (15,)

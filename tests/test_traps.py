@@ -1,0 +1,148 @@
+"""The traps of second derivatives in Keras and TensorFlow, one test each."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_influence as ki
+from tests import truth
+
+layers = keras.layers
+
+STACKS = {
+    "LayerNormalization": ((5,), lambda: [layers.Dense(4), layers.LayerNormalization()]),
+    "GroupNormalization": ((5,), lambda: [layers.Dense(4), layers.GroupNormalization(2)]),
+    "BatchNormalization": ((5,), lambda: [layers.Dense(4), layers.BatchNormalization()]),
+    "UnitNormalization": ((5,), lambda: [layers.Dense(4), layers.UnitNormalization()]),
+    "LSTM": ((4, 2), lambda: [layers.LSTM(3)]),
+    "GRU": ((4, 2), lambda: [layers.GRU(3)]),
+    "Embedding": ("tokens", lambda: [layers.Embedding(7, 3), layers.Flatten()]),
+    "Conv2D": (
+        (6, 6, 1),
+        lambda: [
+            layers.Conv2D(2, 3, activation="softplus"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+        ],
+    ),
+    "Dropout": ((5,), lambda: [layers.Dense(4, "tanh"), layers.Dropout(0.5)]),
+}
+
+
+def _problem(name, rng):
+    shape, stack = STACKS[name]
+    model = keras.Sequential([*stack(), layers.Dense(3, activation="softmax")])
+    x = rng.integers(0, 7, (6, 4)) if shape == "tokens" else rng.normal(size=(6, *shape))
+    model(x[:1])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model, x, rng.integers(0, 3, 6)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_hvp_agrees_with_finite_differences(name, rng):
+    model, x, y = _problem(name, rng)
+    v = rng.normal(size=(len(truth.get_flat(model)), 2))
+    found = ki.hvp(model, v, (x, y), batch_size=4)
+    for column in range(2):
+        expected = truth.finite_difference_hvp(model, x, y, v[:, column], step=1e-4)
+        assert truth.relative_error(found[:, column], expected) < 1e-7
+
+
+@pytest.mark.parametrize("name", ["LayerNormalization", "LSTM", "Embedding", "Conv2D", "Dropout"])
+def test_scores_agree_with_a_loop_over_examples(name, rng):
+    """With huge damping A ≈ λI, and λ n · influence is the matrix of gradient products."""
+    model, x, y = _problem(name, rng)
+    g = np.array([truth.gradient(model, x[[i]], y[[i]]) for i in range(6)])
+    found = ki.influence(
+        model, (x[:2], y[:2]), (x, y), damping=1e12, method="cg", curvature="gauss_newton"
+    )
+    assert truth.relative_error(found.values * 6e12, g[:2] @ g.T) < 1e-8
+
+
+def test_moments_are_as_before_outside_the_kernels(rng):
+    before = tf.nn.moments
+    model, x, y = _problem("LayerNormalization", rng)
+    ki.hvp(model, truth.get_flat(model), (x, y))
+    assert tf.nn.moments is before
+
+
+def test_functional_and_subclassed_models_live_together():
+    class Net(ki.InfluenceModel):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    bases = ki.InfluenceModel.__bases__
+    first = Net()
+    inputs = keras.Input((3,))
+    functional = ki.InfluenceModel(inputs, layers.Dense(2)(inputs))
+    second = Net()
+    another = ki.InfluenceModel(inputs=inputs, outputs=layers.Dense(1)(inputs))
+    assert ki.InfluenceModel.__bases__ == bases
+    x = np.ones((2, 3))
+    assert [m(x).shape[1] for m in (first, functional, second, another)] == [2, 2, 2, 1]
+
+
+def test_a_dataset_that_shuffles_between_passes_is_refused(rng):
+    model, x, y = _problem("Dropout", rng)
+    shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(6).batch(2)
+    with pytest.raises(ValueError, match="`train` gives other batches.*reshuffle_each_iteration"):
+        for _ in range(5):
+            ki.influence(model, (x, y), shuffled, damping=5.0, method="cg")
+
+
+def test_a_dataset_that_shuffles_once_is_fine(rng):
+    model, x, y = _problem("Dropout", rng)
+    fixed = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(
+        6, seed=1, reshuffle_each_iteration=False
+    )
+    rows = np.array([np.flatnonzero((x == a).all(1))[0] for a, _ in fixed.as_numpy_iterator()])
+    found = ki.influence(model, (x, y), fixed.batch(4), damping=5.0)
+    expected = ki.influence(model, (x, y), (x[rows], y[rows]), damping=5.0, batch_size=4)
+    assert truth.relative_error(found.values, expected.values) < 1e-10
+
+
+def test_compute_loss_without_sample_weights_is_refused(rng):
+    class Careless(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean((y - y_pred) ** 2)
+
+    model = Careless()
+    model(np.ones((1, 2)))
+    model.compile("sgd")
+    train = (rng.normal(size=(5, 2)), rng.normal(size=(5, 1)))
+    with pytest.raises(ValueError, match="ignores `sample_weight`"):
+        ki.influence(model, train, train)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [keras.optimizers.AdamW(weight_decay=0.01), keras.optimizers.SGD(weight_decay=0.01)],
+)
+def test_weight_decay_in_the_optimizer_warns_with_the_remedy(optimizer, rng):
+    model, x, y = _problem("Dropout", rng)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    with pytest.warns(ki.ObjectiveWarning, match=r"L2\(0.005\)"):
+        ki.hvp(model, truth.get_flat(model), (x, y))
+
+
+def test_the_remedy_for_weight_decay_is_right():
+    """SGD's decay w ← w - lr·wd·w is the gradient step of (wd/2)·Σw²."""
+    w = keras.Variable(np.array([2.0, -3.0]))
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.apply([tf.zeros(2, tf.float64)], [w])
+    with tf.GradientTape() as tape:
+        penalty = keras.regularizers.L2(0.25)(w)
+    step = 0.1 * tape.gradient(penalty, w.value).numpy()
+    assert w.numpy() == pytest.approx(np.array([2.0, -3.0]) - step, abs=0.02)
