@@ -19,6 +19,8 @@ from keras_influence.errors import (
     ObjectiveWarning,
     SolverError,
 )
+from keras_influence.groups import group_influence, parameter_influence, with_change
+from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.scores import InfluenceScores
 from keras_influence.solvers import CG, NCG, Direct, LiSSA
@@ -40,8 +42,12 @@ __all__ = [
     "ObjectiveWarning",
     "SolverError",
     "__version__",
+    "group_influence",
     "hvp",
     "influence",
+    "input_influence",
     "inverse_hvp",
+    "parameter_influence",
     "self_influence",
+    "with_change",
 ]

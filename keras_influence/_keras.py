@@ -15,11 +15,12 @@ __all__ = [
     "build_compiled_loss",
     "call_model",
     "compute_loss",
-    "exact_moments",
+    "full_precision",
     "functional_init_arguments",
     "get_data_adapter",
     "has_default_loss",
     "loss_state",
+    "twice_differentiable",
 ]
 
 
@@ -56,28 +57,55 @@ def build_compiled_loss(model, y, y_pred):
         loss(y, y_pred)
 
 
-_moments_lock = threading.RLock()
+@contextlib.contextmanager
+def full_precision(model):
+    """Let a mixed-precision model compute in the precision of its variables.
+
+    Second derivatives in float16 or bfloat16 are too coarse to solve with.
+    """
+    mixed = [
+        layer
+        for layer in model._flatten_layers()
+        if layer.compute_dtype != layer.variable_dtype and layer.variable_dtype is not None
+    ]
+    policies = [layer.dtype_policy for layer in mixed]
+    try:
+        for layer in mixed:
+            layer._dtype_policy = keras.DTypePolicy(layer.variable_dtype)
+        yield
+    finally:
+        for layer, policy in zip(mixed, policies):
+            layer._dtype_policy = policy
+
+
+_patch_lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def exact_moments():
-    """Give `tf.nn.moments` its full derivative while a kernel is traced.
+def twice_differentiable():
+    """Give two TensorFlow functions their second derivative while a kernel is traced.
 
-    TensorFlow stops the gradient of the mean inside the variance. First
-    derivatives are not affected (E[x - mean] is zero), second ones are: Hessian
-    products through LayerNormalization and GroupNormalization come out wrong.
+    `tf.nn.moments` stops the gradient of the mean inside the variance. First derivatives
+    are not affected (E[x - mean] is zero), second ones are: Hessian products through
+    LayerNormalization and GroupNormalization come out wrong. The gradient of
+    `tf.nn.softsign` has no gradient of its own.
     """
-
-    def moments(x, axes, shift=None, keepdims=False, name=None):
-        mean = tf.reduce_mean(x, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=True)
-        if not keepdims:
-            mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
-        return mean, variance
-
-    with _moments_lock:
-        original, tf.nn.moments = tf.nn.moments, moments
+    with _patch_lock:
+        originals = tf.nn.moments, tf.nn.softsign
+        tf.nn.moments, tf.nn.softsign = _moments, _softsign
         try:
             yield
         finally:
-            tf.nn.moments = original
+            tf.nn.moments, tf.nn.softsign = originals
+
+
+def _moments(x, axes, shift=None, keepdims=False, name=None):
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=True)
+    if not keepdims:
+        mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+    return mean, variance
+
+
+def _softsign(features, name=None):
+    return features / (1 + tf.abs(features))

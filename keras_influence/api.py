@@ -1,37 +1,44 @@
-"""The questions, as functions of any Keras model: hvp, inverse_hvp, influence, self_influence."""
-
-import warnings
+"""The questions about single examples, as functions of any Keras model."""
 
 import numpy as np
 
-from keras_influence import solvers
-from keras_influence.errors import CurvatureWarning, SolverError
-from keras_influence.operators import Damped, GaussNewton, Hessian
-from keras_influence.progress import Progress
 from keras_influence.scores import InfluenceScores
-from keras_influence.session import objective_of, read
-from keras_influence.solvers.base import check_number
-
-CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
+from keras_influence.session import CURVATURES, Session
 
 # Right-hand sides solved together in `self_influence`.
 _BLOCK = 128
 
 
-def hvp(model, v, train, *, batch_size=None, damping=0.0, curvature="hessian"):
+def hvp(
+    model,
+    v,
+    train,
+    *,
+    damping=0.0,
+    curvature="hessian",
+    batch_size=None,
+    class_weight=None,
+    variables=None,
+):
     """The curvature of the training objective times `v`: (H + λI) v.
+
+    The objective is the compiled loss of all of `train` as one batch, regularisers
+    included, at `training=False`.
 
     Args:
         model: a built, compiled `keras.Model`.
-        v: (p,) vector, (p, k) matrix of k vectors, or a list aligned with
-            `model.trainable_variables`.
+        v: (p,) vector, (p, k) matrix of k vectors, or a list aligned with θ, which is
+            `model.trainable_variables` or what `variables` selects of them.
         train: `(x, y)` or `(x, y, sample_weight)` of arrays, a batched finite
             `tf.data.Dataset`, or a `keras.utils.PyDataset`.
-        batch_size: examples per batch, for arrays (default 256). Memory and speed
-            depend on it, the result does not.
         damping: λ >= 0.
         curvature: `"hessian"`, ∇²L of the compiled loss with its regularisers, or
             `"gauss_newton"`, Jᵀ(∇²ℓ)J plus the regularisers' Hessian.
+        batch_size: examples per batch, for arrays (default 256). Memory and speed
+            depend on it, the result does not.
+        class_weight: dict from class index to weight, as in `model.fit`.
+        variables: which trainable weights are θ: a layer, a list of layers and
+            variables, or a function of a variable that returns a bool. Default all.
 
     Returns:
         The product in the form of `v`, in the weights' dtype.
@@ -39,13 +46,18 @@ def hvp(model, v, train, *, batch_size=None, damping=0.0, curvature="hessian"):
     Raises:
         ValueError, TypeError: an argument is not usable; the message names it.
     """
-    _check_curvature(curvature, CURVATURES)
-    check_number("damping", damping)
-    objective = objective_of(model)
-    columns, restore = objective.parameters.as_columns(v)
-    batches = read(train, objective, batch_size, "train", model)
-    operator = Damped(CURVATURES[curvature](objective, batches, batches.n), damping)
-    return restore(operator.matmat(columns))
+    session = Session(
+        model,
+        train,
+        damping=damping,
+        curvature=curvature,
+        batch_size=batch_size,
+        class_weight=class_weight,
+        variables=variables,
+        curvatures=tuple(CURVATURES),
+    )
+    columns, restore = session.objective.parameters.as_columns(v)
+    return restore(session.operator(curvature).matmat(columns))
 
 
 def inverse_hvp(
@@ -57,12 +69,14 @@ def inverse_hvp(
     damping=0.01,
     curvature="hessian",
     batch_size=None,
+    class_weight=None,
+    variables=None,
     verbose="auto",
 ):
     """The inverse of the damped curvature times `v`: (H + λI)⁻¹ v.
 
     Args:
-        model, v, train, batch_size, curvature: as in `hvp`.
+        model, v, train, curvature, batch_size, class_weight, variables: as in `hvp`.
         method: `"cg"`, `"lissa"`, `"ncg"`, `"direct"`, `"auto"`; a solver with
             options such as `CG(tol=1e-8)`; or its config. All solve the same system.
         damping: λ >= 0.
@@ -77,17 +91,20 @@ def inverse_hvp(
         DivergenceError: the method diverged.
         ValueError, TypeError: an argument is not usable; the message names it.
     """
-    _check_curvature(curvature, CURVATURES)
-    check_number("damping", damping)
-    progress = Progress(verbose)
-    solver = None if method == "auto" else solvers.get(method)
-    objective = objective_of(model)
-    columns, restore = objective.parameters.as_columns(v)
-    solver = solver or solvers.choose(objective.parameters.size)
-    batches = read(train, objective, batch_size, "train", model)
-    operator = Damped(CURVATURES[curvature](objective, batches, batches.n), damping)
-    solution = _solve(solver, operator, columns, progress)
-    return restore(solution.x.astype(operator.dtype))
+    session = Session(
+        model,
+        train,
+        method=method,
+        damping=damping,
+        curvature=curvature,
+        batch_size=batch_size,
+        class_weight=class_weight,
+        variables=variables,
+        verbose=verbose,
+        curvatures=tuple(CURVATURES),
+    )
+    columns, restore = session.objective.parameters.as_columns(v)
+    return restore(session.as_rows(session.solve(columns).x))
 
 
 def influence(
@@ -95,10 +112,13 @@ def influence(
     test,
     train,
     *,
+    target=None,
     method="auto",
     damping=0.01,
     curvature="auto",
     batch_size=None,
+    class_weight=None,
+    variables=None,
     verbose="auto",
 ):
     """Predict how each test loss would change if each training example were left out.
@@ -112,11 +132,16 @@ def influence(
             `training=False`: dropout is off, BatchNormalization is frozen.
         test: examples to explain, in the forms that `train` takes.
         train: the training data, in an order that is the same at each pass.
+        target: a function of `(x, y, y_pred)` that returns one number per test example,
+            (batch,), to be explained in place of the test loss: a margin, a class's
+            logit, a regression output. A positive score then means that leaving the
+            training example out would raise the target. Written with TensorFlow or
+            `keras.ops`.
         method: `"auto"` (dense up to 1,000 parameters, else CG), or as in `inverse_hvp`.
         damping: λ >= 0.
         curvature: `"hessian"`, `"gauss_newton"`, or `"auto"`: the Hessian where it is
             positive definite with this damping, else Gauss-Newton, with a warning.
-        batch_size: as in `hvp`.
+        batch_size, class_weight, variables: as in `hvp`.
         verbose: as in `inverse_hvp`.
 
     Returns:
@@ -125,20 +150,29 @@ def influence(
     Raises:
         As `inverse_hvp`.
     """
-    session = _Session(model, train, method, damping, curvature, batch_size, verbose)
-    test = read(test, session.objective, _test_batch(test, batch_size), "test", model)
-    rows = session.example_gradients(test)
-    solution, used = session.solve(rows.T)
-    values = session.scores(solution.x.T)
+    session = Session(
+        model,
+        train,
+        method=method,
+        damping=damping,
+        curvature=curvature,
+        batch_size=batch_size,
+        class_weight=class_weight,
+        variables=variables,
+        verbose=verbose,
+    )
+    test = session.read(test, "test", _for_arrays(batch_size, test))
+    solution = session.solve(session.example_gradients(test, target).T)
     return InfluenceScores(
-        values=values,
+        values=session.scores(solution.x.T),
         residual=solution.residual,
         iterations=np.array(solution.iterations),
         converged=solution.converged,
         solver=solution.solver,
-        curvature=used,
-        damping=float(damping),
+        curvature=session.used,
+        damping=session.damping,
         reason=session.reason,
+        target="test loss" if target is None else getattr(target, "__name__", "target"),
         parameters=tuple(v.path for v in session.objective.parameters.variables),
     )
 
@@ -151,6 +185,8 @@ def self_influence(
     damping=0.01,
     curvature="auto",
     batch_size=None,
+    class_weight=None,
+    variables=None,
     verbose="auto",
 ):
     """How much each training example props up its own prediction: ∇ℓ(z)ᵀ (H + λI)⁻¹ ∇ℓ(z).
@@ -168,93 +204,30 @@ def self_influence(
     Raises:
         As `inverse_hvp`.
     """
-    session = _Session(model, train, method, damping, curvature, batch_size, verbose)
-    return session.self_influence()
+    session = Session(
+        model,
+        train,
+        method=method,
+        damping=damping,
+        curvature=curvature,
+        batch_size=batch_size,
+        class_weight=class_weight,
+        variables=variables,
+        verbose=verbose,
+    )
+    return np.concatenate(session.solve_each(lambda: _self_influence(session)))
 
 
-class _Session:
-    """The checked arguments of one call, and the steps that the questions share."""
-
-    def __init__(self, model, train, method, damping, curvature, batch_size, verbose):
-        _check_curvature(curvature, ("auto", *CURVATURES))
-        check_number("damping", damping)
-        self.progress = Progress(verbose)
-        self.damping = damping
-        self.curvature = curvature
-        self._factors = {}
-        solver = None if method == "auto" else solvers.get(method)
-        self.objective = objective_of(model)
-        self.solver = solver or solvers.choose(self.objective.parameters.size)
-        self.reason = "" if solver else f"{self.objective.parameters.size} parameters"
-        self.train = read(train, self.objective, batch_size, "train", model)
-
-    def example_gradients(self, batches):
-        """∇ℓ of each example, (n, p)."""
-        shown = self.progress.over(batches, f"Gradients of {batches.n} examples", len(batches))
-        return np.concatenate([self.objective.example_gradients(b).numpy() for b in shown])
-
-    def operator(self, curvature):
-        return Damped(CURVATURES[curvature](self.objective, self.train, self.train.n), self.damping)
-
-    def solve(self, columns, progress=None):
-        """Solve with the curvature that was asked for, and say which one it was."""
-        if self.curvature != "auto":
-            return self._solve(self.curvature, columns, progress), self.curvature
-        try:
-            solution = self._solve("hessian", columns, progress)
-            if solution.positive_definite:
-                return solution, "hessian"
-            why = "the Hessian plus damping has negative eigenvalues"
-        except SolverError as error:
-            why = str(error).split(":")[0]
-        warnings.warn(
-            f"curvature='auto' uses Gauss-Newton: {why}. Choose curvature='gauss_newton', or "
-            "raise `damping`, to be without this warning.",
-            CurvatureWarning,
-            stacklevel=4,
-        )
-        self.curvature = "gauss_newton"
-        return self.solve(columns, progress)
-
-    def _solve(self, curvature, columns, progress):
-        if curvature not in self._factors:
-            operator = self.operator(curvature)
-            self._factors[curvature] = operator, self.solver.factorise(operator)
-        operator, factor = self._factors[curvature]
-        return _solve(self.solver, operator, columns, progress or self.progress, factor)
-
-    def scores(self, rows):
-        """∇ℓ(train_j)ᵀ s / n for each row s, (k, n)."""
-        rows = np.ascontiguousarray(rows, self.objective.parameters.dtype.as_numpy_dtype)
-        title = f"Scores of {self.train.n} training examples"
-        shown = self.progress.over(self.train, title, len(self.train))
-        parts = [self.objective.scores(batch, rows).numpy() for batch in shown]
-        return np.concatenate(parts).T / self.train.n
-
-    def self_influence(self):
-        values = []
-        for batch in self.progress.over(self.train, "Self-influence", len(self.train)):
-            rows = self.objective.example_gradients(batch).numpy()
-            for start in range(0, len(rows), _BLOCK):
-                block = rows[start : start + _BLOCK]
-                solution, _ = self.solve(block.T, Progress(0))
-                values.append(np.einsum("ij,ji->i", block.astype(np.float64), solution.x))
-        return np.concatenate(values)
+def _self_influence(session):
+    """Yield the self-influence of block after block of training examples."""
+    for batch in session.progress.over(session.train, "Self-influence", len(session.train)):
+        rows = session.objective.example_gradients(batch).numpy()
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            solution = session.solve(block.T, quiet=True)
+            yield np.einsum("ij,ji->i", block.astype(np.float64), solution.x)
 
 
-def _solve(solver, operator, columns, progress, factor=None):
-    step = progress.stage(f"Solve for {columns.shape[1]} right-hand sides with {solver}")
-    solution = solver.solve(operator, columns, lambda i, r: step(i, residual=r), factor)
-    step.close()
-    return solution
-
-
-def _test_batch(test, batch_size):
-    return batch_size if isinstance(test, tuple) else None
-
-
-def _check_curvature(curvature, known):
-    if curvature not in tuple(known):
-        raise ValueError(
-            f"`curvature` should be one of {sorted(known)}. Received: curvature={curvature!r}"
-        )
+def _for_arrays(batch_size, examples):
+    """`batch_size` where it applies: a dataset of test examples brings its own batches."""
+    return batch_size if isinstance(examples, tuple) else None

@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.objective import batch_size as _size
 
 DEFAULT_BATCH_SIZE = 256
 _SHUFFLE_BUFFER = 50_000
 
 
-def read(data, batch_size=None, name="train"):
+def read(data, batch_size=None, name="train", class_weight=None):
     """A user's data as `Batches`.
 
     Args:
@@ -26,13 +27,15 @@ def read(data, batch_size=None, name="train"):
         batch_size: examples per batch, for arrays. Defaults to 256. Results do
             not depend on it, memory and speed do.
         name: the argument's name, for messages.
+        class_weight: dict from class index to weight, as in `model.fit`.
 
     Raises:
         TypeError, ValueError: `data` cannot be used, with the reason and the way out.
     """
     _check_batch_size(batch_size)
     if isinstance(data, tuple):
-        return ArrayBatches(_whole(data, name), int(batch_size or DEFAULT_BATCH_SIZE), name)
+        whole = _whole(data, name, class_weight)
+        return ArrayBatches(whole, int(batch_size or DEFAULT_BATCH_SIZE), name)
     if not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         raise TypeError(
             f"`{name}` should be a tuple (x, y) or (x, y, sample_weight), a batched "
@@ -44,8 +47,8 @@ def read(data, batch_size=None, name="train"):
             f"its own batches. Received: batch_size={batch_size}"
         )
     if isinstance(data, keras.utils.PyDataset):
-        return StreamBatches(_checked_pydataset(data, name), name)
-    return StreamBatches(_checked_dataset(data, name), name)
+        return StreamBatches(_checked_pydataset(data, name, class_weight), name)
+    return StreamBatches(_checked_dataset(data, name, class_weight), name)
 
 
 class Batches:
@@ -77,6 +80,21 @@ class Batches:
     def sampler(self, batch_size, seed):
         """An endless iterator of random minibatches, without replacement within an epoch."""
         raise NotImplementedError
+
+    def subset(self, indices):
+        """The examples at these positions, in that order, as `ArrayBatches`."""
+        indices = np.asarray(indices)
+        wanted, start, parts = np.sort(indices), 0, []
+        for batch in self:
+            stop = start + _size(batch)
+            rows = wanted[(wanted >= start) & (wanted < stop)] - start
+            if rows.size:
+                parts.append(tf.nest.map_structure(lambda t: tf.gather(t, rows), batch))
+            start = stop
+        whole = tf.nest.map_structure(lambda *t: tf.concat(t, 0), *parts)
+        order = np.argsort(np.argsort(indices, kind="stable"), kind="stable")
+        whole = tf.nest.map_structure(lambda t: tf.gather(t, order), whole)
+        return ArrayBatches(whole, DEFAULT_BATCH_SIZE, self._name)
 
     def head(self, count):
         """The first `count` examples (fewer if the first batch is smaller), as one batch."""
@@ -144,10 +162,6 @@ class StreamBatches(Batches):
         return iter(shuffled.batch(batch_size).prefetch(1))
 
 
-def _size(batch):
-    return int(tf.nest.flatten(batch)[0].shape[0])
-
-
 def _rows(batch, rows):
     return tf.nest.map_structure(lambda t: t[rows], batch)
 
@@ -165,7 +179,7 @@ def _check_batch_size(batch_size):
         raise ValueError(f"`batch_size` should be at least 1. Received: batch_size={batch_size}")
 
 
-def _whole(data, name):
+def _whole(data, name, class_weight):
     """All of the data as tensors, cast as `model.fit` casts it."""
     if len(data) not in (1, 2, 3):
         raise ValueError(
@@ -189,11 +203,13 @@ def _whole(data, name):
     if sizes == {0}:
         raise ValueError(f"`{name}` should have at least one example, but it is empty.")
     x, y, w = (*data, None, None)[:3]
-    adapter = _keras.get_data_adapter(x=x, y=y, sample_weight=w, batch_size=max(sizes))
+    adapter = _keras.get_data_adapter(
+        x=x, y=y, sample_weight=w, batch_size=max(sizes), class_weight=class_weight
+    )
     return next(iter(adapter.get_tf_dataset()))
 
 
-def _checked_dataset(data, name):
+def _checked_dataset(data, name, class_weight):
     """A function that starts a pass over a `tf.data.Dataset`."""
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(f"`{name}` should be finite. Remove `.repeat()` or add `.take(...)`.")
@@ -202,16 +218,16 @@ def _checked_dataset(data, name):
             f"`{name}` should be batched: its elements are single examples. Add `.batch(256)`."
         )
     as_tuples = data if isinstance(data.element_spec, tuple) else data.map(lambda x: (x,))
-    return as_tuples.__iter__
+    return _keras.get_data_adapter(as_tuples, class_weight=class_weight).get_tf_dataset().__iter__
 
 
-def _checked_pydataset(data, name):
+def _checked_pydataset(data, name, class_weight):
     """A function that starts a pass over a `PyDataset`, whose workers have to be told."""
     if data.num_batches is None:
         raise ValueError(f"`{name}` should be finite. Received a PyDataset without a length.")
 
     def epoch():
-        adapter = _keras.get_data_adapter(data)
+        adapter = _keras.get_data_adapter(data, class_weight=class_weight)
         adapter.on_epoch_begin()
         try:
             yield from adapter.get_tf_dataset()

@@ -7,41 +7,27 @@ Functional model too. Here the one instance gets a class of its own instead.
 
 import keras
 
-from keras_influence import _keras, api
+from keras_influence import _keras, api, groups, inputs
 
 _REGISTER = keras.saving.register_keras_serializable(package="keras_influence")
 
 
 class InfluenceMixin:
-    """Adds `hvp`, `inverse_hvp`, `influence` and `self_influence` to a `keras.Model`.
+    """Adds the questions to a `keras.Model`: each method is the function of that name.
 
+    `model.influence(test, train)` is `keras_influence.influence(model, test, train)`.
     Use it with a base class of your own: `class Net(InfluenceMixin, MyModel)`.
     It keeps no state.
     """
 
-    def hvp(self, v, train, *, batch_size=None, damping=0.0, curvature="hessian"):
-        """(H + λI) v. See `keras_influence.hvp`."""
-        return api.hvp(
-            self, v, train, batch_size=batch_size, damping=damping, curvature=curvature
-        )
-
-    def inverse_hvp(self, v, train, *, method="cg", damping=0.01, curvature="hessian", **options):
-        """(H + λI)⁻¹ v. See `keras_influence.inverse_hvp`."""
-        return api.inverse_hvp(
-            self, v, train, method=method, damping=damping, curvature=curvature, **options
-        )
-
-    def influence(self, test, train, *, method="auto", damping=0.01, curvature="auto", **options):
-        """Predicted change of test losses without a training example. See `keras_influence.influence`."""
-        return api.influence(
-            self, test, train, method=method, damping=damping, curvature=curvature, **options
-        )
-
-    def self_influence(self, train, *, method="auto", damping=0.01, curvature="auto", **options):
-        """How much each example props up itself. See `keras_influence.self_influence`."""
-        return api.self_influence(
-            self, train, method=method, damping=damping, curvature=curvature, **options
-        )
+    hvp = api.hvp
+    inverse_hvp = api.inverse_hvp
+    influence = api.influence
+    self_influence = api.self_influence
+    group_influence = groups.group_influence
+    parameter_influence = groups.parameter_influence
+    with_change = groups.with_change
+    input_influence = inputs.input_influence
 
 
 @_REGISTER

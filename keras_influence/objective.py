@@ -9,85 +9,51 @@ example. L is linear in ω, so ∂L/∂ωᵢ is what example i adds to the loss 
 batch, for any loss, number of outputs or regulariser, without a look inside.
 """
 
-import functools
+import contextlib
 import weakref
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.kernels import kernel, over_vectors, prefers_loop
 from keras_influence.parameters import Parameters
-from keras_influence.vectorize import over_vectors, prefers_loop
-
-
-def _kernel(function):
-    """Compile `function(self, batch, *vectors)` once for each structure of batch."""
-
-    @functools.wraps(function)
-    def run(self, batch, *vectors):
-        flat = tf.nest.flatten(batch)
-        many = bool(vectors) and vectors[0].shape[0] > 1
-        key = (function.__name__, many, self._structure(batch, flat))
-        if key not in self._kernels or not self._kernels[key].accepts(flat):
-            known = self._kernels[key].specs if key in self._kernels else [None] * len(flat)
-            self._kernels[key] = _Kernel(self, function, batch, flat, known, many)
-        return self._kernels[key](flat, *vectors)
-
-    return run
-
-
-class _Kernel:
-    """A compiled kernel for batches of any size; other axes relax only when seen to vary."""
-
-    def __init__(self, objective, function, batch, flat, known, many):
-        self.specs = [_relaxed(tensor, spec) for tensor, spec in zip(flat, known)]
-        structure = tf.nest.map_structure(lambda _: None, batch)
-        vector_spec = tf.TensorSpec([None if many else 1, objective.parameters.size],
-                                    objective.parameters.dtype)  # fmt: skip
-
-        def trace(flat, *vectors):
-            with _keras.exact_moments():
-                return function(objective, tf.nest.pack_sequence_as(structure, flat), *vectors)
-
-        count = function.__code__.co_argcount - 2
-        signature = [self.specs, *[vector_spec] * count]
-        self._compiled = tf.function(trace, autograph=False).get_concrete_function(*signature)
-
-    def accepts(self, flat):
-        return all(s.shape.is_compatible_with(t.shape) for s, t in zip(self.specs, flat))
-
-    def __call__(self, flat, *vectors):
-        return self._compiled(flat, *[tf.convert_to_tensor(v) for v in vectors])
-
-
-def _relaxed(tensor, known):
-    shape = [None, *tensor.shape[1:]]
-    if known is not None:
-        shape = [a if a == b else None for a, b in zip(shape, known.shape)]
-    return tf.TensorSpec(shape, tensor.dtype)
 
 
 class Objective:
     """The compiled loss of one model as a function of its parameters, batch by batch.
 
-    All results are sums over the batch, so that adding them up over batches and
-    dividing by n gives the full-data quantity whatever the batch sizes are.
-    Nothing of the model changes: variables are read, never assigned.
+    Kernels return sums over the batch: added up over batches and divided by n they
+    give the quantity of all n examples as one batch, whatever the batch sizes are.
+    Their argument `weight` multiplies every ω; see `weight_in`. Nothing of the
+    model changes: variables are read, never assigned.
 
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
+
+    Attributes:
+        sums: whether the loss is a sum over the batch, not a mean. Set by `checks`.
+        dropped_axes: how many trailing axes of an output its loss reduces. Set by `checks`.
     """
 
     def __init__(self, model, variables):
         self._model = weakref.ref(model)
         self.parameters = Parameters(variables)
+        self.sums = False
+        self.dropped_axes = 1
+        self.kernels = {}
+        self._target = None
         self._loop = prefers_loop(model)
-        self._kernels = {}
 
-    def _structure(self, batch, flat):
-        skeleton = tf.nest.map_structure(lambda _: 0, batch)
-        return (repr(skeleton), tuple((t.dtype, t.shape.rank) for t in flat))
+    def weight_in(self, batch, n):
+        """The weight with which a batch stands for its part of n examples.
+
+        A mean over the batch needs none. A sum Σℓ + R is to become
+        (n / b) Σℓ + R, so that b / n times it adds up to all of Σℓ and to R once.
+        """
+        return n / batch_size(batch) if self.sums else 1.0
 
     # ---- the one scalar
 
@@ -97,90 +63,127 @@ class Objective:
         x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
         with self._at(theta):
             y_pred = _keras.call_model(model, x)
-            weight = _times_omega(omega, w, y_pred, _keras.has_default_loss(model))
-            loss = _keras.compute_loss(model, x, y, y_pred, weight)
+            loss = _keras.compute_loss(model, x, y, y_pred, self._weights(omega, w, y_pred))
         return tf.cast(loss, self.parameters.dtype), y_pred
 
     def _regulariser(self, theta, batch):
         """R(θ): what the loss still is when every example has weight zero."""
         model = self._model()
         x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
+        omega = tf.zeros([_rows(batch)], self.parameters.dtype)
         with self._at(theta):
             y_pred = tf.nest.map_structure(tf.stop_gradient, _keras.call_model(model, x))
-            weight = _times_omega(0 * self._ones(batch), w, y_pred, _keras.has_default_loss(model))
-            loss = _keras.compute_loss(model, x, y, y_pred, weight)
+            loss = _keras.compute_loss(model, x, y, y_pred, self._weights(omega, w, y_pred))
         return tf.cast(loss, self.parameters.dtype)
 
+    @contextlib.contextmanager
     def _at(self, theta):
-        """The model with the values `theta`, and no variable assigned while it runs."""
+        """The model with the values `theta`, in full precision, no variable assigned."""
         values = {id(v): value for v, value in zip(self.parameters.variables, theta)}
-        mapping = [(v, values.get(id(v), v.value)) for v in self._model().trainable_variables]
-        return keras.StatelessScope(mapping, collect_losses=True)
+        model = self._model()
+        mapping = [(v, values.get(id(v), v.value)) for v in model.trainable_variables]
+        with _keras.full_precision(model), keras.StatelessScope(mapping, collect_losses=True):
+            yield
 
-    def _ones(self, batch):
-        return tf.ones([_batch_size(batch)], self.parameters.dtype)
+    def _weights(self, omega, w, y_pred):
+        """ω times the user's sample weights, shaped so that Keras broadcasts it per example."""
+        if w is not None:
+            return tf.nest.map_structure(lambda t: t * _expanded(omega, t.shape.rank, t.dtype), w)
+        if not _keras.has_default_loss(self._model()):
+            return omega
+        # Keras does not broadcast weights (b,) over losses (b, t): give them their axes.
+        return tf.nest.map_structure(
+            lambda t: _expanded(omega, t.shape.rank - self.dropped_axes, omega.dtype), y_pred
+        )
+
+    def _omega(self, batch, weight=1.0):
+        return weight * tf.ones([_rows(batch)], self.parameters.dtype)
 
     def _size(self, batch):
-        return tf.cast(_batch_size(batch), self.parameters.dtype)
+        return tf.cast(_rows(batch), self.parameters.dtype)
 
-    # ---- kernels: first derivatives
-
-    @_kernel
-    def losses(self, batch):
-        """Loss of each example, (b,): b · ∂L/∂ω."""
-        return self._example_losses(batch)
+    # ---- first derivatives
 
     def eager_losses(self, batch):
-        """As `losses`, without compiling; None if the loss does not depend on ω."""
-        losses = self._example_losses(batch)
-        return None if losses is None else losses.numpy()
-
-    def _example_losses(self, batch):
-        omega = self._ones(batch)
-        theta = self.parameters.tensors()
+        """Loss of each example, (b,): b · ∂L/∂ω; None if the loss does not depend on ω."""
+        omega = self._omega(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(omega)
-            loss, _ = self._loss(theta, omega, batch)
+            loss, _ = self._loss(self.parameters.tensors(), omega, batch)
         gradient = tape.gradient(loss, omega)
-        return None if gradient is None else self._size(batch) * gradient
+        return None if gradient is None else batch_size(batch) * gradient.numpy()
 
-    @_kernel
-    def gradient(self, batch):
+    @kernel
+    def gradient(self, batch, weight):
         """b · ∂L/∂θ, (p,)."""
         theta = self.parameters.tensors()
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(theta)
-            loss, _ = self._loss(theta, self._ones(batch), batch)
-        return self._size(batch) * self.parameters.flatten(tape.gradient(loss, theta))
+        return self._size(batch) * self._flat_gradient(theta, self._omega(batch, weight), batch)
 
-    @_kernel
-    def example_gradients(self, batch):
+    @kernel
+    def example_gradients(self, batch, weight):
         """∇ℓ(z) of each example by itself, (b, p), without the regulariser."""
+
+        def loss_of(theta, one):
+            return self._loss(theta, self._omega(one), one)[0] - self._regulariser(theta, one)
+
+        return weight * self._one_by_one(loss_of, batch)
+
+    def target_gradients(self, batch, target):
+        """∇t(x, y, y_pred) of each example by itself, (b, p), for a user's function t."""
+        if self._target is not target:
+            self._target = target
+            self.kernels = {k: v for k, v in self.kernels.items() if k[0] != "_target_gradients"}
+        return self._target_gradients(batch)
+
+    @kernel
+    def _target_gradients(self, batch, weight):
+        def value_of(theta, one):
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(one)
+            with self._at(theta):
+                value = self._target(x, y, _keras.call_model(self._model(), x))
+            return tf.cast(value, self.parameters.dtype)
+
+        return weight * self._one_by_one(value_of, batch)
+
+    def eager_targets(self, batch, target):
+        """t(x, y, y_pred) of a batch, as `target` returns it."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        with self._at(self.parameters.tensors()):
+            return target(x, y, _keras.call_model(self._model(), x))
+
+    def _one_by_one(self, scalar, batch):
+        """∂scalar/∂θ for each example as a batch of one, (b, p)."""
 
         def gradient_of(index):
             one = tf.nest.map_structure(lambda t: t[index : index + 1], batch)
             theta = self.parameters.tensors()
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(theta)
-                loss = self._loss(theta, self._ones(one), one)[0] - self._regulariser(theta, one)
-            return self.parameters.flatten(tape.gradient(loss, theta))
+                value = scalar(theta, one)
+            return self.parameters.flatten(tape.gradient(value, theta))
 
-        return tf.map_fn(
-            gradient_of, tf.range(_batch_size(batch)), fn_output_signature=self.parameters.dtype
-        )
+        rows = tf.range(_rows(batch))
+        return tf.map_fn(gradient_of, rows, fn_output_signature=self.parameters.dtype)
 
-    # ---- kernels: second derivatives, for each row of a (k, p) matrix
+    def _flat_gradient(self, theta, omega, batch):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            loss, _ = self._loss(theta, omega, batch)
+        return self.parameters.flatten(tape.gradient(loss, theta))
 
-    @_kernel
-    def hvp(self, batch, vectors):
+    # ---- second derivatives, for each row of a (k, p) matrix
+
+    @kernel
+    def hvp(self, batch, weight, vectors):
         """b · (∂²L/∂θ²) v for each row v, (k, p)."""
-        product = self._second_derivative(lambda theta: self._loss(theta, self._ones(batch), batch)[0])
+        omega = self._omega(batch, weight)
+        product = self._second_derivative(lambda theta: self._loss(theta, omega, batch)[0])
         return self._size(batch) * over_vectors(product, vectors, self._loop)
 
-    @_kernel
-    def gauss_newton(self, batch, vectors):
+    @kernel
+    def gauss_newton(self, batch, weight, vectors):
         """b · (Jᵀ (∂²L/∂z²) J + ∂²R/∂θ²) v for each row v, (k, p), with z of `_outputs`."""
-        curvature = self._output_curvature(batch)
+        curvature = self._output_curvature(batch, weight)
         regulariser = self._second_derivative(lambda theta: self._regulariser(theta, batch))
 
         def product(v):
@@ -203,17 +206,11 @@ class Objective:
 
         return product
 
-    def _output_curvature(self, batch):
+    def _output_curvature(self, batch, weight):
         """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ; no second derivative of the network."""
         theta = self.parameters.tensors()
         flatten = self.parameters.flatten
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
-            outer.watch(theta)
-            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
-                inner.watch(theta)
-                loss, y_pred = self._loss(theta, self._ones(batch), batch)
-            z = _outputs(inner, loss, y_pred)
-            slope = inner.gradient(loss, z)
+        inner, outer, z, slope = self._slope(theta, self._omega(batch, weight), batch)
         # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
         with tf.GradientTape(persistent=True) as dual:
             u = [tf.zeros_like(t) for t in z]
@@ -227,28 +224,68 @@ class Objective:
 
         return product
 
-    @_kernel
-    def scores(self, batch, vectors):
+    def _slope(self, theta, omega, batch):
+        """The outputs z, ∂L/∂z, and the tapes that recorded z(θ) and ∂L/∂z as functions."""
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+            outer.watch(theta)
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+                inner.watch(theta)
+                loss, y_pred = self._loss(theta, omega, batch)
+            z = _outputs(inner, loss, y_pred)
+            slope = inner.gradient(loss, z)
+        return inner, outer, z, slope
+
+    def eager_output_curvatures(self, batch, directions=8):
+        """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z."""
+        _, outer, z, slope = self._slope(self.parameters.tensors(), self._omega(batch), batch)
+        rng = np.random.default_rng(0)
+        found = []
+        for _ in range(directions):
+            t = [tf.constant(rng.standard_normal(a.shape), a.dtype) for a in z]
+            bent = _filled(outer.gradient(slope, z, output_gradients=t), z)
+            found.append(sum(float(tf.reduce_sum(a * b)) for a, b in zip(t, bent)))
+        return np.array(found)
+
+    @kernel
+    def scores(self, batch, weight, vectors):
         """∇ℓ(zᵢ)ᵀ s for each example i and each row s, (b, k): b · ∂/∂ω ⟨∂L/∂θ, s⟩."""
         theta = self.parameters.tensors()
-        omega = self._ones(batch)
+        omega = self._omega(batch)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(omega)
-            gradient = self._flat_gradient(batch, omega, theta)
+            gradient = self._flat_gradient(theta, weight * omega, batch)
 
         def product(s):
             return outer.gradient(gradient, omega, output_gradients=s)
 
         return self._size(batch) * tf.transpose(over_vectors(product, vectors, self._loop))
 
-    def _flat_gradient(self, batch, omega, theta):
-        with tf.GradientTape(watch_accessed_variables=False) as inner:
-            inner.watch(theta)
-            loss, _ = self._loss(theta, omega, batch)
-        return self.parameters.flatten(inner.gradient(loss, theta))
+    @kernel
+    def input_gradients(self, batch, weight, vectors):
+        """∂/∂x of `scores`, a list of (k, b, ...) for the floating inputs in flat order."""
+        theta = self.parameters.tensors()
+        x, *rest = batch
+        inputs = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+            outer.watch(inputs)
+            omega = self._omega(batch)
+            full = self._flat_gradient(theta, weight * omega, (x, *rest))
+            # An activity regulariser depends on x, but is no part of an example's loss.
+            gradient = full - self._flat_gradient(theta, 0 * omega, (x, *rest))
+
+        def product(s):
+            slopes = outer.gradient(gradient, inputs, output_gradients=s)
+            return tf.concat([tf.reshape(t, [_rows(batch), -1]) for t in _filled(slopes, inputs)], 1)
+
+        return self._size(batch) * over_vectors(product, vectors, self._loop)
 
 
-def _batch_size(batch):
+def batch_size(batch):
+    """Number of examples in a batch of eager tensors."""
+    return int(tf.nest.flatten(batch)[0].shape[0])
+
+
+def _rows(batch):
     return tf.shape(tf.nest.flatten(batch)[0])[0]
 
 
@@ -272,15 +309,5 @@ def _filled(gradients, like):
     return [tf.zeros_like(t) if g is None else g for g, t in zip(gradients, like)]
 
 
-def _times_omega(omega, w, y_pred, default_loss):
-    """ω times the user's sample weights, shaped so that Keras broadcasts it per example."""
-    if w is not None:
-        return tf.nest.map_structure(lambda t: t * _expanded(omega, t.shape.rank, t.dtype), w)
-    if not default_loss:
-        return omega
-    # A loss drops the last axis of the output; Keras does not broadcast (b,) over (b, t).
-    return tf.nest.map_structure(lambda t: _expanded(omega, t.shape.rank - 1, omega.dtype), y_pred)
-
-
 def _expanded(omega, rank, dtype):
-    return tf.cast(tf.reshape(omega, [-1] + [1] * (rank - 1)), dtype)
+    return tf.cast(tf.reshape(omega, [-1] + [1] * max(rank - 1, 0)), dtype)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class InfluenceScores:
         curvature: "hessian" or "gauss_newton", whichever was used.
         damping: λ.
         reason: why this solver and this curvature, where they were chosen automatically.
+        target: what `values` predict the change of: "test loss", or a function's name.
         parameters: names of the weights that count as θ.
     """
 
@@ -53,6 +55,7 @@ class InfluenceScores:
     curvature: str
     damping: float
     reason: str = ""
+    target: str = "test loss"
     parameters: tuple = ()
 
     @property
@@ -92,13 +95,18 @@ class InfluenceScores:
         best = np.unravel_index(self.values.argmax(), self.values.shape)
         worst = np.unravel_index(self.values.argmin(), self.values.shape)
         solver = self.solver["class_name"]
+        loss = self.target == "test loss"
+        signs = ("helpful, a proponent", "harmful, an opponent") if loss else ("leaving j out raises it", "leaving j out lowers it")
+        unit = "the loss" if loss else f"`{self.target}`"
+        about = f"{len(self.parameters)} weights: {', '.join(self.parameters)}"
         return "\n".join(
             [
                 f"InfluenceScores: {self.n_test} test x {self.n_train} training examples",
-                "  values[i, j]  predicted change of test loss i if training example j were",
-                "                left out, in units of the loss",
-                f"  positive      helpful, a proponent; strongest: {self._entry(best)}",
-                f"  negative      harmful, an opponent; strongest: {self._entry(worst)}",
+                f"  values[i, j]  predicted change of {self.target} i if training example j were",
+                f"                left out, in units of {unit}",
+                f"  positive      {signs[0]}; strongest: {self._entry(best)}",
+                f"  negative      {signs[1]}; strongest: {self._entry(worst)}",
+                f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}",
                 f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
                 f"  certified     {good} of {self.n_test} solves converged, largest relative "
                 f"residual {self.residual.max():.1e}",
@@ -166,7 +174,7 @@ class InfluenceScores:
 
 
 _ARRAYS = ("values", "residual", "iterations", "converged")
-_SETTINGS = ("solver", "curvature", "damping", "reason", "parameters")
+_SETTINGS = ("solver", "curvature", "damping", "reason", "target", "parameters")
 
 
 def _plain(value):

@@ -1,115 +1,226 @@
-"""What one call works with: the model's objective, kept between calls, and checked data."""
+"""One call's checked arguments, and the steps that all questions share."""
 
-import weakref
 import warnings
+import weakref
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_influence import _keras, data
-from keras_influence.errors import ObjectiveWarning
+from keras_influence import _keras, checks, data, solvers
+from keras_influence.errors import CurvatureWarning, SolverError
 from keras_influence.objective import Objective
+from keras_influence.operators import Damped, GaussNewton, Hessian
+from keras_influence.progress import Progress
+from keras_influence.solvers.base import check_number
 
-# Compiled kernels live as long as the model, and no longer.
+CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
+
+# Compiled kernels live as long as the model and its compile state, and no longer.
 _objectives = weakref.WeakKeyDictionary()
 
 
-def objective_of(model):
+class Session:
+    """The model, its training data and the settings of one call.
+
+    Raises:
+        ValueError, TypeError: an argument is not usable; the message names it.
+    """
+
+    def __init__(
+        self,
+        model,
+        train,
+        *,
+        curvature,
+        damping,
+        method="auto",
+        batch_size=None,
+        class_weight=None,
+        variables=None,
+        verbose=0,
+        curvatures=("auto", *CURVATURES),
+    ):
+        check_curvature(curvature, curvatures)
+        check_number("damping", damping)
+        self.progress = Progress(verbose)
+        solver = None if method == "auto" else solvers.get(method)
+        self.model = model
+        self.damping = float(damping)
+        self.curvature = curvature
+        self.objective = objective_of(model, variables)
+        self.solver = solver or solvers.choose(self.objective.parameters.size)
+        self.reason = "" if solver else f"auto: {self.objective.parameters.size} parameters"
+        self.train = self.read(train, "train", batch_size, class_weight)
+        self.used = curvature
+        self._factors = {}
+        self._convex = False
+
+    def read(self, examples, name, batch_size=None, class_weight=None):
+        """A user's data as `Batches` that the model and its loss can take."""
+        batches = data.read(examples, batch_size, name, class_weight)
+        checks.check_loss(self.model, self.objective, batches, name, learn=name == "train")
+        return batches
+
+    def operator(self, curvature, group=None):
+        """(H + λI), with the examples of `group` taken out of H if it is given."""
+        if curvature == "gauss_newton" and not self._convex:
+            checks.check_convex(self.model, self.objective, self.train)
+            self._convex = True
+        operator = CURVATURES[curvature](self.objective, self.train)
+        return Damped(operator if group is None else operator.without(group), self.damping)
+
+    def solve(self, columns, group=None, quiet=False):
+        """Solve with the curvature that was asked for; `self.used` says which one it was.
+
+        With "auto", the first solve that finds the Hessian indefinite turns to
+        Gauss-Newton for good.
+
+        Returns:
+            A `Solution`.
+        """
+        if self.curvature != "auto" or self.used == "gauss_newton":
+            return self._solve(self.used, columns, group, quiet)
+        try:
+            solution = self._solve("hessian", columns, group, quiet)
+            if solution.positive_definite:
+                self.used = "hessian"
+                return solution
+            why = "the Hessian plus damping has negative eigenvalues"
+        except SolverError as error:
+            why = str(error).split(":")[0]
+        warnings.warn(
+            f"curvature='auto' uses Gauss-Newton: {why}. Choose curvature='gauss_newton', or "
+            "raise `damping`, to be without this warning.",
+            CurvatureWarning,
+            stacklevel=4,
+        )
+        self.used = "gauss_newton"
+        return self._solve(self.used, columns, group, quiet)
+
+    def solve_each(self, solves):
+        """Run functions that call `solve`, all with the same curvature in the end.
+
+        Args:
+            solves: a function that returns an iterable of results of `solve`.
+        """
+        results, used = [], set()
+        for result in solves():
+            results.append(result)
+            used.add(self.used)
+        return results if len(used) < 2 else list(solves())
+
+    def _solve(self, curvature, columns, group, quiet):
+        operator, factor = self._factors.get(curvature, (None, None))
+        if group is not None or operator is None:
+            operator = self.operator(curvature, group)
+            factor = self.solver.factorise(operator)
+        if group is None:
+            self._factors[curvature] = operator, factor
+        progress = Progress(0) if quiet else self.progress
+        step = progress.stage(f"Solve for {columns.shape[1]} right-hand sides with {self.solver}")
+        solution = self.solver.solve(operator, columns, lambda i, r: step(i, residual=r), factor)
+        step.close()
+        return solution
+
+    def example_gradients(self, batches, target=None):
+        """∇ℓ of each example, or ∇target, (n, p)."""
+        if target is not None:
+            checks.check_target(target, self.objective, batches)
+        shown = self.progress.over(batches, f"Gradients of {batches.n} examples", len(batches))
+        parts = [
+            self.objective.example_gradients(batch)
+            if target is None
+            else self.objective.target_gradients(batch, target)
+            for batch in shown
+        ]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def scores(self, rows):
+        """∂/∂ω_j ⟨∇L, s⟩ for each training example j and each row s, (k, n)."""
+        rows = self.as_rows(rows)
+        title = f"Scores of {self.train.n} training examples"
+        shown = self.progress.over(self.train, title, len(self.train))
+        parts = [self.objective.scores(batch, self.weight(batch), rows).numpy() for batch in shown]
+        return np.concatenate(parts).T / self.train.n
+
+    def weight(self, batch):
+        """The weight with which a batch stands for its part of the training data."""
+        return self.objective.weight_in(batch, self.train.n)
+
+    def as_rows(self, rows):
+        """Vectors in the layout and dtype of the kernels."""
+        return np.ascontiguousarray(rows, self.objective.parameters.dtype.as_numpy_dtype)
+
+
+def objective_of(model, variables=None):
     """The `Objective` of a model, with the kernels compiled in earlier calls.
 
+    Args:
+        model: a Keras model.
+        variables: which trainable weights are θ; see `select`.
+
     Raises:
-        TypeError: `model` is not a Keras model.
-        ValueError: it is not built, not compiled, has no trainable or non-finite weights.
+        TypeError, ValueError: the model or the selection is not usable.
     """
-    check_model(model)
-    variables = model.trainable_variables
-    state = (_keras.loss_state(model), [id(v) for v in variables])
+    checks.check_model(model)
+    chosen = select(model, variables)
+    state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
     known = _objectives.get(model)
     if known is None or known[0] != state:
-        known = _objectives[model] = (state, Objective(model, variables))
-    return known[1]
+        known = _objectives[model] = (state, {})
+    key = tuple(id(v) for v in chosen)
+    if key not in known[1]:
+        known[1][key] = Objective(model, chosen)
+    return known[1][key]
 
 
-def check_model(model):
-    """Raise unless `model` is a built, compiled Keras model with finite trainable weights."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
-    if not model.built:
-        raise ValueError(
-            "`model` should be built. Call it on a batch, `model.build(input_shape)` or "
-            "`model.fit(...)` first."
-        )
-    if not model.compiled:
-        raise ValueError("`model` should be compiled: its loss defines the influence. "
-                         "Call `model.compile(loss=...)` first.")  # fmt: skip
-    if _keras.has_default_loss(model) and not model.loss and not model.losses:
-        raise ValueError("`model` should be compiled with a loss: `model.compile(loss=...)`.")
-    if not model.trainable_variables:
-        raise ValueError("`model` should have trainable weights. Set `layer.trainable = True`.")
-    for variable in model.trainable_variables:
-        if not np.isfinite(variable.numpy()).all():
-            raise ValueError(f"`model` has NaN or infinite values in {variable.path}.")
-    _warn_about_weight_decay(model)
+def select(model, variables):
+    """The trainable weights of `model` that `variables` means, in the model's order.
 
-
-def _warn_about_weight_decay(model):
-    decay = getattr(model.optimizer, "weight_decay", None)
-    if decay:
-        warnings.warn(
-            f"The optimizer's weight_decay={decay:g} is in no loss, so the curvature does not "
-            "hold it. Put it in the model as `kernel_regularizer=keras.regularizers.L2"
-            f"({decay / 2:g})`, which for SGD is the same decay, or add it to `damping`.",
-            ObjectiveWarning,
-            stacklevel=5,
-        )
-
-
-def read(examples, objective, batch_size, name, model):
-    """A user's data as `Batches` that `model` and its loss can take.
+    Args:
+        variables: None for all; a layer or a list of layers and variables; or a
+            function of a variable that returns a bool.
 
     Raises:
-        TypeError, ValueError: see `data.read`, and the loss cannot be taken apart by example.
+        TypeError: it is none of these.
+        ValueError: it selects no trainable weight, or one of another model.
     """
-    batches = data.read(examples, batch_size, name)
-    check_loss(model, objective, batches, name)
-    return batches
-
-
-def check_loss(model, objective, batches, name):
-    """Compare a small batch with its examples one by one: the loss must be their mean.
-
-    Raises:
-        ValueError: the loss ignores sample weights, or one example's part in it
-            depends on the others in its batch.
-    """
-    few = batches.head(3)
-    size = tf.nest.flatten(few)[0].shape[0]
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(few)
-    y_pred = _model_output(model, x, name)
-    _keras.build_compiled_loss(model, y, y_pred)
-    together = objective.eager_losses(few)
-    if together is None:
+    trainable = model.trainable_variables
+    if variables is None:
+        return trainable
+    if callable(variables) and not isinstance(variables, keras.layers.Layer):
+        chosen = [v for v in trainable if variables(v)]
+    else:
+        wanted = variables if isinstance(variables, (list, tuple)) else [variables]
+        chosen = [v for item in wanted for v in _variables_of(item)]
+        known = {id(v) for v in model.variables}
+        foreign = [v.path for v in chosen if id(v) not in known]
+        if foreign:
+            raise ValueError(f"`variables` has weights that are not the model's: {foreign}")
+        ids = {id(v) for v in chosen}
+        chosen = [v for v in trainable if id(v) in ids]
+    if not chosen:
         raise ValueError(
-            "The model's `compute_loss` ignores `sample_weight`, so the part of one example "
-            "cannot be told. Multiply each example's loss by `sample_weight` before the mean."
+            "`variables` selects no trainable weight. The model's are: "
+            f"{[v.path for v in trainable]}"
         )
-    if any(getattr(t, "_keras_mask", None) is not None for t in tf.nest.flatten(y_pred)):
-        return  # Keras divides by the number of unmasked steps in the whole batch.
-    for i in range(size):
-        alone = objective.eager_losses(tf.nest.map_structure(lambda t: t[i : i + 1], few))
-        if not np.allclose(together[i], alone[0], rtol=1e-3, atol=1e-5):
-            raise ValueError(
-                "The model's loss is not a mean over examples: in a batch of "
-                f"{size}, example {i} of `{name}` counts {float(together[i]):.4g}, by itself "
-                f"{float(alone[0]):.4g}. Use a loss with reduction='sum_over_batch_size' that "
-                "gives each example a loss of its own."
-            )
+    return chosen
 
 
-def _model_output(model, x, name):
-    try:
-        with keras.StatelessScope(collect_losses=True):
-            return _keras.call_model(model, x)
-    except Exception as error:
-        raise ValueError(f"`{name}` does not fit the model's inputs: {error}") from error
+def _variables_of(item):
+    if isinstance(item, keras.layers.Layer):
+        return item.trainable_variables
+    if isinstance(item, keras.Variable):
+        return [item]
+    raise TypeError(
+        "`variables` should be a layer, a list of layers and variables, or a function of a "
+        f"variable that returns a bool. Received: {type(item).__name__}"
+    )
+
+
+def check_curvature(curvature, known):
+    """Raise a ValueError unless `curvature` is one of `known`."""
+    if not isinstance(curvature, str) or curvature not in known:
+        raise ValueError(
+            f"`curvature` should be one of {sorted(known)}. Received: curvature={curvature!r}"
+        )

@@ -132,6 +132,12 @@ def batch_loss():
     return model
 
 
+def mixing_loss():
+    model = uncompiled()
+    model.compile("sgd", lambda y, z: keras.ops.max(z, axis=-1) - keras.ops.mean(z))
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -140,7 +146,8 @@ def batch_loss():
         (frozen, "`model` should have trainable weights"),
         (broken, "`model` has NaN or infinite values in dense.*kernel"),
         (lossless, "`model` should be compiled with a loss"),
-        (batch_loss, "not a mean over examples"),
+        (batch_loss, "does not give one value per example"),
+        (mixing_loss, "not a mean or sum over examples"),
         (lambda: "model", "`model` should be a keras.Model"),
     ],
 )

@@ -66,9 +66,13 @@ class StepNet(ki.InfluenceModel):
 class InnerGraph(ki.InfluenceModel):
     """A subclass that makes its own graph."""
 
-    def __init__(self, units=4, **kwargs):
+    def __init__(self, units=4):
         inputs, outputs = graph(units)
-        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        super().__init__(inputs=inputs, outputs=outputs)
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units}
 
 
 def graph(units=4):

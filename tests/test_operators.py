@@ -127,7 +127,7 @@ def test_minibatch_estimates_are_unbiased(softmax_problem, rng):
     model = truth.softmax_model(4, 3, l2=L2)
     expected = truth.SoftmaxRegression(x, y, 3, L2).hessian(truth.get_flat(model))
     batches = data.read((x, y))
-    operator = Hessian(objective_of(model), batches, batches.n)
+    operator = Hessian(objective_of(model), batches)
     v = rng.normal(size=15)
     samples = operator.samples(1, seed=0)
     # One epoch without replacement visits every example once: its mean is exact.
@@ -156,7 +156,7 @@ def test_keras_model_as_scipy_operator(softmax_problem):
     x, y, _ = softmax_problem
     model = truth.softmax_model(4, 3, l2=L2)
     batches = data.read((x, y))
-    operator = Hessian(objective_of(model), batches, batches.n).as_scipy()
+    operator = Hessian(objective_of(model), batches).as_scipy()
     exact = truth.SoftmaxRegression(x, y, 3, L2).hessian(truth.get_flat(model))
     found = eigsh(operator, k=2, return_eigenvectors=False)
     assert np.sort(found) == pytest.approx(np.linalg.eigvalsh(exact)[-2:])

@@ -2,56 +2,92 @@
 
 import numpy as np
 
+from keras_influence.objective import batch_size as size_of
 from keras_influence.operators.base import LinearOperator
 
 
-class _Curvature(LinearOperator):
-    """Σ_B (b_B / n) C_B over the batches B of a data set.
+class Curvature(LinearOperator):
+    """A curvature matrix of the loss of n training examples, as one batch.
 
     Args:
         objective: an `Objective`.
-        batches: an iterable of batches, `n` examples in all.
-        n: number of examples.
+        batches: the `Batches` of the training data.
     """
 
-    def __init__(self, objective, batches, n):
+    def __init__(self, objective, batches):
         self._objective = objective
         self._batches = batches
-        self._n = n
         self.size = objective.parameters.size
         self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
 
-    def _kernel(self, batch, rows):
-        """b_B · C_B v for each row v."""
+    def _kernel(self, batch, weight, rows):
+        """b · C_B v for each row v."""
         raise NotImplementedError
 
     def matmat(self, columns):
+        return self.average(columns, self._batches, self._batches.n)
+
+    def average(self, columns, batches, count, share=1.0):
+        """Σ_B (b / count) C_B v; each batch stands for its part of all n examples.
+
+        `share` multiplies the weight of the examples: with 0 only the regulariser is left.
+        """
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
         total = np.zeros(rows.shape, np.float64)
-        for batch in self._batches:
-            total += self._kernel(batch, rows).numpy()
-        return (total.T / self._n).astype(self.dtype)
+        for batch in batches:
+            weight = share * self._objective.weight_in(batch, self._batches.n)
+            total += self._kernel(batch, weight, rows).numpy()
+        return (total.T / count).astype(self.dtype)
 
     def samples(self, batch_size, seed):
-        if batch_size >= self._n:
+        if batch_size >= self._batches.n:
             yield from super().samples(batch_size, seed)
         for batch in self._batches.sampler(batch_size, seed):
-            yield type(self)(self._objective, [batch], batch_size)
+            yield _Sample(self, batch)
+
+    def without(self, group):
+        """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""
+        return _Without(self, group, self._batches.n)
 
 
-class Hessian(_Curvature):
+class Hessian(Curvature):
     """∇²L(θ), regularisers included. Indefinite away from a minimum."""
 
-    def _kernel(self, batch, rows):
-        return self._objective.hvp(batch, rows)
+    def _kernel(self, batch, weight, rows):
+        return self._objective.hvp(batch, weight, rows)
 
 
-class GaussNewton(_Curvature):
+class GaussNewton(Curvature):
     """Jᵀ (∇²_z ℓ) J plus the regulariser's Hessian, z the model's outputs or logits.
 
     Positive semi-definite for losses that are convex in z, and equal to the
     Hessian for generalised linear models (Schraudolph 2002; Martens 2020, §8).
     """
 
-    def _kernel(self, batch, rows):
-        return self._objective.gauss_newton(batch, rows)
+    def _kernel(self, batch, weight, rows):
+        return self._objective.gauss_newton(batch, weight, rows)
+
+
+class _Sample(LinearOperator):
+    """The estimate of a `Curvature` from one minibatch."""
+
+    def __init__(self, whole, batch):
+        self._whole, self._batch = whole, batch
+        self.size, self.dtype = whole.size, whole.dtype
+
+    def matmat(self, columns):
+        return self._whole.average(columns, [self._batch], size_of(self._batch))
+
+
+class _Without(LinearOperator):
+    """A `Curvature` less what some of its examples contribute."""
+
+    def __init__(self, whole, group, n):
+        self._whole, self._group, self._n = whole, group, n
+        self.size, self.dtype = whole.size, whole.dtype
+
+    def matmat(self, columns):
+        with_group, without = (
+            self._whole.average(columns, self._group, self._n, share) for share in (1.0, 0.0)
+        )
+        return self._whole.matmat(columns) - (with_group - without)
