@@ -33,6 +33,7 @@ def read(data, batch_size=None, name="train", class_weight=None):
         TypeError, ValueError: `data` cannot be used, with the reason and the way out.
     """
     _check_batch_size(batch_size)
+    _check_class_weight(class_weight)
     if isinstance(data, tuple):
         whole = _whole(data, name, class_weight)
         return ArrayBatches(whole, int(batch_size or DEFAULT_BATCH_SIZE), name)
@@ -179,6 +180,18 @@ def _check_batch_size(batch_size):
         raise ValueError(f"`batch_size` should be at least 1. Received: batch_size={batch_size}")
 
 
+def _check_class_weight(class_weight):
+    if class_weight is None:
+        return
+    expected = "`class_weight` should be a dict from class index to a number >= 0"
+    if not isinstance(class_weight, dict):
+        raise TypeError(f"{expected}. Received: {class_weight!r}")
+    for label, weight in class_weight.items():
+        good = isinstance(weight, (int, float, np.number)) and np.isfinite(weight) and weight >= 0
+        if not isinstance(label, (int, np.integer)) or not good:
+            raise ValueError(f"{expected}. Received: {class_weight!r}")
+
+
 def _whole(data, name, class_weight):
     """All of the data as tensors, cast as `model.fit` casts it."""
     if len(data) not in (1, 2, 3):
@@ -203,10 +216,13 @@ def _whole(data, name, class_weight):
     if sizes == {0}:
         raise ValueError(f"`{name}` should have at least one example, but it is empty.")
     x, y, w = (*data, None, None)[:3]
-    adapter = _keras.get_data_adapter(
-        x=x, y=y, sample_weight=w, batch_size=max(sizes), class_weight=class_weight
-    )
-    return next(iter(adapter.get_tf_dataset()))
+    try:
+        adapter = _keras.get_data_adapter(
+            x=x, y=y, sample_weight=w, batch_size=max(sizes), class_weight=class_weight
+        )
+        return next(iter(adapter.get_tf_dataset()))
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"`{name}` is not what Keras can read: {error}") from error
 
 
 def _checked_dataset(data, name, class_weight):

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from keras_influence import data
-from keras_influence.session import Session
+from keras_influence.parameters import Parameters
+from keras_influence.session import Session, select
 
 
 def group_influence(
@@ -136,15 +137,14 @@ def with_change(model, change, variables=None):
     Raises:
         ValueError: `change` does not fit, or Keras cannot copy the model.
     """
-    from keras_influence.session import select
-
-    chosen = {id(v): i for i, v in enumerate(select(model, variables))}
-    shapes = [tuple(v.shape) for v in select(model, variables)]
-    if [np.shape(c) for c in change] != shapes:
-        raise ValueError(
-            f"`change` should be a list of arrays of shapes {shapes}. "
-            f"Received: {[np.shape(c) for c in change]}"
-        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
+    parameters = Parameters(select(model, variables))
+    if not isinstance(change, (list, tuple)) or [np.shape(c) for c in change] != parameters.shapes:
+        raise ValueError(f"`change` should be a list of arrays of shapes {parameters.shapes}.")
+    if not all(np.isfinite(c).all() for c in change):
+        raise ValueError("`change` should be finite, but it has NaN or infinite entries.")
+    chosen = {id(v): i for i, v in enumerate(parameters.variables)}
     copy = _copied(model)
     for original, twin in zip(model.variables, copy.variables):
         extra = change[chosen[id(original)]] if id(original) in chosen else 0

@@ -49,11 +49,18 @@ class _Compiled:
             with _keras.twice_differentiable():
                 return function(owner, tf.nest.pack_sequence_as(structure, flat), weight, *vectors)
 
-        self._function = tf.function(trace, autograph=False).get_concrete_function(
-            [tf.TensorSpec(shape, t.dtype) for shape, t in zip(self.specs, flat)],
-            tf.TensorSpec([], self._dtype),
-            (vector,) * count,
-        )
+        try:
+            self._function = tf.function(trace, autograph=False).get_concrete_function(
+                [tf.TensorSpec(shape, t.dtype) for shape, t in zip(self.specs, flat)],
+                tf.TensorSpec([], self._dtype),
+                (vector,) * count,
+            )
+        except LookupError as error:
+            raise ValueError(
+                "`model` or its loss uses an operation whose gradient TensorFlow cannot "
+                f"differentiate ({error}). Replace that layer or loss by a smooth one; if it is "
+                "in the network, curvature='gauss_newton' may do without."
+            ) from error
 
     def accepts(self, flat):
         return all(s.is_compatible_with(t.shape) for s, t in zip(self.specs, flat))

@@ -97,6 +97,138 @@ def test_v_of_another_form_is_refused(v, message, model):
             call(model, v, TRAIN)
 
 
+def _group(**options):
+    return lambda m: ki.group_influence(m, TRAIN, TRAIN, **({"groups": [[0, 1]]} | options))
+
+
+def _parameters(subset, **options):
+    return lambda m: ki.parameter_influence(m, subset, TRAIN, **options)
+
+
+def _inputs(**options):
+    return lambda m: ki.input_influence(m, TRAIN, TRAIN, **options)
+
+
+def _self(**options):
+    return lambda m: ki.self_influence(m, **({"train": TRAIN} | options))
+
+
+def _target(target):
+    return lambda m: ki.influence(m, TRAIN, TRAIN, target=target)
+
+
+def _variables(variables):
+    return lambda m: ki.hvp(m, np.ones(15), TRAIN, variables=variables)
+
+
+def _inverse(**options):
+    return lambda m: ki.inverse_hvp(m, np.ones(15), **({"train": TRAIN} | options))
+
+
+OTHER = keras.layers.Dense(2)
+OTHER.build((None, 3))
+
+MORE_CALLS = [
+    ("group: no list", "`groups` should be a list", _group(groups=np.array([1, 2]))),
+    ("group: none", "`groups` should be a list", _group(groups=[])),
+    ("group: of words", r"`groups\[0\]` should be positions", _group(groups=["ab"])),
+    ("group: beyond the end", r"`groups\[1\]`.*0 to 9", _group(groups=[[0], [10]])),
+    ("group: negative", r"`groups\[0\]`", _group(groups=[[-1]])),
+    ("group: empty", r"`groups\[0\]`", _group(groups=[np.array([], int)])),
+    ("group: twice the same", r"`groups\[0\]`.*duplicates", _group(groups=[[1, 1]])),
+    ("group: floats", r"`groups\[0\]`", _group(groups=[[0.5]])),
+    ("group: matrix", r"`groups\[0\]`", _group(groups=[[[0, 1]]])),
+    ("group: short mask", r"`groups\[0\]`", _group(groups=[np.array([True, False])])),
+    ("group: order 3", "`order` should be 1 or 2", _group(order=3)),
+    ("group: order true", "`order` should be 1 or 2", _group(order=True)),
+    ("group: damping", "`damping`", _group(damping=-0.1)),
+    ("group: method", "`method`", _group(method="best")),
+    ("group: curvature", "`curvature`", _group(curvature=1)),
+    ("group: target", "`target`", _group(target="margin")),
+    ("parameters: beyond the end", "`train_subset`", _parameters([99])),
+    ("parameters: empty", "`train_subset`", _parameters([])),
+    ("parameters: word", "`train_subset`", _parameters("all")),
+    ("parameters: None", "`train_subset`", _parameters(None)),
+    ("parameters: order 0", "`order`", _parameters([1], order=0)),
+    ("parameters: NaN examples", "`train_subset` has NaN", _parameters((changed(X, np.nan), Y))),
+    ("parameters: lengths", "`train_subset`.*as many rows", _parameters((X, Y[:3]))),
+    ("parameters: infinite damping", "`damping`", _parameters([1], damping=float("inf"))),
+    ("inputs: beyond the end", "`indices`", _inputs(indices=[10])),
+    ("inputs: floats", "`indices`", _inputs(indices=[0.1])),
+    ("inputs: one number", "`indices`", _inputs(indices=3)),
+    ("inputs: empty", "`indices`", _inputs(indices=[])),
+    ("inputs: curvature", "`curvature`", _inputs(curvature="H")),
+    ("self: damping", "`damping`", _self(damping=None)),
+    ("self: method", "`method`", _self(method=ki.CG)),
+    ("self: method of another kind", "`method`", _self(method=["cg"])),
+    ("self: curvature", "`curvature`", _self(curvature=None)),
+    ("self: a list", "`train` should be a tuple", _self(train=[X, Y])),
+    ("self: dict", "`train` should be a tuple", _self(train={"x": X})),
+    ("self: NaN labels", "in y", _self(train=(X, changed(Y, np.nan)))),
+    ("self: batch_size", "`batch_size`", _self(batch_size="10")),
+    ("self: negative batch_size", "`batch_size`", _self(batch_size=-5)),
+    ("self: verbose", "`verbose`", _self(verbose=7)),
+    ("target: text", "`target` should be a function", _target("margin")),
+    ("target: number", "`target` should be a function", _target(3)),
+    ("target: a scalar", "`target` should return floats", _target(lambda x, y, p: p[0, 0])),
+    ("target: a matrix", "`target` should return floats", _target(lambda x, y, p: p)),
+    ("target: integers", "`target` should return floats", _target(lambda x, y, p: y)),
+    ("target: None", "`target` failed", _target(lambda x, y, p: None)),
+    ("target: two arguments", "`target` failed", _target(lambda y, p: p[:, 0])),
+    ("target: raises", "`target` failed", _target(lambda x, y, p: p["class"])),
+    ("variables: text", "`variables` should be a layer", _variables("dense")),
+    ("variables: number", "`variables` should be a layer", _variables([1])),
+    ("variables: none chosen", "`variables` selects no", _variables(lambda v: False)),
+    ("variables: empty list", "`variables` selects no", _variables([])),
+    ("variables: another model", "`variables` has weights that are not", _variables(OTHER)),
+    ("inverse: auto curvature", "`curvature`", _inverse(curvature="auto")),
+    ("inverse: method", "`method`", _inverse(method="gmres")),
+    ("inverse: method config", "`method`", _inverse(method={"class_name": "CG", "config": {"a": 1}})),
+    ("inverse: empty config", "`method`", _inverse(method={})),
+    ("inverse: method None", "`method`", _inverse(method=None)),
+    ("inverse: damping list", "`damping`", _inverse(damping=[0.1])),
+    ("inverse: boolean damping", "`damping`", _inverse(damping=True)),
+    ("inverse: train of text", "made of arrays", _inverse(train=("x", "y"))),
+    ("inverse: text labels", "`train`", _inverse(train=(X, np.array(list("abcabcabca"))))),
+    ("inverse: object array", "`train`", _inverse(train=(X, np.array([object()] * 10)))),
+    ("inverse: labels of no class", "NaN|labels|`train`|`loss`", _inverse(train=(X, Y + 7))),
+    ("inverse: x of rank 1", "`train` does not fit", _inverse(train=(X[:, 0], Y))),
+    ("inverse: x of rank 3", "`train` does not fit", _inverse(train=(X[None], Y[:1]))),
+    ("inverse: nested x", "`train`", _inverse(train=({"a": X, "b": X}, Y))),
+    ("inverse: class_weight text", "`class_weight`", _inverse(class_weight="balanced")),
+    ("inverse: class_weight list", "`class_weight`", _inverse(class_weight=[1, 2])),
+    ("inverse: class_weight NaN", "`class_weight`", _inverse(class_weight={0: float("nan")})),
+    ("inverse: both weights", "class_weight", _inverse(
+        train=(X, Y, np.ones(10)), class_weight={0: 1.0})),
+    ("hvp: damping", "`damping`", lambda m: ki.hvp(m, np.ones(15), TRAIN, damping=-1)),
+    ("hvp: curvature", "`curvature`", lambda m: ki.hvp(m, np.ones(15), TRAIN, curvature="auto")),
+    ("hvp: huge v", "`v` should be finite", lambda m: ki.hvp(m, np.full(15, np.inf), TRAIN)),
+    ("change: another shape", "`change`", lambda m: ki.with_change(m, [np.ones(3)])),
+    ("change: NaN", "`change`", lambda m: ki.with_change(
+        m, [np.full((4, 3), np.nan), np.ones(3)])),
+    ("change: text", "`change`", lambda m: ki.with_change(m, "more")),
+    ("change: no model", "`model`", lambda m: ki.with_change(3, [np.ones(3)])),
+    ("callback: every", "`every`", lambda m: ki.InfluenceCallback(TRAIN, TRAIN, every="x")),
+    ("callback: option", "unexpected keyword|`depth`", lambda m: m.fit(
+        X, Y, verbose=0, callbacks=[ki.InfluenceCallback(TRAIN, TRAIN, depth=3)])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("message", "call"), [c[1:] for c in MORE_CALLS], ids=[c[0] for c in MORE_CALLS]
+)
+def test_other_calls_refuse(message, call, model):
+    before = truth.get_flat(model)
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
+        call(model)
+    if "callback" not in message and "keyword" not in message:
+        assert (truth.get_flat(model) == before).all()
+
+
+def test_there_are_a_hundred_bad_calls():
+    assert len(CALLS) + len(MORE_CALLS) >= 100
+
+
 def uncompiled():
     inputs = keras.Input((4,))
     return keras.Model(inputs, keras.layers.Dense(3)(inputs))

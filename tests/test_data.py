@@ -123,6 +123,46 @@ def test_sampler_visits_every_row_once_an_epoch():
         assert first.tolist() != list(range(10))
 
 
+def test_pandas_where_keras_takes_it(problem):
+    import pandas
+
+    model, (x, y, w), expected = problem
+    frame, labels, weights = pandas.DataFrame(x), pandas.Series(y), pandas.Series(w)
+    test = (frame[:5], labels[:5], weights[:5])
+    scores = ki.influence(model, test, (frame, labels, weights), damping=0.1)
+    assert truth.relative_error(scores.values, expected) < 1e-8
+
+
+def test_a_dataset_is_never_held_in_memory(problem):
+    """A stream of batches: no more than a few are alive at a time, however many there are."""
+    import gc
+    import weakref
+
+    model, _, _ = problem
+    alive, most = {}, 0
+
+    class Traced(np.ndarray):
+        pass
+
+    def stream():
+        nonlocal most
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            x = rng.normal(size=(50, 4)).view(Traced)
+            alive[id(x)] = None
+            weakref.finalize(x, alive.pop, id(x), None)
+            most = max(most, len(alive))
+            yield x, rng.integers(0, 3, 50)
+
+    signature = (tf.TensorSpec((None, 4), tf.float64), tf.TensorSpec((None,), tf.int64))
+    train = tf.data.Dataset.from_generator(stream, output_signature=signature)
+    test = next(iter(train))
+    gc.collect()
+    scores = ki.influence(model, tuple(t.numpy() for t in test), train, damping=0.1)
+    assert scores.values.shape == (50, 3000)
+    assert most <= 5
+
+
 def test_the_user_arrays_are_not_changed(problem):
     model, arrays, _ = problem
     copies = [a.copy() for a in arrays]

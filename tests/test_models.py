@@ -187,11 +187,19 @@ def test_from_model_takes_a_loaded_model(data, tmp_path):
     assert truth.relative_error(loaded.influence(data, data, damping=3.0).values, plain) < 1e-12
 
 
-def test_clone_model_of_a_functional_influence_model(data):
-    model = ready("Functional", data)
+@pytest.mark.parametrize(
+    "name", ["Functional", "subclass", "from Functional", "from Sequential", "from subclass"]
+)
+def test_clone_model(name, data):
+    model = ready(name, data)
     clone = keras.models.clone_model(model)
+    clone(data[0][:1])
     clone.set_weights(model.get_weights())
     assert truth.relative_error(clone(data[0]), model(data[0]).numpy()) < 1e-12
+    clone.compile("sgd", "sparse_categorical_crossentropy")
+    expected = model.influence(data, data, damping=3.0).values
+    found = ki.influence(clone, data, data, damping=3.0).values
+    assert truth.relative_error(found, expected) < 1e-10
 
 
 def test_from_model_refuses_what_is_no_model():

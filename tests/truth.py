@@ -102,9 +102,8 @@ def finite_difference_hvp(model, x, y, v, step=1e-4):
 def softmax_model(features, classes, l2=0.0, cls=keras.Model):
     """The Keras model that `SoftmaxRegression` describes."""
     inputs = keras.Input((features,))
-    dense = keras.layers.Dense(
-        classes, activation="softmax", kernel_regularizer=keras.regularizers.L2(l2)
-    )
+    regulariser = keras.regularizers.L2(l2) if l2 else None
+    dense = keras.layers.Dense(classes, activation="softmax", kernel_regularizer=regulariser)
     model = cls(inputs, dense(inputs))
     model.compile("sgd", "sparse_categorical_crossentropy")
     return model

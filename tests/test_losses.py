@@ -1,0 +1,232 @@
+"""All of Keras's losses, every reduction, weights and masks."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_influence as ki
+from tests import truth
+
+losses = keras.losses
+
+
+def real(rng, n):
+    return rng.normal(size=(n, 3))
+
+
+def positive(rng, n):
+    return rng.uniform(0.5, 2, size=(n, 3))
+
+
+def probabilities(rng, n):
+    return truth.softmax(rng.normal(size=(n, 3)))
+
+
+def one_hot(rng, n):
+    return np.eye(3)[rng.integers(0, 3, n)]
+
+
+def binary(rng, n):
+    return rng.integers(0, 2, (n, 3)).astype(float)
+
+
+def signs(rng, n):
+    return 2 * binary(rng, n) - 1
+
+
+def index(rng, n):
+    return rng.integers(0, 3, n)
+
+
+# loss -> (targets, output activation, Gauss-Newton: None or why it is not defined)
+LOSSES = {
+    "MeanSquaredError": (real, None, None),
+    "Huber": (real, None, None),
+    "LogCosh": (real, None, None),
+    "SquaredHinge": (signs, None, None),
+    "KLDivergence": (probabilities, "softmax", None),
+    "Poisson": (positive, "softplus", None),
+    "BinaryCrossentropy": (binary, "sigmoid", None),
+    "BinaryCrossentropy logits": (binary, None, None),
+    "CategoricalCrossentropy": (one_hot, "softmax", None),
+    "CategoricalCrossentropy logits": (one_hot, None, None),
+    "SparseCategoricalCrossentropy": (index, "softmax", None),
+    "SparseCategoricalCrossentropy logits": (index, None, None),
+    "MeanAbsoluteError": (real, None, "no second derivative"),
+    "MeanAbsolutePercentageError": (positive, None, "no second derivative"),
+    "Hinge": (signs, None, "no second derivative"),
+    "CategoricalHinge": (one_hot, None, "no second derivative"),
+    "CosineSimilarity": (real, None, "not convex"),
+    "BinaryFocalCrossentropy logits": (binary, None, None),
+    "CategoricalFocalCrossentropy": (one_hot, "softmax", None),
+    "MeanSquaredLogarithmicError": (positive, "softplus", None),
+}
+
+
+def build(name, **options):
+    kind, *rest = name.split()
+    if rest:
+        options["from_logits"] = True
+    activation = LOSSES[name][1]
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(5, "tanh")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation)(hidden))
+    model.compile("sgd", getattr(losses, kind)(**options))
+    return model
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_hvp_of_every_loss(name, rng):
+    model = build(name)
+    x, y = rng.normal(size=(7, 4)), LOSSES[name][0](rng, 7)
+    v = rng.normal(size=len(truth.get_flat(model)))
+    exact = truth.finite_difference_hvp(model, x, y, v, step=1e-4)
+    found = ki.hvp(model, v, (x, y), batch_size=3)
+    assert truth.relative_error(found, exact) < 1e-6
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gauss_newton_is_semi_definite_or_refused_by_name(name, rng):
+    model = build(name)
+    train = rng.normal(size=(30, 4)), LOSSES[name][0](rng, 30)
+    v = np.eye(len(truth.get_flat(model)))
+    why = LOSSES[name][2]
+    if why is None:
+        eigenvalues = np.linalg.eigvalsh(ki.hvp(model, v, train, curvature="gauss_newton"))
+        assert eigenvalues[0] > -1e-10 * eigenvalues[-1]
+        assert eigenvalues[-1] > 0
+    else:
+        with pytest.raises(ValueError, match=f"the loss .*{why}"):
+            ki.hvp(model, v, train, curvature="gauss_newton")
+
+
+def test_the_refusal_names_the_loss(rng):
+    model = build("MeanAbsoluteError")
+    with pytest.raises(ValueError, match="the loss mean_absolute_error, which has no second"):
+        ki.hvp(model, np.ones(43), (rng.normal(size=(5, 4)), real(rng, 5)), curvature="gauss_newton")
+
+
+@pytest.mark.parametrize("loss", [losses.Dice(), losses.Tversky()])
+def test_a_loss_that_mixes_examples_is_refused(loss, rng):
+    model = build("BinaryCrossentropy")
+    model.compile("sgd", loss)
+    train = rng.normal(size=(5, 4)), binary(rng, 5)
+    with pytest.raises(ValueError, match="one value per example|not a mean or sum"):
+        ki.influence(model, train, train)
+
+
+def test_a_loss_of_whole_images(rng):
+    """Dice per image drops three axes of its output."""
+    inputs = keras.Input((4, 4, 1))
+    model = keras.Model(inputs, keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(inputs))
+    model.compile("sgd", losses.Dice(axis=(1, 2, 3)))
+    x, y = rng.normal(size=(5, 4, 4, 1)), rng.integers(0, 2, (5, 4, 4, 1)).astype(float)
+    g = np.array([truth.gradient(model, x[[i]], y[[i]]) for i in range(5)])
+    found = ki.influence(model, (x[:2], y[:2]), (x, y), damping=1e12, method="cg",
+                         curvature="hessian", batch_size=3)  # fmt: skip
+    assert truth.relative_error(found.values * 5e12, g[:2] @ g.T) < 1e-8
+
+
+def softmax_with(reduction, l2=truth.L2):
+    model = truth.softmax_model(4, 3, l2)
+    model.compile("sgd", losses.SparseCategoricalCrossentropy(reduction=reduction))
+    return model
+
+
+@pytest.mark.parametrize("batch_size", [4, 20])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_sum_is_the_sum_of_all_examples_and_one_regulariser(weighted, batch_size, rng):
+    """L = Σ wᵢℓᵢ + R for the training data as one batch: n times the mean, R once."""
+    x, y = rng.normal(size=(18, 4)), rng.integers(0, 3, 18)
+    w = rng.uniform(0.5, 2, 18) if weighted else np.ones(18)
+    model = softmax_with("sum")
+    mean = truth.SoftmaxRegression(x, y, 3, 0.0, w)
+    theta = truth.get_flat(model)
+    penalty = np.diag(2 * truth.L2 * mean.penalty.ravel())
+    hessian = 18 * mean.hessian(theta) + penalty
+    train = (x, y, w) if weighted else (x, y)
+    found = ki.hvp(model, np.eye(15), train, batch_size=batch_size)
+    assert truth.relative_error(found, hessian) < 1e-9
+
+    g = mean.example_gradients(theta) * w[:, None]
+    exact = g[:1] @ np.linalg.solve(hessian + 0.1 * np.eye(15), g.T)
+    test = tuple(t[:1] for t in train)
+    found = ki.influence(model, test, train, damping=0.1, batch_size=batch_size)
+    assert truth.relative_error(found.values, exact) < 1e-8
+
+    lissa = ki.LiSSA(batch_size=6, recursion_depth=300, num_samples=3)
+    v = rng.normal(size=15)
+    found = ki.inverse_hvp(model, v, train, method=lissa, damping=1.0)
+    assert truth.relative_error(found, np.linalg.solve(hessian + np.eye(15), v)) < 0.1
+
+
+def test_no_reduction_counts_as_a_sum(rng):
+    """What `fit` does with a vector of losses: its gradient is that of the sum."""
+    train = rng.normal(size=(9, 4)), rng.integers(0, 3, 9)
+    model = softmax_with("none", 0.0)
+    exact = 9 * truth.SoftmaxRegression(*train, 3, 0.0).hessian(truth.get_flat(model))
+    found = ki.hvp(model, np.eye(15), train, batch_size=4)
+    assert truth.relative_error(found, exact) < 1e-9
+
+
+def test_a_mean_over_the_weights_is_refused_with_the_way_out(rng):
+    train = rng.normal(size=(9, 4)), rng.integers(0, 3, 9)
+    with pytest.raises(ValueError, match="sum_over_batch_size"):
+        ki.influence(softmax_with("mean_with_sample_weight"), train, train)
+
+
+def test_class_weight_is_that_of_fit(rng):
+    x, y = rng.normal(size=(18, 4)), rng.integers(0, 3, 18)
+    weights = {0: 0.5, 1: 2.0, 2: 1.5}
+    w = np.array([weights[label] for label in y])
+    model = softmax_with("sum_over_batch_size")
+    exact = truth.SoftmaxRegression(x, y, 3, truth.L2, w).hessian(truth.get_flat(model))
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
+    for train in ((x, y), dataset):
+        found = ki.hvp(model, np.eye(15), train, class_weight=weights)
+        assert truth.relative_error(found, exact) < 1e-9
+
+
+def test_weights_per_time_step(rng):
+    inputs = keras.Input((4, 2))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y, w = rng.normal(size=(6, 4, 2)), rng.integers(0, 3, (6, 4)), rng.uniform(0, 1, (6, 4))
+    flat = truth.SoftmaxRegression(x.reshape(24, 2), y.ravel(), 3, 0.0, w.ravel())
+    exact = flat.hessian(truth.get_flat(model))
+    found = ki.hvp(model, np.eye(9), (x, y, w), batch_size=4)
+    assert truth.relative_error(found, exact) < 1e-9
+
+
+def test_masked_steps_do_not_count(rng):
+    """Keras divides by the unmasked steps: with all data in one batch, a mean over those."""
+    inputs = keras.Input((4, 2))
+    hidden = keras.layers.Masking(0.0)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3)(hidden))
+    model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = rng.normal(size=(6, 4, 2)), rng.integers(0, 3, (6, 4))
+    x[1, 2:] = x[4, 1:] = 0
+    kept = (x != 0).any(-1)
+    flat = truth.SoftmaxRegression(x[kept], y[kept], 3, 0.0)
+    exact = flat.hessian(truth.get_flat(model))
+    assert truth.relative_error(ki.hvp(model, np.eye(9), (x, y)), exact) < 1e-9
+    scores = ki.influence(model, (x[1:2], y[1:2]), (x, y), damping=0.1)
+    g = flat.example_gradients(truth.get_flat(model))
+    owner = np.repeat(np.arange(6), 4).reshape(6, 4)[kept]
+    per_example = np.array([g[owner == i].sum(0) for i in range(6)])
+    test = per_example[1] / (owner == 1).sum()
+    expected = test @ np.linalg.solve(exact + 0.1 * np.eye(9), per_example.T) / kept.sum()
+    assert truth.relative_error(scores.values[0], expected) < 1e-8
+
+
+def test_a_loss_without_second_derivative_says_so(rng):
+    @tf.custom_gradient
+    def opaque(z):
+        return tf.square(z), lambda d: tf.raw_ops.SoftsignGrad(gradients=d, features=z)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", lambda y, z: keras.ops.mean(opaque(z - y), axis=-1))
+    with pytest.raises(ValueError, match="TensorFlow cannot differentiate.*Softsign"):
+        ki.hvp(model, np.ones(5), (rng.normal(size=(3, 4)), rng.normal(size=(3, 1))))
