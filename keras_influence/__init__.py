@@ -23,7 +23,8 @@ from keras_influence.groups import group_influence, parameter_influence, with_ch
 from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.scores import InfluenceScores
-from keras_influence.solvers import CG, NCG, Direct, LiSSA
+from keras_influence.solvers import CG, MINRES, NCG, Direct, LiSSA, Nystrom
+from keras_influence.spectrum import hessian_eigenvalues, hessian_trace
 from keras_influence.version import __version__
 
 __all__ = [
@@ -37,12 +38,16 @@ __all__ = [
     "InfluenceModel",
     "InfluenceScores",
     "LiSSA",
+    "MINRES",
     "NCG",
     "NegativeCurvatureError",
+    "Nystrom",
     "ObjectiveWarning",
     "SolverError",
     "__version__",
     "group_influence",
+    "hessian_eigenvalues",
+    "hessian_trace",
     "hvp",
     "influence",
     "input_influence",

@@ -71,15 +71,17 @@ def inverse_hvp(
     batch_size=None,
     class_weight=None,
     variables=None,
+    x0=None,
     verbose="auto",
 ):
     """The inverse of the damped curvature times `v`: (H + λI)⁻¹ v.
 
     Args:
         model, v, train, curvature, batch_size, class_weight, variables: as in `hvp`.
-        method: `"cg"`, `"lissa"`, `"ncg"`, `"direct"`, `"auto"`; a solver with
-            options such as `CG(tol=1e-8)`; or its config. All solve the same system.
+        method: `"cg"`, `"direct"`, `"lissa"`, `"minres"`, `"ncg"`, `"nystrom"`, `"auto"`; a
+            solver with options such as `CG(tol=1e-8)`; or its config. All solve the same system.
         damping: λ >= 0.
+        x0: a guess to start from, in the form of `v`. Default zero.
         verbose: 0 is silent, 1 shows a progress bar, "auto" shows one for long work.
 
     Returns:
@@ -104,7 +106,10 @@ def inverse_hvp(
         curvatures=tuple(CURVATURES),
     )
     columns, restore = session.objective.parameters.as_columns(v)
-    return restore(session.as_rows(session.solve(columns).x))
+    start = None if x0 is None else session.objective.parameters.as_columns(x0, "x0")[0]
+    if start is not None and start.shape != columns.shape:
+        raise ValueError(f"`x0` should have the form of `v`. Received: {start.shape}, {columns.shape}")
+    return restore(session.as_rows(session.solve(columns, x0=start).x))
 
 
 def influence(
@@ -168,7 +173,9 @@ def influence(
         residual=solution.residual,
         iterations=np.array(solution.iterations),
         converged=solution.converged,
+        passes=solution.passes,
         solver=solution.solver,
+        details=solution.details,
         curvature=session.used,
         damping=session.damping,
         reason=session.reason,

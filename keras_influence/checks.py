@@ -102,6 +102,8 @@ def _compare(objective, head, masked, learn):
             "The model's `compute_loss` ignores `sample_weight`, so the part of one example "
             "cannot be told. Multiply each example's loss by `sample_weight` before the mean."
         )
+    if not np.isfinite(losses).all():
+        return False, "The loss of some examples is NaN or infinite. Are the labels what it takes?"
     # Examples with a loss near zero tell nothing. A masked loss is divided by the number of
     # unmasked steps of the whole batch, so that only a batch of one can be compared.
     few = _rows(head, np.argsort(-np.abs(losses))[: 1 if masked else 3])

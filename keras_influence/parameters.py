@@ -37,11 +37,12 @@ class Parameters:
         # Embedding gradients are IndexedSlices, which convert to a dense tensor.
         return tf.cast(tf.reshape(tf.convert_to_tensor(gradient), [-1]), self.dtype)
 
-    def as_columns(self, v):
+    def as_columns(self, v, name="v"):
         """Read a user's `v` as a (p, k) array, and return the way back.
 
         Args:
             v: (p,) vector, (p, k) matrix, or list aligned with the variables.
+            name: the argument's name, for messages.
 
         Returns:
             `(columns, restore)`: the array, and a function that gives a (p, k)
@@ -52,30 +53,30 @@ class Parameters:
             ValueError: its shape or structure does not fit, or it is not finite.
         """
         if isinstance(v, (list, tuple)):
-            return self._list_column(v), lambda columns: self.split(columns[:, 0])
-        array = as_numeric_array(v, "v", self.dtype.as_numpy_dtype)
+            return self._list_column(v, name), lambda columns: self.split(columns[:, 0])
+        array = as_numeric_array(v, name, self.dtype.as_numpy_dtype)
         if array.ndim not in (1, 2) or array.shape[0] != self.size or 0 in array.shape:
             raise ValueError(
-                f"`v` should be a vector of shape ({self.size},), a matrix of shape "
+                f"`{name}` should be a vector of shape ({self.size},), a matrix of shape "
                 f"({self.size}, k), or a list of {len(self.shapes)} arrays aligned with "
-                f"`trainable_variables`. Received: v with shape {array.shape}"
+                f"`trainable_variables`. Received: {name} with shape {array.shape}"
             )
         if array.ndim == 1:
             return array[:, None], lambda columns: columns[:, 0]
         return array, lambda columns: columns
 
-    def _list_column(self, v):
+    def _list_column(self, v, name):
         if len(v) != len(self.shapes):
             raise ValueError(
-                f"`v`, given as a list, should have {len(self.shapes)} arrays, one for each "
+                f"`{name}`, given as a list, should have {len(self.shapes)} arrays, one for each "
                 f"of `trainable_variables`. Received: {len(v)}"
             )
         parts = []
         for i, (part, shape) in enumerate(zip(v, self.shapes)):
-            array = as_numeric_array(part, f"v[{i}]", self.dtype.as_numpy_dtype)
+            array = as_numeric_array(part, f"{name}[{i}]", self.dtype.as_numpy_dtype)
             if array.shape != shape:
                 raise ValueError(
-                    f"`v[{i}]` should have shape {shape}, as `trainable_variables[{i}]`. "
+                    f"`{name}[{i}]` should have shape {shape}, as `trainable_variables[{i}]`. "
                     f"Received: shape {array.shape}"
                 )
             parts.append(array.reshape(-1))

@@ -39,7 +39,9 @@ class InfluenceScores:
         residual: (n_test,) relative residual of each solve, on the full data.
         iterations: (n_test,) iterations of each solve.
         converged: (n_test,) whether `residual` is within the solver's tolerance.
+        passes: passes over the training data that the solve took, all test examples together.
         solver: configuration of the solver that was used.
+        details: what else the solver says, e.g. LiSSA's scale.
         curvature: "hessian" or "gauss_newton", whichever was used.
         damping: λ.
         reason: why this solver and this curvature, where they were chosen automatically.
@@ -54,6 +56,8 @@ class InfluenceScores:
     solver: dict
     curvature: str
     damping: float
+    passes: float = 0.0
+    details: dict = dataclasses.field(default_factory=dict)
     reason: str = ""
     target: str = "test loss"
     parameters: tuple = ()
@@ -109,7 +113,7 @@ class InfluenceScores:
                 f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}",
                 f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
                 f"  certified     {good} of {self.n_test} solves converged, largest relative "
-                f"residual {self.residual.max():.1e}",
+                f"residual {self.residual.max():.1e}, {self.passes:.4g} passes",
             ]
         )
 
@@ -174,7 +178,16 @@ class InfluenceScores:
 
 
 _ARRAYS = ("values", "residual", "iterations", "converged")
-_SETTINGS = ("solver", "curvature", "damping", "reason", "target", "parameters")
+_SETTINGS = (
+    "solver",
+    "curvature",
+    "damping",
+    "passes",
+    "details",
+    "reason",
+    "target",
+    "parameters",
+)
 
 
 def _plain(value):

@@ -69,7 +69,7 @@ class Session:
         operator = CURVATURES[curvature](self.objective, self.train)
         return Damped(operator if group is None else operator.without(group), self.damping)
 
-    def solve(self, columns, group=None, quiet=False):
+    def solve(self, columns, group=None, quiet=False, x0=None):
         """Solve with the curvature that was asked for; `self.used` says which one it was.
 
         With "auto", the first solve that finds the Hessian indefinite turns to
@@ -79,9 +79,9 @@ class Session:
             A `Solution`.
         """
         if self.curvature != "auto" or self.used == "gauss_newton":
-            return self._solve(self.used, columns, group, quiet)
+            return self._solve(self.used, columns, group, quiet, x0)
         try:
-            solution = self._solve("hessian", columns, group, quiet)
+            solution = self._solve("hessian", columns, group, quiet, x0)
             if solution.positive_definite:
                 self.used = "hessian"
                 return solution
@@ -95,7 +95,7 @@ class Session:
             stacklevel=4,
         )
         self.used = "gauss_newton"
-        return self._solve(self.used, columns, group, quiet)
+        return self._solve(self.used, columns, group, quiet, x0)
 
     def solve_each(self, solves):
         """Run functions that call `solve`, all with the same curvature in the end.
@@ -109,7 +109,7 @@ class Session:
             used.add(self.used)
         return results if len(used) < 2 else list(solves())
 
-    def _solve(self, curvature, columns, group, quiet):
+    def _solve(self, curvature, columns, group, quiet, x0):
         operator, factor = self._factors.get(curvature, (None, None))
         if group is not None or operator is None:
             operator = self.operator(curvature, group)
@@ -118,7 +118,9 @@ class Session:
             self._factors[curvature] = operator, factor
         progress = Progress(0) if quiet else self.progress
         step = progress.stage(f"Solve for {columns.shape[1]} right-hand sides with {self.solver}")
-        solution = self.solver.solve(operator, columns, lambda i, r: step(i, residual=r), factor)
+        solution = self.solver.solve(
+            operator, columns, x0=x0, factor=factor, on_step=lambda i, r: step(i, residual=r)
+        )
         step.close()
         return solution
 

@@ -160,3 +160,16 @@ def test_keras_model_as_scipy_operator(softmax_problem):
     exact = truth.SoftmaxRegression(x, y, 3, L2).hessian(truth.get_flat(model))
     found = eigsh(operator, k=2, return_eigenvectors=False)
     assert np.sort(found) == pytest.approx(np.linalg.eigvalsh(exact)[-2:])
+
+
+def test_inverse_starts_from_x0(softmax_problem, rng):
+    x, y, _ = softmax_problem
+    model = truth.softmax_model(4, 3, l2=L2)
+    hessian = truth.SoftmaxRegression(x, y, 3, L2).hessian(truth.get_flat(model))
+    v = rng.normal(size=15)
+    exact = np.linalg.solve(hessian + 0.1 * np.eye(15), v)
+    one_step = ki.CG(tol=1e-9, max_iter=1)
+    found = ki.inverse_hvp(model, v, (x, y), method=one_step, damping=0.1, x0=exact)
+    assert truth.relative_error(found, exact) < 1e-12
+    with pytest.raises(ValueError, match="`x0` should"):
+        ki.inverse_hvp(model, v, (x, y), x0=np.ones(3))

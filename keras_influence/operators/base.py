@@ -8,10 +8,16 @@ class LinearOperator:
     """A symmetric p × p matrix known by its products.
 
     Subclasses set `size` (p) and `dtype`, and implement `matmat`.
+
+    Attributes:
+        share: what a product costs, as a fraction of one pass over the full data.
+        damping: the multiple of the identity that is known to be in the matrix.
     """
 
     size: int
     dtype: np.dtype
+    share = 1.0
+    damping = 0.0
 
     def matmat(self, columns):
         """The matrix times a (p, k) array, as a (p, k) array."""

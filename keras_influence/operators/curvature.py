@@ -17,6 +17,7 @@ class Curvature(LinearOperator):
     def __init__(self, objective, batches):
         self._objective = objective
         self._batches = batches
+        self.n = batches.n
         self.size = objective.parameters.size
         self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
 
@@ -25,7 +26,7 @@ class Curvature(LinearOperator):
         raise NotImplementedError
 
     def matmat(self, columns):
-        return self.average(columns, self._batches, self._batches.n)
+        return self.average(columns, self._batches, self.n)
 
     def average(self, columns, batches, count, share=1.0):
         """Σ_B (b / count) C_B v; each batch stands for its part of all n examples.
@@ -35,19 +36,19 @@ class Curvature(LinearOperator):
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
         total = np.zeros(rows.shape, np.float64)
         for batch in batches:
-            weight = share * self._objective.weight_in(batch, self._batches.n)
+            weight = share * self._objective.weight_in(batch, self.n)
             total += self._kernel(batch, weight, rows).numpy()
         return (total.T / count).astype(self.dtype)
 
     def samples(self, batch_size, seed):
-        if batch_size >= self._batches.n:
+        if batch_size >= self.n:
             yield from super().samples(batch_size, seed)
         for batch in self._batches.sampler(batch_size, seed):
             yield _Sample(self, batch)
 
     def without(self, group):
         """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""
-        return _Without(self, group, self._batches.n)
+        return _Without(self, group, self.n)
 
 
 class Hessian(Curvature):
@@ -74,6 +75,7 @@ class _Sample(LinearOperator):
     def __init__(self, whole, batch):
         self._whole, self._batch = whole, batch
         self.size, self.dtype = whole.size, whole.dtype
+        self.share = size_of(batch) / whole.n
 
     def matmat(self, columns):
         return self._whole.average(columns, [self._batch], size_of(self._batch))

@@ -16,6 +16,7 @@ class Damped(LinearOperator):
         self.damping = float(damping)
         self.size = operator.size
         self.dtype = operator.dtype
+        self.share = operator.share
 
     def matmat(self, columns):
         return self.operator.matmat(columns) + self.damping * columns

@@ -4,21 +4,42 @@ from keras_influence.solvers.base import Solution, Solver
 from keras_influence.solvers.cg import CG
 from keras_influence.solvers.direct import Direct
 from keras_influence.solvers.lissa import LiSSA
+from keras_influence.solvers.minres import MINRES
 from keras_influence.solvers.ncg import NCG
+from keras_influence.solvers.nystrom import Nystrom
 
-SOLVERS = {"cg": CG, "direct": Direct, "lissa": LiSSA, "ncg": NCG}
+SOLVERS = {
+    "cg": CG,
+    "direct": Direct,
+    "lissa": LiSSA,
+    "minres": MINRES,
+    "ncg": NCG,
+    "nystrom": Nystrom,
+}
 
 # Up to this many parameters the dense matrix costs less than an iterative solve.
 _DIRECT_SIZE = 1000
 
-__all__ = ["CG", "Direct", "LiSSA", "NCG", "SOLVERS", "Solution", "Solver", "choose", "get"]
+__all__ = [
+    "CG",
+    "Direct",
+    "LiSSA",
+    "MINRES",
+    "NCG",
+    "Nystrom",
+    "SOLVERS",
+    "Solution",
+    "Solver",
+    "choose",
+    "get",
+]
 
 
 def get(identifier):
     """Turn a name, a config or a solver into a solver, as `keras.optimizers.get` does.
 
     Args:
-        identifier: `"cg"`, `"direct"`, `"lissa"` or `"ncg"`; a dict
+        identifier: a name in `SOLVERS`; a dict
             `{"class_name": ..., "config": {...}}`; or a `Solver`.
 
     Raises:

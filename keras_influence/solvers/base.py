@@ -3,10 +3,12 @@
 import dataclasses
 import inspect
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_influence.errors import ConvergenceWarning, DivergenceError
+from keras_influence.operators.metered import Metered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +20,52 @@ class Solution:
         residual: (k,) relative residuals ‖v - A x‖ / ‖v‖, computed anew with A itself.
         iterations: (k,) iterations taken.
         converged: (k,) whether `residual` is within the solver's tolerance.
+        passes: passes over the full data, all columns together, this check included.
         positive_definite: False if A was found not to be, else True.
         solver: the solver's configuration.
+        details: what else the solver has to say, by name.
     """
 
     x: np.ndarray
     residual: np.ndarray
     iterations: np.ndarray
     converged: np.ndarray
+    passes: float
     positive_definite: bool
     solver: dict
+    details: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a solver is given: A X = V, a start, and what was computed once for A.
+
+    Attributes:
+        operator: A, a `LinearOperator`.
+        columns: V, (p, k) float64.
+        start: (p, k) float64, zero unless the caller has a guess.
+        factor: what `Solver.factorise` returned for A.
+        on_step: to be called as `on_step(iteration, residual)`.
+    """
+
+    operator: Metered
+    columns: np.ndarray
+    start: np.ndarray
+    factor: object
+    on_step: object
+
+    def product(self, columns):
+        """A times (p, k) float64 columns, as float64."""
+        return self.operator.matmat(columns.astype(self.operator.dtype)).astype(np.float64)
+
+
+class Answer(NamedTuple):
+    """What a solver returns; `Solver.solve` makes a `Solution` of it."""
+
+    x: np.ndarray
+    iterations: object
+    positive_definite: bool = True
+    details: dict = {}
 
 
 class Solver:
@@ -43,14 +81,15 @@ class Solver:
         """What can be computed once for an operator and used by many solves; None if nothing."""
         return None
 
-    def solve(self, operator, columns, on_step=None, factor=None):
+    def solve(self, operator, columns, *, x0=None, factor=None, on_step=None):
         """Solve A X = V.
 
         Args:
             operator: a `LinearOperator`, A.
             columns: (p, k) array, V. A zero column has the answer zero.
-            on_step: called as `on_step(iteration, residual)` while it works.
+            x0: (p, k) array to start from, if the method iterates. Default zero.
             factor: the result of `factorise(operator)`, to share it between solves.
+            on_step: called as `on_step(iteration, residual)` while it works.
 
         Returns:
             A `Solution`. A column that misses the tolerance is warned about.
@@ -59,12 +98,19 @@ class Solver:
             NegativeCurvatureError: A is not positive definite and the solver needs it.
             DivergenceError: the iteration grew without bound.
         """
-        factor = self.factorise(operator) if factor is None else factor
-        on_step = on_step or (lambda *_: None)
-        x, iterations, definite = self._solve(operator, columns, on_step, factor)
-        if not np.isfinite(x).all():
+        meter = Metered(operator)
+        columns = np.asarray(columns, np.float64)
+        problem = Problem(
+            operator=meter,
+            columns=columns,
+            start=np.zeros_like(columns) if x0 is None else np.array(x0, np.float64),
+            factor=self.factorise(meter) if factor is None else factor,
+            on_step=on_step or (lambda *_: None),
+        )
+        answer = self._solve(problem)
+        if not np.isfinite(answer.x).all():
             raise DivergenceError(f"{self} ended in NaN or infinity. {self.advice}")
-        residual = relative_residual(operator, x, columns)
+        residual = relative_residual(problem, answer.x)
         converged = residual <= self.tol
         if not converged.all():
             warnings.warn(
@@ -73,32 +119,40 @@ class Solver:
                 ConvergenceWarning,
                 stacklevel=5,
             )
-        iterations = np.broadcast_to(iterations, residual.shape)
-        return Solution(x, residual, iterations, converged, definite, self.get_config())
+        return Solution(
+            x=answer.x,
+            residual=residual,
+            iterations=np.broadcast_to(answer.iterations, residual.shape),
+            converged=converged,
+            passes=meter.passes,
+            positive_definite=answer.positive_definite,
+            solver=self.get_config(),
+            details=answer.details,
+        )
 
     advice = "Raise `damping` or the solver's budget."
 
-    def _solve(self, operator, columns, on_step, factor):
-        """Return `(x, iterations, positive_definite)`."""
+    def _solve(self, problem):
+        """Return an `Answer` to a `Problem`."""
         raise NotImplementedError
 
     def get_config(self):
         """`{"class_name": ..., "config": {...}}`, as `solvers.get` reads it."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        config = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names}
+        config = {k: v.get_config() if isinstance(v, Solver) else v for k, v in values.items()}
         return {"class_name": type(self).__name__, "config": config}
 
     def __repr__(self):
-        config = self.get_config()["config"]
-        options = ", ".join(f"{k}={v!r}" for k, v in config.items())
+        names = self.get_config()["config"]
+        options = ", ".join(f"{k}={getattr(self, k)!r}" for k in names)
         return f"{type(self).__name__}({options})"
 
 
-def relative_residual(operator, x, columns):
+def relative_residual(problem, x):
     """‖v - A x‖ / ‖v‖ for each column; 0 where v and x are zero."""
-    norms = column_norms(columns)
-    errors = column_norms(columns - operator.matmat(x.astype(operator.dtype)))
-    return errors / np.where(norms > 0, norms, 1)
+    norms = column_norms(problem.columns)
+    return column_norms(problem.columns - problem.product(x)) / np.where(norms > 0, norms, 1)
 
 
 def column_norms(columns):

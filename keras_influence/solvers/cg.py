@@ -1,9 +1,10 @@
-"""Conjugate gradients (Hestenes and Stiefel 1952)."""
+"""Conjugate gradients (Hestenes and Stiefel 1952), preconditioned, for many right-hand sides."""
 
 import numpy as np
 
 from keras_influence.errors import NegativeCurvatureError
-from keras_influence.solvers.base import Solver, check_number
+from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
+from keras_influence.solvers.nystrom import check_preconditioner
 
 
 class CG(Solver):
@@ -15,43 +16,64 @@ class CG(Solver):
     Args:
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
         max_iter: iterations at most.
+        preconditioner: None, or a `Nystrom` that is made once and makes each pass go further.
     """
 
-    advice = "Raise `max_iter`, `damping` or `tol`."
+    advice = "Raise `max_iter`, `damping` or `tol`, or use CG(preconditioner=Nystrom())."
 
-    def __init__(self, tol=1e-5, max_iter=1000):
+    def __init__(self, tol=1e-5, max_iter=1000, preconditioner=None):
         check_number("tol", tol, strict=True)
         check_number("max_iter", max_iter, low=1, integer=True)
         self.tol = tol
         self.max_iter = max_iter
+        self.preconditioner = check_preconditioner(preconditioner)
 
-    def _solve(self, operator, columns, on_step, factor):
-        v = np.asarray(columns, np.float64)
-        x, r, p = np.zeros_like(v), v.copy(), v.copy()
-        rho = np.einsum("ij,ij->j", r, r)
-        norms = np.sqrt(rho)
+    def factorise(self, operator):
+        return None if self.preconditioner is None else self.preconditioner.factorise(operator)
+
+    def _solve(self, problem):
+        precondition = problem.factor.precondition if problem.factor else lambda r: r
+        x, norms = problem.start.copy(), column_norms(problem.columns)
+        r = problem.columns - problem.product(x) if x.any() else problem.columns.copy()
+        x[:, norms == 0] = r[:, norms == 0] = 0
+        z = precondition(r)
+        p = z.copy()
+        rho = _dots(r, z)
         # A little below `tol`: in float32 the recurrence drifts from the true residual.
         target = 0.9 * self.tol * norms
-        iterations = np.zeros(v.shape[1], int)
-        active = np.flatnonzero(norms > 0)
-        steps = _Lanczos(v.shape[1])
+        iterations = np.zeros(len(norms), int)
+        active = np.flatnonzero(column_norms(r) > target)
+        steps = _Lanczos(len(norms))
         while active.size and iterations.max() < self.max_iter:
-            q = operator.matmat(p[:, active].astype(operator.dtype)).astype(np.float64)
-            kappa = np.einsum("ij,ij->j", p[:, active], q)
-            alpha = rho[active] / kappa
-            if (kappa <= 0).any():
-                worst = [steps.smallest(c, a) for c, a in zip(active, alpha) if not a > 0]
-                raise NegativeCurvatureError(min(worst), "CG")
+            q = problem.product(p[:, active])
+            alpha = rho[active] / _dots(p[:, active], q)
+            if not (alpha > 0).all():
+                self._refuse(problem, steps, p, q, active, alpha)
             x[:, active] += alpha * p[:, active]
             r[:, active] -= alpha * q
-            previous, rho[active] = rho[active], np.einsum("ij,ij->j", r[:, active], r[:, active])
+            z = precondition(r[:, active])
+            previous, rho[active] = rho[active], _dots(r[:, active], z)
             beta = rho[active] / previous
             steps.add(active, alpha, beta)
-            p[:, active] = r[:, active] + beta * p[:, active]
+            p[:, active] = z + beta * p[:, active]
             iterations[active] += 1
-            on_step(iterations.max(), (np.sqrt(rho[active]) / norms[active]).max())
-            active = active[np.sqrt(rho[active]) > target[active]]
-        return x, iterations, True
+            left = column_norms(r[:, active])
+            problem.on_step(iterations.max(), (left / norms[active]).max())
+            active = active[left > target[active]]
+        return Answer(x, iterations)
+
+    def _refuse(self, problem, steps, p, q, active, alpha):
+        bad = [i for i, a in enumerate(alpha) if not a > 0]
+        if problem.factor is None:
+            values = [steps.smallest(active[i], alpha[i]) for i in bad]
+        else:  # The Lanczos matrix is that of the preconditioned operator: use Rayleigh quotients.
+            directions = p[:, active[bad]]
+            values = _dots(directions, q[:, bad]) / _dots(directions, directions)
+        raise NegativeCurvatureError(min(values), "CG")
+
+
+def _dots(a, b):
+    return np.einsum("ij,ij->j", a, b)
 
 
 class _Lanczos:

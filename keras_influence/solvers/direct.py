@@ -4,7 +4,7 @@ import numpy as np
 import scipy.linalg
 
 from keras_influence.errors import SolverError
-from keras_influence.solvers.base import Solver, check_number
+from keras_influence.solvers.base import Answer, Solver, check_number
 
 
 class Direct(Solver):
@@ -37,15 +37,14 @@ class Direct(Solver):
         except np.linalg.LinAlgError:
             return "ldl", scipy.linalg.ldl(matrix)
 
-    def _solve(self, operator, columns, on_step, factor):
-        kind, parts = factor
-        v = np.asarray(columns, np.float64)
+    def _solve(self, problem):
+        kind, parts = problem.factor
         if kind == "cholesky":
-            x = scipy.linalg.cho_solve(parts, v)
+            x = scipy.linalg.cho_solve(parts, problem.columns)
         else:
-            x = _solve_ldl(*parts, v)
-        on_step(1, 0.0)
-        return x, 1, kind == "cholesky"
+            x = _solve_ldl(*parts, problem.columns)
+        problem.on_step(1, 0.0)
+        return Answer(x, 1, positive_definite=kind == "cholesky")
 
 
 def _solve_ldl(lower, diagonal, permutation, v):

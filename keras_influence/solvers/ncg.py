@@ -4,7 +4,7 @@ import numpy as np
 import scipy.optimize
 
 from keras_influence.errors import NegativeCurvatureError
-from keras_influence.solvers.base import Solver, check_number
+from keras_influence.solvers.base import Answer, Solver, check_number
 
 
 class NCG(Solver):
@@ -27,19 +27,20 @@ class NCG(Solver):
         self.max_iter = max_iter
         self.tol = tol
 
-    def _solve(self, operator, columns, on_step, factor):
-        v = np.asarray(columns, np.float64)
+    def _solve(self, problem):
+        v = problem.columns
         x, iterations = np.zeros_like(v), np.zeros(v.shape[1], int)
         for j in range(v.shape[1]):
             norm = np.linalg.norm(v[:, j])
             if norm > 0:
-                solution, iterations[j] = self._minimise(operator, v[:, j] / norm, on_step)
+                start = problem.start[:, j] / norm
+                solution, iterations[j] = self._minimise(problem, v[:, j] / norm, start)
                 x[:, j] = norm * solution
-        return x, iterations, True
+        return Answer(x, iterations)
 
-    def _minimise(self, operator, v, on_step):
+    def _minimise(self, problem, v, start):
         def product(direction):
-            return operator.matvec(direction.astype(operator.dtype)).astype(np.float64)
+            return problem.product(direction[:, None])[:, 0]
 
         def curved(_, direction):
             result = product(direction)
@@ -51,12 +52,12 @@ class NCG(Solver):
         steps = []
         x = scipy.optimize.fmin_ncg(
             lambda x: 0.5 * x @ product(x) - v @ x,
-            np.zeros_like(v),
+            start,
             fprime=lambda x: product(x) - v,
             fhess_p=curved,
             avextol=self.avextol,
             maxiter=self.max_iter,
-            callback=lambda x: steps.append(on_step(len(steps) + 1, np.nan)),
+            callback=lambda x: steps.append(problem.on_step(len(steps) + 1, np.nan)),
             disp=False,
         )
         return x, len(steps)

@@ -1,0 +1,38 @@
+"""Counting what a solve costs."""
+
+from keras_influence.operators.base import LinearOperator
+
+
+class Metered(LinearOperator):
+    """An operator that counts its products, in passes over the full data.
+
+    A product with several columns is one pass; with a minibatch estimate it is that
+    estimate's `share` of one.
+
+    Attributes:
+        passes: passes so far.
+    """
+
+    def __init__(self, operator):
+        self._operator = operator
+        self.size, self.dtype = operator.size, operator.dtype
+        self.damping = operator.damping
+        self.passes = 0.0
+
+    def matmat(self, columns):
+        self.passes += self._operator.share
+        return self._operator.matmat(columns)
+
+    def samples(self, batch_size, seed):
+        for sample in self._operator.samples(batch_size, seed):
+            yield _MeteredSample(self, sample)
+
+
+class _MeteredSample(LinearOperator):
+    def __init__(self, meter, sample):
+        self._meter, self._sample = meter, sample
+        self.size, self.dtype, self.damping = sample.size, sample.dtype, sample.damping
+
+    def matmat(self, columns):
+        self._meter.passes += self._sample.share
+        return self._sample.matmat(columns)
