@@ -6,12 +6,14 @@ import threading
 
 import keras
 import tensorflow as tf
+from keras.src.backend import Variable
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.trainers.data_adapters import get_data_adapter
 
 __all__ = [
     "Functional",
+    "Variable",
     "build_compiled_loss",
     "call_model",
     "compute_loss",

@@ -212,7 +212,7 @@ def select(model, variables):
 def _variables_of(item):
     if isinstance(item, keras.layers.Layer):
         return item.trainable_variables
-    if isinstance(item, keras.Variable):
+    if isinstance(item, _keras.Variable):
         return [item]
     raise TypeError(
         "`variables` should be a layer, a list of layers and variables, or a function of a "

@@ -104,7 +104,9 @@ def test_an_indefinite_system(rng):
     matrix, _ = spectral(np.r_[-2, -0.3, np.geomspace(0.05, 3, 28)])
     x = rng.normal(size=(30, 3))
     for solver in (MINRES(tol=1e-10), Direct()):
-        assert truth.relative_error(solver.solve(Dense(matrix), matrix @ x).x, x) < 1e-7
+        solution = solver.solve(Dense(matrix), matrix @ x)
+        assert truth.relative_error(solution.x, x) < 1e-7
+        assert not solution.positive_definite
 
 
 def test_a_singular_system_has_a_solution_in_its_range(rng):

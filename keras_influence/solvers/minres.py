@@ -28,7 +28,7 @@ class MINRES(Solver):
     def _solve(self, problem):
         x, norms = problem.start.copy(), column_norms(problem.columns)
         x[:, norms == 0] = 0
-        iterations = np.zeros(len(norms), int)
+        iterations, definite = np.zeros(len(norms), int), True
         # In finite precision the recurrence loses sight of the residual: begin again from it.
         for _ in range(5):
             r = problem.columns - problem.product(x) if x.any() else problem.columns
@@ -36,14 +36,19 @@ class MINRES(Solver):
             if not active.size or iterations.max() >= self.max_iter:
                 break
             goal = 0.9 * self.tol * norms[active]
-            correction, steps = self._run(problem, r[:, active], goal, iterations.max())
+            correction, steps, positive = self._run(problem, r[:, active], goal, iterations.max())
+            definite &= positive
             x[:, active] += correction
             iterations[active] += steps
-        return Answer(x, iterations)
+        return Answer(x, iterations, definite)
 
     def _run(self, problem, b, goal, used):
-        """The recurrence of Paige and Saunders from zero, for all columns of b at once."""
-        count = b.shape[1]
+        """The recurrence of Paige and Saunders from zero, for all columns of b at once.
+
+        Returns:
+            `(x, steps, positive)`; `positive` is False if some vᵀ A v was negative.
+        """
+        count, positive = b.shape[1], True
         x, w, w_before = (np.zeros_like(b) for _ in range(3))
         before, current = np.zeros_like(b), b.copy()
         beta_before, beta = np.ones(count), column_norms(b)
@@ -55,6 +60,7 @@ class MINRES(Solver):
             v = current[:, a] / beta[a]
             y = problem.product(v) - (beta[a] / beta_before[a]) * before[:, a]
             alpha = np.einsum("ij,ij->j", v, y)
+            positive &= bool((alpha > 0).all())
             y -= (alpha / beta[a]) * current[:, a]
             before[:, a], current[:, a] = current[:, a], y
             beta_before[a], beta[a] = beta[a], column_norms(y)
@@ -72,4 +78,4 @@ class MINRES(Solver):
             steps[a] += 1
             problem.on_step(used + steps.max(), left.max())
             active = a[(left[a] > goal[a]) & (beta[a] > 1e-14 * np.abs(alpha))]
-        return x, steps
+        return x, steps, positive

@@ -1,0 +1,80 @@
+"""How many passes does a Nyström preconditioner save, and does it pay in time?
+
+Solves (G + λI) x = v, G the Gauss-Newton matrix, for ten test gradients at equal residual,
+by CG alone, by CG with Nyström preconditioners and by self-tuning LiSSA.
+
+A pass is one product with all columns that are still in play; a sketch of rank r is one
+pass with r columns. The seconds are of one run each, the first, with tracing done before.
+
+    python benchmarks/preconditioner.py [--n 2000] [--damping 0.001]
+"""
+
+import argparse
+import os
+import time
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from problems import environment, fashion_mnist, trained
+
+import keras_influence as ki
+from keras_influence import CG, LiSSA, Nystrom
+from keras_influence.operators import Damped, GaussNewton
+from keras_influence.session import Session
+
+TOL = 1e-3
+
+
+def main(n, damping):
+    x, y, name = fashion_mnist(n)
+    x_test, y_test, _ = fashion_mnist(10, "test")
+    print(f"{name}, n = {n}, damping {damping:g}, relative residual {TOL:g}, 10 right-hand sides")
+    print(environment(), "\n")
+    print("| model | solver | passes | seconds | seconds in passes of one gradient | residual |")
+    print("|---|---|---|---|---|---|")
+    for kind in ("mlp", "conv"):
+        model = trained(kind, x, y)
+        session = Session(model, (x, y), damping=damping, curvature="gauss_newton")
+        rows = session.example_gradients(session.read((x_test, y_test), "test"))
+        operator = Damped(GaussNewton(session.objective, session.train), damping)
+        unit = _gradient_pass(session)
+        operator.matmat(rows.T)
+        for solver in (
+            CG(tol=TOL),
+            *(CG(tol=TOL, preconditioner=Nystrom(rank)) for rank in (20, 50, 100)),
+            LiSSA(tol=TOL),
+        ):
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ki.ConvergenceWarning)
+                solution = solver.solve(operator, rows.T)
+            seconds = time.perf_counter() - start
+            label = str(solver).split("(")[0]
+            rank = getattr(getattr(solver, "preconditioner", None), "rank", None)
+            label += f" + Nystrom({rank})" if rank else ""
+            print(
+                f"| {kind} | {label} | {solution.passes:.0f} | {seconds:.1f} | "
+                f"{seconds / unit:.0f} | {solution.residual.max():.1e} |",
+                flush=True,
+            )
+
+
+def _gradient_pass(session):
+    """Seconds for one compiled gradient of all the training data, median of five."""
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        for batch in session.train:
+            session.objective.gradient(batch).numpy()
+        times.append(time.perf_counter() - start)
+    return np.median(times[1:])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=2000)
+    parser.add_argument("--damping", type=float, default=1e-3)
+    options = parser.parse_args()
+    main(options.n, options.damping)

@@ -1,0 +1,82 @@
+"""The models and data that the benchmarks share."""
+
+import gzip
+import pathlib
+import platform
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+layers = keras.layers
+
+# Where Debian's package dataset-fashion-mnist puts the images.
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+
+def fashion_mnist(n, split="train"):
+    """The first n images (28, 28, 1) in [0, 1] with labels; random stand-ins without the package.
+
+    Returns:
+        `(x, y, name)`; `name` says which of the two it is.
+    """
+    prefix = {"train": "train", "test": "t10k"}[split]
+    found = sorted(FASHION_MNIST.rglob(f"{prefix}-*ubyte*"))
+    if len(found) < 2:
+        rng = np.random.default_rng(0 if split == "train" else 1)
+        x = rng.random((n, 28, 28, 1), np.float32)
+        return x, rng.integers(0, 10, n), "random images (dataset-fashion-mnist is not installed)"
+    images, labels = (_read(next(p for p in found if kind in p.name)) for kind in ("idx3", "idx1"))
+    x = images[16:].reshape(-1, 28, 28, 1)[:n].astype(np.float32) / 255
+    return x, labels[8:][:n].astype(np.int64), "Fashion-MNIST"
+
+
+def _read(path):
+    raw = path.read_bytes()
+    return np.frombuffer(gzip.decompress(raw) if path.suffix == ".gz" else raw, np.uint8)
+
+
+def _classifier(*body):
+    stack = [keras.Input((28, 28, 1)), *body, layers.Dense(10, activation="softmax")]
+    model = keras.Sequential(stack)
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    return model
+
+
+MODELS = {
+    "softmax": lambda: _classifier(layers.Flatten()),
+    "mlp": lambda: _classifier(layers.Flatten(), layers.Dense(128, activation="relu")),
+    "conv": lambda: _classifier(
+        layers.Conv2D(16, 3, activation="relu"),
+        layers.MaxPooling2D(),
+        layers.Conv2D(32, 3, activation="relu"),
+        layers.MaxPooling2D(),
+        layers.Flatten(),
+    ),
+}
+
+
+def trained(name, x, y, epochs=5, seed=0):
+    """One of `MODELS`, trained for a few epochs."""
+    keras.utils.set_random_seed(seed)
+    model = MODELS[name]()
+    model.fit(x, y, epochs=epochs, batch_size=128, verbose=0)
+    return model
+
+
+def environment():
+    """The machine and the versions, as a dict."""
+    return {
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _processor():
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
