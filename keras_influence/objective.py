@@ -57,24 +57,20 @@ class Objective:
 
     # ---- the one scalar
 
-    def _loss(self, theta, omega, batch):
+    def _loss(self, theta, omega, batch, fixed_output=False):
         """L as a scalar tensor, and the model output it came from."""
         model = self._model()
         x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
         with self._at(theta):
             y_pred = _keras.call_model(model, x)
+            if fixed_output:
+                y_pred = tf.nest.map_structure(tf.stop_gradient, y_pred)
             loss = _keras.compute_loss(model, x, y, y_pred, self._weights(omega, w, y_pred))
         return tf.cast(loss, self.parameters.dtype), y_pred
 
     def _regulariser(self, theta, batch):
         """R(θ): what the loss still is when every example has weight zero."""
-        model = self._model()
-        x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
-        omega = tf.zeros([_rows(batch)], self.parameters.dtype)
-        with self._at(theta):
-            y_pred = tf.nest.map_structure(tf.stop_gradient, _keras.call_model(model, x))
-            loss = _keras.compute_loss(model, x, y, y_pred, self._weights(omega, w, y_pred))
-        return tf.cast(loss, self.parameters.dtype)
+        return self._loss(theta, 0 * self._omega(batch), batch, fixed_output=True)[0]
 
     @contextlib.contextmanager
     def _at(self, theta):
@@ -88,12 +84,14 @@ class Objective:
     def _weights(self, omega, w, y_pred):
         """ω times the user's sample weights, shaped so that Keras broadcasts it per example."""
         if w is not None:
-            return tf.nest.map_structure(lambda t: t * _expanded(omega, t.shape.rank, t.dtype), w)
+            return tf.nest.map_structure(
+                lambda t: tf.cast(t, omega.dtype) * _expanded(omega, t.shape.rank), w
+            )
         if not _keras.has_default_loss(self._model()):
             return omega
         # Keras does not broadcast weights (b,) over losses (b, t): give them their axes.
         return tf.nest.map_structure(
-            lambda t: _expanded(omega, t.shape.rank - self.dropped_axes, omega.dtype), y_pred
+            lambda t: _expanded(omega, t.shape.rank - self.dropped_axes), y_pred
         )
 
     def _omega(self, batch, weight=1.0):
@@ -309,5 +307,5 @@ def _filled(gradients, like):
     return [tf.zeros_like(t) if g is None else g for g, t in zip(gradients, like)]
 
 
-def _expanded(omega, rank, dtype):
-    return tf.cast(tf.reshape(omega, [-1] + [1] * max(rank - 1, 0)), dtype)
+def _expanded(omega, rank):
+    return tf.reshape(omega, [-1] + [1] * max(rank - 1, 0))

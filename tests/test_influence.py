@@ -88,6 +88,17 @@ def test_sample_weights_scale_what_an_example_contributes(rng):
         assert truth.relative_error(scores.values[:, j], -rise / (2 * eps)) < 1e-6
 
 
+def test_integer_sample_weights_count_as_numbers(rng):
+    x, y, s = rng.normal(size=(20, 3)), rng.normal(size=(20, 1)), rng.integers(1, 4, 20)
+    model = truth.ridge_model(3, L2)
+    found = ki.influence(model, (x, y, s), (x, y, s), damping=0.1).values
+    expected = ki.influence(model, (x, y, s * 1.0), (x, y, s * 1.0), damping=0.1).values
+    g = s[:, None] * 2 * (x @ truth.get_flat(model) - y[:, 0])[:, None] * x
+    matrix = 2 * (x.T * s) @ x / 20 + (2 * L2 + 0.1) * np.eye(3)
+    assert truth.relative_error(expected, g @ np.linalg.solve(matrix, g.T) / 20) < 1e-8
+    assert (found == expected).all()
+
+
 def test_self_influence_matches_its_formula(rng):
     x, y = rng.normal(size=(25, 3)), rng.integers(0, 3, 25)
     model = truth.softmax_model(3, 3, L2)

@@ -206,7 +206,8 @@ def test_masked_steps_do_not_count(rng):
     model = keras.Model(inputs, keras.layers.Dense(3)(hidden))
     model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
     x, y = rng.normal(size=(6, 4, 2)), rng.integers(0, 3, (6, 4))
-    x[1, 2:] = x[4, 1:] = 0
+    # 16 of 24 steps are left: Keras keeps their ratio in float32, where 1.5 is exact.
+    x[1, 1:] = x[4, 1:] = x[2, 2:] = 0
     kept = (x != 0).any(-1)
     flat = truth.SoftmaxRegression(x[kept], y[kept], 3, 0.0)
     exact = flat.hessian(truth.get_flat(model))

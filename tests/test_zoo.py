@@ -86,16 +86,22 @@ def _penalty_hvp(model, x, v, step=1e-4):
         truth.set_flat(model, theta)
 
 
+# Up to Keras 3.13 an activity regulariser is a sum over the batch, so that the batches are part
+# of the objective: there the finite differences of the whole data are those of one batch.
+SUMMED_PER_BATCH = {"activity regulariser"} if keras.__version__ < "3.14" else set()
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_products_and_scores(name, rng):
     make, data = ZOO[name]
     model, (x, y) = make(), data(rng)
+    batch_size = 6 if name in SUMMED_PER_BATCH else 4
     size = len(truth.get_flat(model))
     v = rng.normal(size=(size, 2))
     train = (x, y)
 
-    hessian = ki.hvp(model, v, train, batch_size=4)
-    gauss_newton = ki.hvp(model, v, train, batch_size=4, curvature="gauss_newton")
+    hessian = ki.hvp(model, v, train, batch_size=batch_size)
+    gauss_newton = ki.hvp(model, v, train, batch_size=batch_size, curvature="gauss_newton")
     for j in range(2):
         exact = truth.finite_difference_hvp(model, x, y, v[:, j])
         assert truth.relative_error(hessian[:, j], exact) < 1e-6
