@@ -6,7 +6,7 @@ by CG alone, by CG with Nyström preconditioners and by self-tuning LiSSA.
 A pass is one product with all columns that are still in play; a sketch of rank r is one
 pass with r columns. The seconds are of one run each, the first, with tracing done before.
 
-    python benchmarks/preconditioner.py [--n 2000] [--damping 0.001]
+    python benchmarks/preconditioner.py [--models mlp conv] [--n 2000] [--columns 10]
 """
 
 import argparse
@@ -27,14 +27,14 @@ from keras_influence.session import Session
 TOL = 1e-3
 
 
-def main(n, damping):
+def main(models, n, columns, damping):
     x, y, name = fashion_mnist(n)
-    x_test, y_test, _ = fashion_mnist(10, "test")
-    print(f"{name}, n = {n}, damping {damping:g}, relative residual {TOL:g}, 10 right-hand sides")
+    x_test, y_test, _ = fashion_mnist(columns, "test")
+    print(f"{name}, n = {n}, damping {damping:g}, residual {TOL:g}, {columns} right-hand sides")
     print(environment(), "\n")
     print("| model | solver | passes | seconds | seconds in passes of one gradient | residual |")
     print("|---|---|---|---|---|---|")
-    for kind in ("mlp", "conv"):
+    for kind in models:
         model = trained(kind, x, y)
         session = Session(model, (x, y), damping=damping, curvature="gauss_newton")
         rows = session.example_gradients(session.read((x_test, y_test), "test"))
@@ -44,7 +44,7 @@ def main(n, damping):
         for solver in (
             CG(tol=TOL),
             *(CG(tol=TOL, preconditioner=Nystrom(rank)) for rank in (20, 50, 100)),
-            LiSSA(tol=TOL),
+            LiSSA(tol=TOL, batch_size=128),
         ):
             start = time.perf_counter()
             with warnings.catch_warnings():
@@ -74,7 +74,9 @@ def _gradient_pass(session):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["mlp", "conv"])
+    parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--damping", type=float, default=1e-3)
     options = parser.parse_args()
-    main(options.n, options.damping)
+    main(options.models, options.n, options.columns, options.damping)
