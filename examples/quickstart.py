@@ -44,7 +44,9 @@ def train_model(train):
     l2 = keras.regularizers.L2(1e-3)
     outputs = keras.layers.Dense(10, activation="softmax", kernel_regularizer=l2)(flat)
     model = InfluenceModel(inputs, outputs)
-    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     model.fit(*train, epochs=60, batch_size=128, verbose=0)
     return model
 

@@ -108,7 +108,9 @@ def inverse_hvp(
     columns, restore = session.objective.parameters.as_columns(v)
     start = None if x0 is None else session.objective.parameters.as_columns(x0, "x0")[0]
     if start is not None and start.shape != columns.shape:
-        raise ValueError(f"`x0` should have the form of `v`. Received: {start.shape}, {columns.shape}")
+        raise ValueError(
+            f"`x0` should have the form of `v`. Received: {start.shape}, {columns.shape}"
+        )
     return restore(session.as_rows(session.solve(columns, x0=start).x))
 
 

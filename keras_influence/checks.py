@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.errors import ObjectiveWarning
-from keras_influence.objective import batch_size
+from keras_influence.loss import batch_size
 
 
 def check_model(model):

@@ -84,7 +84,7 @@ def prefers_loop(model):
 
 
 def over_vectors(function, vectors, loop):
-    """Apply `function`, (p,) -> tensor, to each row of `vectors`, sharing what does not depend on it.
+    """Apply `function`, (p,) -> tensor, to each row of `vectors`; what all rows share is done once.
 
     Args:
         function: a traceable linear function of one vector.

@@ -1,16 +1,4 @@
-"""The objective L(θ, ω; batch) of a compiled model, and its derivatives as batch kernels.
-
-This is the only file with gradient tapes. Everything is a derivative of
-
-    L(θ, ω; batch) = compute_loss(x, y, model(x, training=False), sample_weight = ω · w)
-
-where w are the user's sample weights and ω, all ones, is one extra weight per
-example. L is linear in ω, so ∂L/∂ωᵢ is what example i adds to the loss of its
-batch, for any loss, number of outputs or regulariser, without a look inside.
-"""
-
-import contextlib
-import weakref
+"""The derivatives of the compiled loss, as batch kernels. The only file with gradient tapes."""
 
 import keras
 import numpy as np
@@ -18,87 +6,26 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.kernels import kernel, over_vectors, prefers_loop
-from keras_influence.parameters import Parameters
+from keras_influence.loss import CompiledLoss, batch_size, rows_of
 
 
-class Objective:
-    """The compiled loss of one model as a function of its parameters, batch by batch.
+class Objective(CompiledLoss):
+    """The compiled loss of one model with its derivatives, batch by batch.
 
     Kernels return sums over the batch: added up over batches and divided by n they
     give the quantity of all n examples as one batch, whatever the batch sizes are.
-    Their argument `weight` multiplies every ω; see `weight_in`. Nothing of the
-    model changes: variables are read, never assigned.
+    Their argument `weight` multiplies every ω; see `CompiledLoss.weight_in`.
 
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
-
-    Attributes:
-        sums: whether the loss is a sum over the batch, not a mean. Set by `checks`.
-        dropped_axes: how many trailing axes of an output its loss reduces. Set by `checks`.
     """
 
     def __init__(self, model, variables):
-        self._model = weakref.ref(model)
-        self.parameters = Parameters(variables)
-        self.sums = False
-        self.dropped_axes = 1
+        super().__init__(model, variables)
         self.kernels = {}
         self._target = None
         self._loop = prefers_loop(model)
-
-    def weight_in(self, batch, n):
-        """The weight with which a batch stands for its part of n examples.
-
-        A mean over the batch needs none. A sum Σℓ + R is to become
-        (n / b) Σℓ + R, so that b / n times it adds up to all of Σℓ and to R once.
-        """
-        return n / batch_size(batch) if self.sums else 1.0
-
-    # ---- the one scalar
-
-    def _loss(self, theta, omega, batch, fixed_output=False):
-        """L as a scalar tensor, and the model output it came from."""
-        model = self._model()
-        x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
-        with self._at(theta):
-            y_pred = _keras.call_model(model, x)
-            if fixed_output:
-                y_pred = tf.nest.map_structure(tf.stop_gradient, y_pred)
-            loss = _keras.compute_loss(model, x, y, y_pred, self._weights(omega, w, y_pred))
-        return tf.cast(loss, self.parameters.dtype), y_pred
-
-    def _regulariser(self, theta, batch):
-        """R(θ): what the loss still is when every example has weight zero."""
-        return self._loss(theta, 0 * self._omega(batch), batch, fixed_output=True)[0]
-
-    @contextlib.contextmanager
-    def _at(self, theta):
-        """The model with the values `theta`, in full precision, no variable assigned."""
-        values = {id(v): value for v, value in zip(self.parameters.variables, theta)}
-        model = self._model()
-        mapping = [(v, values.get(id(v), v.value)) for v in model.trainable_variables]
-        with _keras.full_precision(model), keras.StatelessScope(mapping, collect_losses=True):
-            yield
-
-    def _weights(self, omega, w, y_pred):
-        """ω times the user's sample weights, shaped so that Keras broadcasts it per example."""
-        if w is not None:
-            return tf.nest.map_structure(
-                lambda t: tf.cast(t, omega.dtype) * _expanded(omega, t.shape.rank), w
-            )
-        if not _keras.has_default_loss(self._model()):
-            return omega
-        # Keras does not broadcast weights (b,) over losses (b, t): give them their axes.
-        return tf.nest.map_structure(
-            lambda t: _expanded(omega, t.shape.rank - self.dropped_axes), y_pred
-        )
-
-    def _omega(self, batch, weight=1.0):
-        return weight * tf.ones([_rows(batch)], self.parameters.dtype)
-
-    def _size(self, batch):
-        return tf.cast(_rows(batch), self.parameters.dtype)
 
     # ---- first derivatives
 
@@ -160,7 +87,7 @@ class Objective:
                 value = scalar(theta, one)
             return self.parameters.flatten(tape.gradient(value, theta))
 
-        rows = tf.range(_rows(batch))
+        rows = tf.range(rows_of(batch))
         return tf.map_fn(gradient_of, rows, fn_output_signature=self.parameters.dtype)
 
     def _flat_gradient(self, theta, omega, batch):
@@ -273,18 +200,11 @@ class Objective:
 
         def product(s):
             slopes = outer.gradient(gradient, inputs, output_gradients=s)
-            return tf.concat([tf.reshape(t, [_rows(batch), -1]) for t in _filled(slopes, inputs)], 1)
+            return tf.concat(
+                [tf.reshape(t, [rows_of(batch), -1]) for t in _filled(slopes, inputs)], 1
+            )
 
         return self._size(batch) * over_vectors(product, vectors, self._loop)
-
-
-def batch_size(batch):
-    """Number of examples in a batch of eager tensors."""
-    return int(tf.nest.flatten(batch)[0].shape[0])
-
-
-def _rows(batch):
-    return tf.shape(tf.nest.flatten(batch)[0])[0]
 
 
 def _outputs(tape, loss, y_pred):
@@ -305,7 +225,3 @@ def _outputs(tape, loss, y_pred):
 
 def _filled(gradients, like):
     return [tf.zeros_like(t) if g is None else g for g, t in zip(gradients, like)]
-
-
-def _expanded(omega, rank):
-    return tf.reshape(omega, [-1] + [1] * max(rank - 1, 0))

@@ -27,9 +27,7 @@ class Parameters:
 
     def flatten(self, gradients):
         """Join per-variable tensors into one (p,) tensor; None counts as zero."""
-        return tf.concat(
-            [self._dense(g, n) for g, n in zip(gradients, self.sizes)], axis=0
-        )
+        return tf.concat([self._dense(g, n) for g, n in zip(gradients, self.sizes)], axis=0)
 
     def _dense(self, gradient, size):
         if gradient is None:

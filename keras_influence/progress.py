@@ -18,7 +18,9 @@ class Progress:
 
     def __init__(self, verbose="auto"):
         if verbose not in ("auto", 0, 1, 2):
-            raise ValueError(f"`verbose` should be 'auto', 0, 1 or 2. Received: verbose={verbose!r}")
+            raise ValueError(
+                f"`verbose` should be 'auto', 0, 1 or 2. Received: verbose={verbose!r}"
+            )
         shown = keras.config.is_interactive_logging_enabled() if verbose == "auto" else verbose > 0
         self._shown = shown
         self._patience = _PATIENCE if verbose == "auto" else 0.0

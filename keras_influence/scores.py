@@ -100,7 +100,11 @@ class InfluenceScores:
         worst = np.unravel_index(self.values.argmin(), self.values.shape)
         solver = self.solver["class_name"]
         loss = self.target == "test loss"
-        signs = ("helpful, a proponent", "harmful, an opponent") if loss else ("leaving j out raises it", "leaving j out lowers it")
+        signs = (
+            ("helpful, a proponent", "harmful, an opponent")
+            if loss
+            else ("leaving j out raises it", "leaving j out lowers it")
+        )
         unit = "the loss" if loss else f"`{self.target}`"
         about = f"{len(self.parameters)} weights: {', '.join(self.parameters)}"
         return "\n".join(

@@ -63,12 +63,12 @@ def hessian_eigenvalues(
     check_number("tol", tol)
     if which not in _WHICH:
         raise ValueError(f"`which` should be one of {_WHICH}. Received: which={which!r}")
-    session = _session(model, train, damping, curvature, batch_size, class_weight, variables, verbose)
+    session = _session(
+        model, train, damping, curvature, batch_size, class_weight, variables, verbose
+    )
     operator = session.operator(curvature)
     if k >= operator.size:
-        raise ValueError(
-            f"`k` should be less than the {operator.size} parameters. Received: k={k}"
-        )
+        raise ValueError(f"`k` should be less than the {operator.size} parameters. Received: k={k}")
     step = session.progress.stage(f"{k} eigenvalues of {operator.size}")
     calls = 0
 
@@ -111,11 +111,11 @@ def hessian_trace(
     variables=None,
     verbose="auto",
 ):
-    """The trace of the curvature by Hutchinson's estimator, mean of vᵀ(H + λI)v over random signs v.
+    """The trace of the curvature by Hutchinson's estimator: the mean of vᵀ(H + λI)v.
 
     Args:
         model, train, damping, curvature, batch_size, class_weight, variables: as in `hvp`.
-        samples: random vectors; they share one pass over the data.
+        samples: random vectors v of signs ±1; they share one pass over the data.
         seed: of the vectors.
         verbose: as in `inverse_hvp`.
 
@@ -127,7 +127,9 @@ def hessian_trace(
     """
     check_number("samples", samples, low=2, integer=True)
     check_number("seed", seed, integer=True)
-    session = _session(model, train, damping, curvature, batch_size, class_weight, variables, verbose)
+    session = _session(
+        model, train, damping, curvature, batch_size, class_weight, variables, verbose
+    )
     operator = session.operator(curvature)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (operator.size, samples))
     image = operator.matmat(signs.astype(operator.dtype))

@@ -52,7 +52,7 @@ def test_influence_is_the_derivative_of_the_refit(ridge, method, curvature, batc
 
 
 def test_influence_is_closed_form_leave_one_out_to_first_order(ridge):
-    """Sherman-Morrison gives the exact leave-one-out change; influence is its first order in 1/n."""
+    """Sherman-Morrison gives the exact leave-one-out change; influence is its first order."""
     model, (x, y), test = ridge
     y = y[:, 0]
     scores = ki.influence(model, test, (x, y[:, None]), damping=0.0).values

@@ -104,7 +104,9 @@ def test_gauss_newton_is_semi_definite_or_refused_by_name(name, rng):
 def test_the_refusal_names_the_loss(rng):
     model = build("MeanAbsoluteError")
     with pytest.raises(ValueError, match="the loss mean_absolute_error, which has no second"):
-        ki.hvp(model, np.ones(43), (rng.normal(size=(5, 4)), real(rng, 5)), curvature="gauss_newton")
+        ki.hvp(
+            model, np.ones(43), (rng.normal(size=(5, 4)), real(rng, 5)), curvature="gauss_newton"
+        )
 
 
 @pytest.mark.parametrize("loss", [losses.Dice(), losses.Tversky()])
@@ -119,7 +121,9 @@ def test_a_loss_that_mixes_examples_is_refused(loss, rng):
 def test_a_loss_of_whole_images(rng):
     """Dice per image drops three axes of its output."""
     inputs = keras.Input((4, 4, 1))
-    model = keras.Model(inputs, keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(inputs))
+    model = keras.Model(
+        inputs, keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(inputs)
+    )
     model.compile("sgd", losses.Dice(axis=(1, 2, 3)))
     x, y = rng.normal(size=(5, 4, 4, 1)), rng.integers(0, 2, (5, 4, 4, 1)).astype(float)
     g = np.array([truth.gradient(model, x[[i]], y[[i]]) for i in range(5)])

@@ -82,7 +82,9 @@ def graph(units=4):
 
 
 def sequential():
-    return keras.Sequential([keras.Input((5,)), layers.Dense(4, "tanh"), layers.Dense(3, "softmax")])
+    return keras.Sequential(
+        [keras.Input((5,)), layers.Dense(4, "tanh"), layers.Dense(3, "softmax")]
+    )
 
 
 MODELS = {
@@ -123,9 +125,7 @@ def test_every_construction_gives_the_same_scores(name, data):
     truth.set_flat(reference, truth.get_flat(model))
     test = (data[0][:3], data[1][:3])
     g = np.array([truth.gradient(reference, data[0][[i]], data[1][[i]]) for i in range(20)])
-    columns = [
-        truth.finite_difference_hvp(reference, *data, e, 1e-3) for e in np.eye(g.shape[1])
-    ]
+    columns = [truth.finite_difference_hvp(reference, *data, e, 1e-3) for e in np.eye(g.shape[1])]
     expected = g[:3] @ np.linalg.solve(np.array(columns) + 3 * np.eye(g.shape[1]), g.T) / 20
     scores = model.influence(test, data, damping=3.0)
     assert truth.relative_error(scores.values, expected) < 1e-8

@@ -199,7 +199,9 @@ def test_input_influence_is_the_derivative_of_the_score(data, network, rng):
     found = ki.input_influence(network, test, data, batch_size=7, **options)
     assert found.shape == (2, 24, 4)
     matrix = ki.hvp(network, np.eye(43), data, damping=0.5, curvature="gauss_newton")
-    s = np.linalg.solve(matrix, np.array([truth.gradient(network, x[[i]], y[[i]]) for i in (0, 1)]).T)
+    s = np.linalg.solve(
+        matrix, np.array([truth.gradient(network, x[[i]], y[[i]]) for i in (0, 1)]).T
+    )
     for j in (0, 5, 23):
         for feature in range(4):
             ends = []

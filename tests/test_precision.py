@@ -47,9 +47,7 @@ def test_scores_are_accurate_to_1e_4_in_every_policy(policy, reference):
     model = network()
     model.set_weights(weights)
     policies = [layer.dtype_policy.name for layer in model.layers]
-    scores = ki.influence(
-        model, data, data, damping=0.1, curvature="gauss_newton", method="cg"
-    )
+    scores = ki.influence(model, data, data, damping=0.1, curvature="gauss_newton", method="cg")
     assert scores.converged.all()
     assert truth.relative_error(scores.values, expected) < 1e-4
     assert [layer.dtype_policy.name for layer in model.layers] == policies

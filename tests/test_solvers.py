@@ -92,7 +92,7 @@ def test_known_spectra(solver, tolerance, name, dtype, rng):
     rounding = np.finfo(dtype).eps * eigenvalues.max() / eigenvalues.min()
     assert solution.residual == pytest.approx(residual, rel=1e-2, abs=10 * rounding)
     if isinstance(solver, LiSSA) and not solution.converged.all():
-        # A first-order method with a budget, or float32's own limit: it says that it has not arrived.
+        # A budget, or float32's own limit: it says that it has not arrived.
         assert eigenvalues.max() / eigenvalues.min() > 5e3 or 10 * rounding > tolerance
         assert (residual < 1).all()
     else:

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::keras_influence.ObjectiveWarnin
 
 def _outputs(model, x, theta):
     truth.set_flat(model, theta)
-    return np.concatenate(
-        [np.reshape(o, -1) for o in tf.nest.flatten(model(x, training=False))]
-    )
+    return np.concatenate([np.reshape(o, -1) for o in tf.nest.flatten(model(x, training=False))])
 
 
 def _loss_slope(model, x, y, z, like):
@@ -155,7 +153,8 @@ def test_lora_adapters_are_the_parameters(rng):
     for model in (lora, written):
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     for twin, original in zip(
-        written.layers[1].weights, (dense.bias, dense.lora_kernel_a, dense.lora_kernel_b, dense._kernel)
+        written.layers[1].weights,
+        (dense.bias, dense.lora_kernel_a, dense.lora_kernel_b, dense._kernel),
     ):
         twin.assign(original)
     for twin, original in zip(written.layers[2].weights, lora.layers[2].weights):

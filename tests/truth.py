@@ -1,4 +1,4 @@
-"""Independent truth: closed forms in NumPy, and finite differences. Nothing here uses the library."""
+"""Independent truth: closed forms in NumPy, and finite differences, without the library."""
 
 import keras
 import numpy as np

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_influence.objective import batch_size as size_of
+from keras_influence.loss import batch_size as size_of
 from keras_influence.operators.base import LinearOperator
 
 

@@ -1,4 +1,4 @@
-"""A randomised low-rank eigendecomposition of the damped curvature, as a solver and a preconditioner."""
+"""A randomised low-rank eigendecomposition, as a solver and as a preconditioner."""
 
 import dataclasses
 
