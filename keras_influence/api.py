@@ -181,7 +181,7 @@ def influence(
         curvature=session.used,
         damping=session.damping,
         reason=session.reason,
-        target="test loss" if target is None else getattr(target, "__name__", "target"),
+        target=_name_of(target),
         parameters=tuple(v.path for v in session.objective.parameters.variables),
     )
 
@@ -235,6 +235,13 @@ def _self_influence(session):
             block = rows[start : start + _BLOCK]
             solution = session.solve(block.T, quiet=True)
             yield np.einsum("ij,ji->i", block.astype(np.float64), solution.x)
+
+
+def _name_of(target):
+    if target is None:
+        return "test loss"
+    name = getattr(target, "__name__", "<lambda>")
+    return "target" if name == "<lambda>" else name
 
 
 def _for_arrays(batch_size, examples):

@@ -117,7 +117,7 @@ class InfluenceScores:
                 f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}",
                 f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
                 f"  certified     {good} of {self.n_test} solves converged, largest relative "
-                f"residual {self.residual.max():.1e}, {self.passes:.4g} passes",
+                f"residual {self.residual.max():.1e}, {self.passes:.4g} passes over the data",
             ]
         )
 

@@ -112,15 +112,14 @@ class Session:
     def _solve(self, curvature, columns, group, quiet, x0):
         operator, factor = self._factors.get(curvature, (None, None))
         if group is not None or operator is None:
-            operator = self.operator(curvature, group)
-            factor = self.solver.factorise(operator)
-        if group is None:
-            self._factors[curvature] = operator, factor
+            operator, factor = self.operator(curvature, group), None
         progress = Progress(0) if quiet else self.progress
         step = progress.stage(f"Solve for {columns.shape[1]} right-hand sides with {self.solver}")
         solution = self.solver.solve(
             operator, columns, x0=x0, factor=factor, on_step=lambda i, r: step(i, residual=r)
         )
+        if group is None:
+            self._factors[curvature] = operator, solution.factor
         step.close()
         return solution
 

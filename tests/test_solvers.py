@@ -160,6 +160,17 @@ def test_passes_are_counted(rng):
         assert solution.passes == len(calls) > 0
 
 
+@pytest.mark.parametrize("solver", [Direct(), Nystrom(20), CG(preconditioner=Nystrom(5))], ids=str)
+def test_a_factor_is_made_once(solver, rng):
+    matrix, _ = spectral(np.geomspace(0.1, 1, 20))
+    v, w = rng.normal(size=(20, 2)), rng.normal(size=(20, 3))
+    first = solver.solve(Dense(matrix), v)
+    again = solver.solve(Dense(matrix), w, factor=first.factor)
+    fresh = solver.solve(Dense(matrix), w)
+    assert (again.x == fresh.x).all()
+    assert again.passes == fresh.passes - 1
+
+
 def test_nystrom_preconditioner_saves_passes_on_a_low_rank_spectrum(rng):
     matrix, _ = spectral(np.r_[np.full(170, 1e-8), np.geomspace(1e-2, 10, 30)])
     damped, v = Damped(Dense(matrix), 1e-3), rng.normal(size=(200, 3))

@@ -24,6 +24,7 @@ class Solution:
         positive_definite: False if A was found not to be, else True.
         solver: the solver's configuration.
         details: what else the solver has to say, by name.
+        factor: what was computed once for A, for `solve(..., factor=)`.
     """
 
     x: np.ndarray
@@ -34,6 +35,7 @@ class Solution:
     positive_definite: bool
     solver: dict
     details: dict
+    factor: object = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Solver:
             operator: a `LinearOperator`, A.
             columns: (p, k) array, V. A zero column has the answer zero.
             x0: (p, k) array to start from, if the method iterates. Default zero.
-            factor: the result of `factorise(operator)`, to share it between solves.
+            factor: the `Solution.factor` of an earlier solve with the same operator.
             on_step: called as `on_step(iteration, residual)` while it works.
 
         Returns:
@@ -128,6 +130,7 @@ class Solver:
             positive_definite=answer.positive_definite,
             solver=self.get_config(),
             details=answer.details,
+            factor=problem.factor,
         )
 
     advice = "Raise `damping` or the solver's budget."
