@@ -31,8 +31,9 @@ class Metered(LinearOperator):
 class _MeteredSample(LinearOperator):
     def __init__(self, meter, sample):
         self._meter, self._sample = meter, sample
-        self.size, self.dtype, self.damping = sample.size, sample.dtype, sample.damping
+        self.size, self.dtype = sample.size, sample.dtype
+        self.damping, self.share = sample.damping, sample.share
 
     def matmat(self, columns):
-        self._meter.passes += self._sample.share
+        self._meter.passes += self.share
         return self._sample.matmat(columns)

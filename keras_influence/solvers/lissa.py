@@ -137,10 +137,11 @@ class LiSSA(Solver):
         norms = column_norms(problem.columns).clip(1e-300)
         r = problem.columns - problem.product(x) if x.any() else problem.columns.copy()
         left = column_norms(r) / norms
-        share = next(samples)._sample.share
+        share = next(samples).share
         depth = max(10, round(1 / share))
         steps, doublings = 0, 0
         while left.max() > 0.9 * self.tol and problem.operator.passes < self.max_passes:
+            depth = min(depth, 1 + round((self.max_passes - problem.operator.passes) / share))
             correction = self._correction(problem, samples, r, scale, depth)
             steps += depth
             better = None
