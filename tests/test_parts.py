@@ -215,6 +215,32 @@ def test_input_influence_is_the_derivative_of_the_score(data, network, rng):
     assert truth.relative_error(some, found[:, [23, 5]]) < 1e-10
 
 
+def test_input_influence_leaves_an_activity_regulariser_out(data):
+    """It depends on the input, but it is no part of an example's loss."""
+    x, y = data
+    inputs = keras.Input((4,))
+    penalty = keras.regularizers.L2(4.0)
+    hidden = keras.layers.Dense(5, "tanh", activity_regularizer=penalty)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(hidden))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+
+    def loss_gradient(inputs, labels):
+        nothing = np.zeros(1)
+        return truth.gradient(model, inputs, labels) - truth.gradient(
+            model, inputs, labels, sample_weight=nothing
+        )
+
+    options = {"damping": 0.5, "curvature": "gauss_newton", "method": "direct", "batch_size": 24}
+    found = ki.input_influence(model, (x[:1], y[:1]), data, **options)
+    matrix = ki.hvp(model, np.eye(43), data, damping=0.5, curvature="gauss_newton", batch_size=24)
+    s = np.linalg.solve(matrix, loss_gradient(x[:1], y[:1]))
+    for feature in range(4):
+        moved = np.zeros((1, 4))
+        moved[0, feature] = 1e-5
+        ends = [s @ loss_gradient(x[[7]] + sign * moved, y[[7]]) / 24 for sign in (1, -1)]
+        assert found[0, 7, feature] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-9)
+
+
 def test_input_influence_predicts_the_effect_of_moving_an_input(rng):
     """Koh and Liang's perturbation: refit a ridge regression with one input moved."""
     model, x, y = ridge(rng)
