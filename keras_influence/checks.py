@@ -106,18 +106,21 @@ def _compare(objective, head, masked, learn):
         return False, "The loss of some examples is NaN or infinite. Are the labels what it takes?"
     # Examples with a loss near zero tell nothing. A masked loss is divided by the number of
     # unmasked steps of the whole batch, so that only a batch of one can be compared.
-    few = _rows(head, np.argsort(-np.abs(losses))[: 1 if masked else 3])
+    chosen = np.argsort(-np.abs(losses))[: 1 if masked else 3]
+    few = _rows(head, chosen)
     size = batch_size(few)
     together = objective.eager_losses(few)
     alone = np.concatenate([objective.eager_losses(_rows(few, [i])) for i in range(size)])
     tolerance = {"rtol": 1e-3, "atol": 1e-5 * np.abs(alone).max() + 1e-6}
     for sums in (False, True) if learn and size > 1 else (objective.sums,):
-        if np.allclose(together, alone * (size if sums else 1), **tolerance):
+        in_few = np.allclose(together, alone * (size if sums else 1), **tolerance)
+        in_head = np.allclose(losses[chosen], alone * (len(losses) if sums else 1), **tolerance)
+        if in_few and (in_head or masked):
             objective.sums = sums
             return True, ""
     return False, (
-        f"The model's loss is not a mean or sum over examples: in a batch of {size}, an example "
-        f"counts {together[0]:.4g}, by itself {alone[0]:.4g}. Use a loss with "
+        f"The model's loss is not a mean or sum over examples: in a batch of {len(losses)}, an "
+        f"example counts {losses[chosen[0]]:.4g}, by itself {alone[0]:.4g}. Use a loss with "
         "reduction='sum_over_batch_size' that gives each example a loss of its own."
     )
 

@@ -56,18 +56,26 @@ class _Compiled:
                 (vector,) * count,
             )
         except LookupError as error:
-            raise ValueError(
-                "`model` or its loss uses an operation whose gradient TensorFlow cannot "
-                f"differentiate ({error}). Replace that layer or loss by a smooth one; if it is "
-                "in the network, curvature='gauss_newton' may do without."
-            ) from error
+            raise _not_differentiable(error) from error
 
     def accepts(self, flat):
         return all(s.is_compatible_with(t.shape) for s, t in zip(self.specs, flat))
 
     def __call__(self, flat, weight, vectors):
         weight = tf.constant(weight, self._dtype)
-        return self._function(flat, weight, tuple(tf.convert_to_tensor(v) for v in vectors))
+        vectors = tuple(tf.convert_to_tensor(v) for v in vectors)
+        try:
+            return self._function(flat, weight, vectors)
+        except tf.errors.NotFoundError as error:  # Inside a while-loop it shows only when run.
+            raise _not_differentiable(str(error).strip().splitlines()[-1]) from error
+
+
+def _not_differentiable(error):
+    return ValueError(
+        "`model` or its loss uses an operation whose gradient TensorFlow cannot differentiate "
+        f"({error}). Replace that layer or loss by a smooth one; if it is in the network, "
+        "curvature='gauss_newton' may do without."
+    )
 
 
 def _relaxed(tensor, known):

@@ -61,6 +61,7 @@ LOSSES = {
     "BinaryFocalCrossentropy logits": (binary, None, None),
     "CategoricalFocalCrossentropy": (one_hot, "softmax", None),
     "MeanSquaredLogarithmicError": (positive, "softplus", None),
+    "CategoricalGeneralizedCrossEntropy": (index, "softmax", None),
 }
 
 
@@ -109,11 +110,14 @@ def test_the_refusal_names_the_loss(rng):
         )
 
 
-@pytest.mark.parametrize("loss", [losses.Dice(), losses.Tversky()])
-def test_a_loss_that_mixes_examples_is_refused(loss, rng):
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [(losses.Dice(), binary), (losses.Tversky(), binary), (losses.Circle(), index)],
+)
+def test_a_loss_that_mixes_examples_is_refused(loss, targets, rng):
     model = build("BinaryCrossentropy")
     model.compile("sgd", loss)
-    train = rng.normal(size=(5, 4)), binary(rng, 5)
+    train = rng.normal(size=(12, 4)), targets(rng, 12)
     with pytest.raises(ValueError, match="one value per example|not a mean or sum"):
         ki.influence(model, train, train)
 
@@ -223,6 +227,14 @@ def test_masked_steps_do_not_count(rng):
     test = per_example[1] / (owner == 1).sum()
     expected = test @ np.linalg.solve(exact + 0.1 * np.eye(9), per_example.T) / kept.sum()
     assert truth.relative_error(scores.values[0], expected) < 1e-8
+
+
+def test_ctc_has_no_second_derivative_in_tensorflow(rng):
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, keras.layers.Dense(4)(inputs))
+    model.compile("sgd", losses.CTC())
+    with pytest.raises(ValueError, match="TensorFlow cannot differentiate"):
+        ki.hvp(model, np.ones(20), (rng.normal(size=(3, 5, 4)), rng.integers(1, 4, (3, 2))))
 
 
 def test_a_loss_without_second_derivative_says_so(rng):
