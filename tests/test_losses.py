@@ -214,11 +214,12 @@ def test_masked_steps_do_not_count(rng):
     model = keras.Model(inputs, keras.layers.Dense(3)(hidden))
     model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
     x, y = rng.normal(size=(6, 4, 2)), rng.integers(0, 3, (6, 4))
-    # 16 of 24 steps are left: Keras keeps their ratio in float32, where 1.5 is exact.
     x[1, 1:] = x[4, 1:] = x[2, 2:] = 0
     kept = (x != 0).any(-1)
     flat = truth.SoftmaxRegression(x[kept], y[kept], 3, 0.0)
-    exact = flat.hessian(truth.get_flat(model))
+    # Up to Keras 3.12 the divisor is the number of steps plus an epsilon.
+    epsilon = 0 if keras.__version__ >= "3.13" else keras.config.epsilon()
+    exact = flat.hessian(truth.get_flat(model)) * kept.sum() / (kept.sum() + epsilon)
     assert truth.relative_error(ki.hvp(model, np.eye(9), (x, y)), exact) < 1e-9
     scores = ki.influence(model, (x[1:2], y[1:2]), (x, y), damping=0.1)
     g = flat.example_gradients(truth.get_flat(model))
@@ -226,7 +227,7 @@ def test_masked_steps_do_not_count(rng):
     per_example = np.array([g[owner == i].sum(0) for i in range(6)])
     test = per_example[1] / (owner == 1).sum()
     expected = test @ np.linalg.solve(exact + 0.1 * np.eye(9), per_example.T) / kept.sum()
-    assert truth.relative_error(scores.values[0], expected) < 1e-8
+    assert truth.relative_error(scores.values[0], expected) < (1e-8 if not epsilon else 1e-6)
 
 
 def test_ctc_has_no_second_derivative_in_tensorflow(rng):
