@@ -20,8 +20,8 @@ class NegativeCurvatureError(SolverError):
             f"eigenvalue at or below {eigenvalue:.3g}, so it is not positive definite. "
             "Three ways out: (1) raise `damping` by more than "
             f"{abs(eigenvalue):.2g}; (2) use curvature='gauss_newton', which is never "
-            "negative for convex losses; (3) use method='direct', which also solves "
-            "indefinite systems."
+            "negative for convex losses; (3) use method='minres', or for few parameters "
+            "method='direct', which solve indefinite systems too."
         )
 
 

@@ -194,6 +194,23 @@ def test_auto_falls_back_to_gauss_newton_with_one_warning(method, rng):
     assert truth.relative_error(scores.values, g[:3] @ exact @ g.T / 20) < 1e-3
 
 
+def test_blocks_end_with_one_curvature():
+    """A later block that meets negative curvature has the earlier ones solved again."""
+    from types import SimpleNamespace
+
+    from keras_influence.session import Session
+
+    session = SimpleNamespace(used="auto")
+
+    def solves():
+        for block in range(3):
+            fallen = session.used == "gauss_newton"
+            session.used = "gauss_newton" if fallen or block == 1 else "hessian"
+            yield session.used
+
+    assert Session.solve_each(session, solves) == ["gauss_newton"] * 3
+
+
 def test_auto_keeps_a_positive_definite_hessian(rng):
     model, train = _saddle_problem(rng)
     scores = ki.influence(model, train, train, damping=5.0, method="cg")
