@@ -56,6 +56,24 @@ class CompiledLoss:
             loss = _keras.compute_loss(model, x, y, y_pred, self._weights(omega, w, y_pred))
         return tf.cast(loss, self.parameters.dtype), y_pred
 
+    def example_losses_sum(self, theta, batch, omega=None):
+        """Σ ωᵢ ℓᵢ without regularisers as a scalar tensor, and the model output.
+
+        L is linear in ω: the model's part in L(ω) - L(0) is the examples' alone, also of
+        what an activity regulariser adds.
+        """
+        model = self._model()
+        omega = self._omega(batch) if omega is None else omega
+        x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
+        with self._at(theta):
+            y_pred = _keras.call_model(model, x)
+            loss, rest = (
+                _keras.compute_loss(model, x, y, y_pred, self._weights(part, w, y_pred))
+                for part in (omega, 0 * omega)
+            )
+        total = tf.cast(loss - rest, self.parameters.dtype)
+        return total if self.sums else self._size(batch) * total, y_pred
+
     def _regulariser(self, theta, batch):
         """R(θ): what the loss still is when every example has weight zero."""
         return self._loss(theta, 0 * self._omega(batch), batch, fixed_output=True)[0]

@@ -1,4 +1,7 @@
-"""The derivatives of the compiled loss, as batch kernels. The only file with gradient tapes."""
+"""The derivatives of the compiled loss, as batch kernels.
+
+With `capture`, which looks at single layers, the only place with gradient tapes.
+"""
 
 import keras
 import numpy as np
@@ -107,7 +110,7 @@ class Objective(CompiledLoss):
 
     @kernel
     def gauss_newton(self, batch, weight, vectors):
-        """b · (Jᵀ (∂²L/∂z²) J + ∂²R/∂θ²) v for each row v, (k, p), with z of `_outputs`."""
+        """b · (Jᵀ (∂²L/∂z²) J + ∂²R/∂θ²) v for each row v, (k, p), with z of `curved_outputs`."""
         curvature = self._output_curvature(batch, weight)
         regulariser = self._second_derivative(lambda theta: self._regulariser(theta, batch))
 
@@ -156,7 +159,7 @@ class Objective(CompiledLoss):
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
                 inner.watch(theta)
                 loss, y_pred = self._loss(theta, omega, batch)
-            z = _outputs(inner, loss, y_pred)
+            z = curved_outputs(inner, loss, y_pred)
             slope = inner.gradient(loss, z)
         return inner, outer, z, slope
 
@@ -207,7 +210,7 @@ class Objective(CompiledLoss):
         return self._size(batch) * over_vectors(product, vectors, self._loop)
 
 
-def _outputs(tape, loss, y_pred):
+def curved_outputs(tape, loss, y_pred):
     """The tensors z at which the loss is curved: outputs, or logits where Keras takes those.
 
     Keras's cross-entropies step back from a softmax or sigmoid output to its
