@@ -23,16 +23,31 @@ from keras_influence.groups import group_influence, parameter_influence, with_ch
 from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.scores import InfluenceScores
-from keras_influence.solvers import CG, MINRES, NCG, Direct, LiSSA, Nystrom
+from keras_influence.solvers import (
+    ASTRA,
+    CG,
+    EKFAC,
+    MINRES,
+    NCG,
+    Arnoldi,
+    Auto,
+    Direct,
+    LiSSA,
+    Nystrom,
+)
 from keras_influence.spectrum import hessian_eigenvalues, hessian_trace
 from keras_influence.version import __version__
 
 __all__ = [
+    "ASTRA",
+    "Arnoldi",
+    "Auto",
     "CG",
     "ConvergenceWarning",
     "CurvatureWarning",
     "Direct",
     "DivergenceError",
+    "EKFAC",
     "InfluenceCallback",
     "InfluenceMixin",
     "InfluenceModel",

@@ -224,6 +224,7 @@ def self_influence(
         variables=variables,
         verbose=verbose,
     )
+    session.plan(session.train.n)
     return np.concatenate(session.solve_each(lambda: _self_influence(session)))
 
 

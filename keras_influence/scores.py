@@ -95,7 +95,6 @@ class InfluenceScores:
         return Ranking(indices, np.take_along_axis(self.values, indices, 1))
 
     def __repr__(self):
-        good = int(self.converged.sum())
         best = np.unravel_index(self.values.argmax(), self.values.shape)
         worst = np.unravel_index(self.values.argmin(), self.values.shape)
         solver = self.solver["class_name"]
@@ -116,10 +115,15 @@ class InfluenceScores:
                 f"  negative      {signs[1]}; strongest: {self._entry(worst)}",
                 f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}",
                 f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
-                f"  certified     {good} of {self.n_test} solves converged, largest relative "
-                f"residual {self.residual.max():.1e}, {self.passes:.4g} passes over the data",
+                f"  certified     {self._certificate()}, {self.passes:.4g} passes over the data",
             ]
         )
+
+    def _certificate(self):
+        worst = f"largest relative residual {self.residual.max():.1e}"
+        if self.details.get("approximation"):
+            return f"an approximation: {worst}"
+        return f"{int(self.converged.sum())} of {self.n_test} solves converged, {worst}"
 
     def _entry(self, index):
         i, j = (int(a) for a in index)

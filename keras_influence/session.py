@@ -10,10 +10,14 @@ from keras_influence import _keras, checks, data, solvers
 from keras_influence.errors import CurvatureWarning, SolverError
 from keras_influence.objective import Objective
 from keras_influence.operators import Damped, GaussNewton, Hessian
+from keras_influence.operators.eigen import eigenpairs, trace_samples
 from keras_influence.progress import Progress
 from keras_influence.solvers.base import check_number
 
 CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
+
+# `damping="auto"` in units of the mean eigenvalue, as Grosse et al. (2023, §2.2) set it.
+_FRACTION = 0.1
 
 # Compiled kernels live as long as the model and its compile state, and no longer.
 _objectives = weakref.WeakKeyDictionary()
@@ -41,25 +45,52 @@ class Session:
         curvatures=("auto", *CURVATURES),
     ):
         check_curvature(curvature, curvatures)
-        check_number("damping", damping)
+        automatic = isinstance(damping, str) and damping == "auto"
+        if not automatic:
+            check_number("damping", damping)
         self.progress = Progress(verbose)
-        solver = None if method == "auto" else solvers.get(method)
+        self.solver = solvers.get(method)
+        self.reason = ""
         self.model = model
-        self.damping = float(damping)
         self.curvature = curvature
         self.objective = objective_of(model, variables)
-        self.solver = solver or solvers.choose(self.objective.parameters.size)
-        self.reason = "" if solver else f"auto: {self.objective.parameters.size} parameters"
         self.train = self.read(train, "train", batch_size, class_weight)
         self.used = curvature
-        self._factors = {}
+        self.factors = {}
+        self._operators = {}
         self._convex = False
+        self.damping = self._automatic_damping() if automatic else float(damping)
 
     def read(self, examples, name, batch_size=None, class_weight=None):
         """A user's data as `Batches` that the model and its loss can take."""
         batches = data.read(examples, batch_size, name, class_weight)
         checks.check_loss(self.model, self.objective, batches, name, learn=name == "train")
         return batches
+
+    def plan(self, columns):
+        """Let `method="auto"` choose its solver for this many right-hand sides, if it has not."""
+        if isinstance(self.solver, solvers.Auto):
+            size = self.objective.parameters.size
+            self.solver, reason = self.solver.choose(size, self.train.n, columns)
+            self.reason = "; ".join(filter(None, [self.reason, reason]))
+        if self.curvature == "auto" and self.solver.approximates:
+            self.used = self.solver.approximates
+
+    def _automatic_damping(self):
+        """A tenth of the mean eigenvalue, and what outweighs negative ones of the Hessian."""
+        self.damping = 0.0
+        operator = self.operator("hessian" if self.curvature == "hessian" else "gauss_newton")
+        mean = float(trace_samples(operator, 10, seed=0).mean() / operator.size)
+        damping = _FRACTION * abs(mean)
+        if self.curvature == "hessian":
+            values, _ = eigenpairs(operator, 1, "SA", tol=1e-2)
+            damping += 1.1 * max(0.0, -float(values[0])) if len(values) else 0.0
+        if not damping > 0:
+            raise ValueError(
+                "`damping`='auto' needs curvature that is not zero everywhere. Give a number."
+            )
+        self.reason = f"damping: {_FRACTION:g} of the mean eigenvalue {mean:.2g}"
+        return damping
 
     def operator(self, curvature, group=None):
         """(H + λI), with the examples of `group` taken out of H if it is given."""
@@ -78,6 +109,7 @@ class Session:
         Returns:
             A `Solution`.
         """
+        self.plan(columns.shape[1])
         if self.curvature != "auto" or self.used == "gauss_newton":
             return self._solve(self.used, columns, group, quiet, x0)
         try:
@@ -110,16 +142,20 @@ class Session:
         return results if len(used) < 2 else list(solves())
 
     def _solve(self, curvature, columns, group, quiet, x0):
-        operator, factor = self._factors.get(curvature, (None, None))
-        if group is not None or operator is None:
-            operator, factor = self.operator(curvature, group), None
+        factor = self.factors.get(curvature) if group is None else None
+        if group is not None:
+            operator = self.operator(curvature, group)
+        else:
+            if curvature not in self._operators:
+                self._operators[curvature] = self.operator(curvature)
+            operator = self._operators[curvature]
         progress = Progress(0) if quiet else self.progress
         step = progress.stage(f"Solve for {columns.shape[1]} right-hand sides with {self.solver}")
         solution = self.solver.solve(
             operator, columns, x0=x0, factor=factor, on_step=lambda i, r: step(i, residual=r)
         )
         if group is None:
-            self._factors[curvature] = operator, solution.factor
+            self.factors[curvature] = solution.factor
         step.close()
         return solution
 

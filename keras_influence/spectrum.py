@@ -4,9 +4,9 @@ import dataclasses
 import warnings
 
 import numpy as np
-import scipy.sparse.linalg
 
 from keras_influence.errors import ConvergenceWarning
+from keras_influence.operators.eigen import eigenpairs, trace_samples
 from keras_influence.session import CURVATURES, Session
 from keras_influence.solvers.base import check_number
 
@@ -70,32 +70,15 @@ def hessian_eigenvalues(
     if k >= operator.size:
         raise ValueError(f"`k` should be less than the {operator.size} parameters. Received: k={k}")
     step = session.progress.stage(f"{k} eigenvalues of {operator.size}")
-    calls = 0
-
-    def product(v):
-        nonlocal calls
-        calls += 1
-        step(calls)
-        return operator.matvec(np.ravel(v).astype(operator.dtype)).astype(np.float64)
-
-    symmetric = scipy.sparse.linalg.LinearOperator(
-        (operator.size,) * 2, matvec=product, dtype=np.float64
-    )
-    # A fixed start makes the same call give the same bits.
-    start = np.random.default_rng(0).standard_normal(operator.size)
-    try:
-        values = scipy.sparse.linalg.eigsh(
-            symmetric, k=k, which=which, tol=tol, v0=start, return_eigenvectors=False
-        )
-    except scipy.sparse.linalg.ArpackNoConvergence as error:
-        values = error.eigenvalues
+    values, _ = eigenpairs(operator, k, which, tol, on_step=step)
+    step.close()
+    if len(values) < k:
         warnings.warn(
             f"Only {len(values)} of {k} eigenvalues converged: raise `tol` or lower `k`.",
             ConvergenceWarning,
             stacklevel=2,
         )
-    step.close()
-    return np.sort(values)
+    return values
 
 
 def hessian_trace(
@@ -131,9 +114,7 @@ def hessian_trace(
         model, train, damping, curvature, batch_size, class_weight, variables, verbose
     )
     operator = session.operator(curvature)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (operator.size, samples))
-    image = operator.matmat(signs.astype(operator.dtype))
-    values = np.einsum("ij,ij->j", signs, image.astype(np.float64))
+    values = trace_samples(operator, samples, seed)
     error = values.std(ddof=1) / np.sqrt(samples)
     return Trace(float(values.mean()), float(error), float(values.mean() / operator.size))
 

@@ -4,6 +4,10 @@ import numpy as np
 import scipy.sparse.linalg
 
 
+# Columns of a dense matrix that share a pass over the data: bounds the memory of a pass.
+_BLOCK = 512
+
+
 class LinearOperator:
     """A symmetric p × p matrix known by its products.
 
@@ -39,9 +43,24 @@ class LinearOperator:
         while True:
             yield self
 
+    def kronecker_blocks(self, num_samples, seed):
+        """Kronecker-factored approximations of diagonal blocks, a tuple of `kronecker.Block`.
+
+        Only a network's curvature has any. The damping is not in them.
+
+        Args:
+            num_samples: pseudo-gradients for each example.
+            seed: of the pseudo-gradients.
+        """
+        return ()
+
     def to_dense(self):
         """The (p, p) float64 matrix, symmetrised."""
-        matrix = np.asarray(self.matmat(np.eye(self.size, dtype=self.dtype)), np.float64)
+        matrix = np.empty((self.size, self.size))
+        for start in range(0, self.size, _BLOCK):
+            columns = np.zeros((self.size, min(_BLOCK, self.size - start)), self.dtype)
+            np.fill_diagonal(columns[start:], 1)
+            matrix[:, start : start + _BLOCK] = self.matmat(columns)
         return (matrix + matrix.T) / 2
 
     def as_scipy(self):

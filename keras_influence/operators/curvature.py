@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_influence import kronecker
 from keras_influence.loss import batch_size as size_of
 from keras_influence.operators.base import LinearOperator
 
@@ -45,6 +46,16 @@ class Curvature(LinearOperator):
             yield from super().samples(batch_size, seed)
         for batch in self._batches.sampler(batch_size, seed):
             yield _Sample(self, batch)
+
+    def kronecker_blocks(self, num_samples, seed):
+        """Of the Gauss-Newton matrix, which approximates the Hessian too."""
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (self.size, 1))
+        one = self._batches.head(1)
+        # Exact where the regulariser acts on each weight by itself.
+        regulariser = signs * self.average(signs, [one], size_of(one), share=0.0)
+        return kronecker.blocks(
+            self._objective, self._batches, regulariser[:, 0], num_samples, seed
+        )
 
     def without(self, group):
         """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""

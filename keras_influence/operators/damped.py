@@ -24,3 +24,6 @@ class Damped(LinearOperator):
     def samples(self, batch_size, seed):
         for sample in self.operator.samples(batch_size, seed):
             yield Damped(sample, self.damping)
+
+    def kronecker_blocks(self, num_samples, seed):
+        return self.operator.kronecker_blocks(num_samples, seed)

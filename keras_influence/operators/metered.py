@@ -23,6 +23,10 @@ class Metered(LinearOperator):
         self.passes += self._operator.share
         return self._operator.matmat(columns)
 
+    def kronecker_blocks(self, num_samples, seed):
+        self.passes += 2 * num_samples
+        return self._operator.kronecker_blocks(num_samples, seed)
+
     def samples(self, batch_size, seed):
         for sample in self._operator.samples(batch_size, seed):
             yield _MeteredSample(self, sample)

@@ -1,28 +1,37 @@
 """Solvers of A X = V for symmetric A: one file each, and a table of their names."""
 
+from keras_influence.solvers.arnoldi import Arnoldi
+from keras_influence.solvers.astra import ASTRA
+from keras_influence.solvers.auto import Auto
 from keras_influence.solvers.base import Solution, Solver
 from keras_influence.solvers.cg import CG
 from keras_influence.solvers.direct import Direct
+from keras_influence.solvers.ekfac import EKFAC
 from keras_influence.solvers.lissa import LiSSA
 from keras_influence.solvers.minres import MINRES
 from keras_influence.solvers.ncg import NCG
 from keras_influence.solvers.nystrom import Nystrom
 
 SOLVERS = {
+    "arnoldi": Arnoldi,
+    "astra": ASTRA,
+    "auto": Auto,
     "cg": CG,
     "direct": Direct,
+    "ekfac": EKFAC,
     "lissa": LiSSA,
     "minres": MINRES,
     "ncg": NCG,
     "nystrom": Nystrom,
 }
 
-# Up to this many parameters the dense matrix costs less than an iterative solve.
-_DIRECT_SIZE = 1000
-
 __all__ = [
+    "ASTRA",
+    "Arnoldi",
+    "Auto",
     "CG",
     "Direct",
+    "EKFAC",
     "LiSSA",
     "MINRES",
     "NCG",
@@ -30,7 +39,6 @@ __all__ = [
     "SOLVERS",
     "Solution",
     "Solver",
-    "choose",
     "get",
 ]
 
@@ -45,7 +53,7 @@ def get(identifier):
     Raises:
         ValueError, TypeError: it is none of these.
     """
-    if isinstance(identifier, Solver):
+    if isinstance(identifier, (Solver, Auto)):
         return identifier
     if isinstance(identifier, dict):
         return _from_config(identifier)
@@ -64,13 +72,13 @@ def _from_config(config):
             f"`method`, as a dict, should have a class_name among {sorted(SOLVERS)}. "
             f"Received: method={config}"
         )
-    options = config.get("config", {})
+    options = {k: _nested(v) for k, v in config.get("config", {}).items()}
     try:
         return SOLVERS[name.lower()](**options)
     except TypeError as error:
         raise TypeError(f"`method` has a config that {name} cannot take: {error}") from error
 
 
-def choose(size):
-    """What `method="auto"` means for `size` parameters: dense when small, else CG."""
-    return Direct() if size <= _DIRECT_SIZE else CG()
+def _nested(value):
+    """An option that is itself the config of a solver becomes that solver."""
+    return _from_config(value) if isinstance(value, dict) and "class_name" in value else value

@@ -75,9 +75,17 @@ class Solver:
 
     Subclasses implement `_solve`, and validate their options in `__init__`,
     whose arguments they keep as attributes of the same names.
+
+    Attributes:
+        tol: relative residual above which a column has not converged; None for an
+            approximation that is not judged by it.
+        preconditions: whether what `factorise` returns has a method `precondition`.
+        approximates: the curvature that it can only approximate, or None.
     """
 
     tol: float
+    preconditions = False
+    approximates = None
 
     def factorise(self, operator):
         """What can be computed once for an operator and used by many solves; None if nothing."""
@@ -113,8 +121,8 @@ class Solver:
         if not np.isfinite(answer.x).all():
             raise DivergenceError(f"{self} ended in NaN or infinity. {self.advice}")
         residual = relative_residual(problem, answer.x)
-        converged = residual <= self.tol
-        if not converged.all():
+        converged = residual <= (self.tol or 0)
+        if self.tol is not None and not converged.all():
             warnings.warn(
                 f"{self} reached a relative residual of {residual.max():.2g}, not {self.tol:.2g}, "
                 f"for {(~converged).sum()} of {len(converged)} right-hand sides. {self.advice}",
@@ -129,7 +137,7 @@ class Solver:
             passes=meter.passes,
             positive_definite=answer.positive_definite,
             solver=self.get_config(),
-            details=answer.details,
+            details=answer.details | ({"approximation": True} if self.tol is None else {}),
             factor=problem.factor,
         )
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_influence.errors import NegativeCurvatureError
 from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
-from keras_influence.solvers.nystrom import check_preconditioner
+from keras_influence.solvers import preconditioners
 
 
 class CG(Solver):
@@ -16,7 +16,8 @@ class CG(Solver):
     Args:
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
         max_iter: iterations at most.
-        preconditioner: None, or a `Nystrom` that is made once and makes each pass go further.
+        preconditioner: None, or a `Nystrom` or `EKFAC` that is made once and makes each pass
+            go further, or "auto": a `Nystrom(50)` where the curvature allows one.
     """
 
     advice = "Raise `max_iter`, `damping` or `tol`, or use CG(preconditioner=Nystrom())."
@@ -26,10 +27,10 @@ class CG(Solver):
         check_number("max_iter", max_iter, low=1, integer=True)
         self.tol = tol
         self.max_iter = max_iter
-        self.preconditioner = check_preconditioner(preconditioner)
+        self.preconditioner = preconditioners.check_preconditioner(preconditioner)
 
     def factorise(self, operator):
-        return None if self.preconditioner is None else self.preconditioner.factorise(operator)
+        return preconditioners.factorise(self.preconditioner, operator, rank=50)
 
     def _solve(self, problem):
         precondition = problem.factor.precondition if problem.factor else lambda r: r

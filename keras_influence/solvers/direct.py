@@ -1,10 +1,25 @@
 """The dense solve."""
 
+import dataclasses
+
 import numpy as np
 import scipy.linalg
 
 from keras_influence.errors import SolverError
 from keras_influence.solvers.base import Answer, Solver, check_number
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseFactor:
+    """A dense matrix in a form that solves for many right-hand sides.
+
+    Attributes:
+        kind: "cholesky", or "ldl" for an indefinite matrix.
+        parts: what `scipy.linalg.cho_factor` or `scipy.linalg.ldl` returns.
+    """
+
+    kind: str
+    parts: tuple
 
 
 class Direct(Solver):
@@ -33,12 +48,12 @@ class Direct(Solver):
             )
         matrix = operator.to_dense()
         try:
-            return "cholesky", scipy.linalg.cho_factor(matrix, lower=True)
+            return DenseFactor("cholesky", scipy.linalg.cho_factor(matrix, lower=True))
         except np.linalg.LinAlgError:
-            return "ldl", scipy.linalg.ldl(matrix)
+            return DenseFactor("ldl", scipy.linalg.ldl(matrix))
 
     def _solve(self, problem):
-        kind, parts = problem.factor
+        kind, parts = problem.factor.kind, problem.factor.parts
         if kind == "cholesky":
             x = scipy.linalg.cho_solve(parts, problem.columns)
         else:

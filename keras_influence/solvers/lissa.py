@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
-from keras_influence.errors import DivergenceError, SolverError
+from keras_influence.errors import DivergenceError
 from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
-from keras_influence.solvers.nystrom import Nystrom, check_preconditioner
+from keras_influence.solvers import preconditioners
 
 _MAX_DOUBLINGS = 12
 # Heavy-ball momentum, and a step that is stable with it: (1 - 0.9) · 4 / σ.
@@ -69,8 +69,7 @@ class LiSSA(Solver):
         check_number("seed", seed, integer=True)
         check_number("tol", tol, strict=True)
         check_number("max_passes", max_passes, low=1)
-        automatic = isinstance(preconditioner, str) and preconditioner == "auto"
-        self.preconditioner = "auto" if automatic else check_preconditioner(preconditioner)
+        self.preconditioner = preconditioners.check_preconditioner(preconditioner)
         self.scale = scale
         self.recursion_depth = recursion_depth
         self.num_samples = num_samples
@@ -80,14 +79,9 @@ class LiSSA(Solver):
         self.max_passes = max_passes
 
     def factorise(self, operator):
-        if self.recursion_depth is not None or self.preconditioner is None:
+        if self.recursion_depth is not None:
             return None
-        if self.preconditioner != "auto":
-            return self.preconditioner.factorise(operator)
-        try:
-            return Nystrom(rank=20, seed=self.seed).factorise(operator)
-        except SolverError:  # Negative eigenvalues of H, which the damping may yet outweigh.
-            return None
+        return preconditioners.factorise(self.preconditioner, operator, rank=20)
 
     def _solve(self, problem):
         scale = self.scale or self._safe_scale(problem)

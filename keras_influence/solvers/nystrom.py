@@ -1,42 +1,11 @@
 """A randomised low-rank eigendecomposition, as a solver and as a preconditioner."""
 
-import dataclasses
-
 import numpy as np
 import scipy.linalg
 
 from keras_influence.errors import SolverError
 from keras_influence.solvers.base import Answer, Solver, check_number
-
-
-@dataclasses.dataclass(frozen=True)
-class NystromFactor:
-    """H ≈ U diag(eigenvalues) Uᵀ, with the damping λ of A = H + λI kept apart.
-
-    Attributes:
-        vectors: U, (p, rank), orthonormal.
-        eigenvalues: (rank,), largest first.
-        damping: λ.
-    """
-
-    vectors: np.ndarray
-    eigenvalues: np.ndarray
-    damping: float
-
-    def solve(self, columns):
-        """(U diag(eigenvalues) Uᵀ + λI)⁻¹ times (p, k) columns."""
-        return self._scaled(columns, self.damping or self.eigenvalues[-1])
-
-    def precondition(self, columns):
-        """The same with the smallest eigenvalue for all directions outside U.
-
-        That is the preconditioner of Frangella, Tropp and Udell (2023, eq. 1.3), up to a factor.
-        """
-        return self._scaled(columns, self.eigenvalues[-1] + self.damping)
-
-    def _scaled(self, columns, floor):
-        scale = 1 / (self.eigenvalues + self.damping) - 1 / floor
-        return self.vectors @ (scale[:, None] * (self.vectors.T @ columns)) + columns / floor
+from keras_influence.solvers.lowrank import LowRank
 
 
 def nystrom_factor(operator, rank, seed):
@@ -67,7 +36,7 @@ def nystrom_factor(operator, rank, seed):
         ) from error
     half = scipy.linalg.solve_triangular(factor, (image + shift * sketch).T, trans="T")
     vectors, singular, _ = np.linalg.svd(half.T, full_matrices=False)
-    return NystromFactor(vectors, np.maximum(singular**2 - shift, 0), operator.damping)
+    return LowRank(vectors, np.maximum(singular**2 - shift, 0), operator.damping)
 
 
 class Nystrom(Solver):
@@ -82,6 +51,7 @@ class Nystrom(Solver):
         tol: relative residual above which a warning is given.
     """
 
+    preconditions = True
     advice = "Raise `rank` or `damping`, or use method='cg' with CG(preconditioner=Nystrom())."
 
     def __init__(self, rank=100, seed=0, tol=0.1):
@@ -98,15 +68,3 @@ class Nystrom(Solver):
     def _solve(self, problem):
         problem.on_step(1, np.nan)
         return Answer(problem.factor.solve(problem.columns), 1)
-
-
-def check_preconditioner(preconditioner):
-    """A `Nystrom` from an object or its config, or None; else a TypeError."""
-    if isinstance(preconditioner, dict):
-        return Nystrom(**preconditioner.get("config", {}))
-    if preconditioner is None or isinstance(preconditioner, Nystrom):
-        return preconditioner
-    raise TypeError(
-        "`preconditioner` should be None or a Nystrom(). "
-        f"Received: preconditioner={preconditioner!r}"
-    )

@@ -1,0 +1,160 @@
+"""Layers seen as matrix products: z_t = Wᵀ a_t + bias at positions t, for each example.
+
+Covered: Dense, EinsumDense (and so the projections of attention layers), Embedding, and
+convolutions in one, two or three dimensions without groups.
+"""
+
+import string
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+layers = keras.layers
+
+
+class View(NamedTuple):
+    """One call of a layer as a matrix product.
+
+    Attributes:
+        kernel: the variable that holds W.
+        order: its axes in the order (inputs..., outputs...).
+        height: K, the product of its input axes.
+        bias: the variable of the bias, or None.
+        inputs: a, (b, T, K), or indices (b, T) that stand for unit vectors.
+        flatten: brings a tensor shaped like the layer's output to (b, T, O).
+    """
+
+    kernel: object
+    order: tuple
+    height: int
+    bias: object
+    inputs: tf.Tensor
+    flatten: object
+
+    def rows(self, positions):
+        """Positions in θ of W, (K, O), and of the bias, if it is in θ, as one more row."""
+        kernel = positions[id(self.kernel)].transpose(self.order).reshape(self.height, -1)
+        if self.bias is None or id(self.bias) not in positions:
+            return kernel
+        return np.vstack([kernel, positions[id(self.bias)].reshape(1, -1)])
+
+    def signals(self, delta, height):
+        """a, with a one at the end if `height` is K + 1, for the bias, and δ (b, T, O)."""
+        a, delta = self.inputs, self.flatten(delta)
+        if a.dtype.is_integer:
+            return a, delta
+        a = tf.cast(a, delta.dtype)
+        ones = tf.ones_like(a[..., :1])
+        return (tf.concat([a, ones], 2) if height > self.height else a), delta
+
+
+def as_matrix(site):
+    """The `View` of one call of a layer, or None where the layer is not covered.
+
+    Args:
+        site: a `capture.Site`.
+    """
+    read = _READERS.get(type(site.layer))
+    return None if read is None else read(site.layer, site.inputs)
+
+
+def _dense(layer, x):
+    kernel = layer.kernel
+    return View(kernel, (0, 1), kernel.shape[0], layer.bias, _positions(x), _positions)
+
+
+def _embedding(layer, x):
+    indices = tf.cast(tf.reshape(x, [tf.shape(x)[0], -1]), tf.int32)
+    return View(layer.embeddings, (0, 1), layer.input_dim, None, indices, _positions)
+
+
+def _positions(tensor):
+    """(b, ..., d) as (b, T, d)."""
+    inner = tensor.shape[1:-1]
+    count = int(np.prod(inner)) if None not in inner else -1
+    return tf.reshape(tensor, [tf.shape(tensor)[0], count, tensor.shape[-1]])
+
+
+def _convolution(layer, x):
+    """W is the kernel over the patches of the input."""
+    if layer.groups != 1 or layer.data_format != "channels_last":
+        return None
+    if layer.rank == 3 and set(layer.dilation_rate) != {1}:
+        return None
+    kernel = layer.kernel
+    height = int(np.prod(kernel.shape[:-1]))
+    order = tuple(range(len(kernel.shape)))
+    return View(kernel, order, height, layer.bias, _positions(_patches(layer, x)), _positions)
+
+
+def _patches(layer, x):
+    """The part of the input that each output position sees, (b, positions..., K)."""
+    padding = layer.padding
+    if padding == "causal":
+        width = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+        x, padding = tf.pad(x, [[0, 0], [width, 0], [0, 0]]), "valid"
+    size, strides, rates = (
+        [1, *(1 for _ in range(2 - layer.rank)), *spatial, 1]
+        for spatial in (layer.kernel_size, layer.strides, layer.dilation_rate)
+    )
+    if layer.rank == 3:
+        return tf.extract_volume_patches(x, size, strides, padding.upper())
+    images = x[:, None] if layer.rank == 1 else x
+    return tf.image.extract_patches(images, size, strides, rates, padding.upper())
+
+
+def _einsum(layer, x):
+    """W has the axes that the product sums over as inputs, its other ones as outputs."""
+    axes = _einsum_axes(layer.equation, x.shape.rank)
+    if axes is None:
+        return None
+    inputs, weights, outputs = axes
+    contracted = [c for c in weights if c not in outputs]
+    free = [c for c in outputs if c in weights]
+    shared = [c for c in outputs[1:] if c not in weights]
+    # A bias over other axes than the outputs of W is no row of W.
+    bias = layer.bias if layer.bias is not None and set(layer.bias_axes) == set(free) else None
+
+    def flat(tensor, letters, last):
+        turned = tf.transpose(tensor, [letters.index(c) for c in [letters[0], *shared, *last]])
+        shape = turned.shape[1 + len(shared) :]
+        merged = tf.reshape(turned, tf.concat([tf.shape(turned)[: 1 + len(shared)], [int(np.prod(shape))]], 0))
+        merged.set_shape([*turned.shape[: 1 + len(shared)], int(np.prod(shape))])
+        return _positions(merged)
+
+    order = tuple(weights.index(c) for c in contracted + free)
+    height = int(np.prod([layer.kernel.shape[weights.index(c)] for c in contracted]))
+    return View(
+        layer.kernel,
+        order,
+        height,
+        bias,
+        flat(x, inputs, contracted),
+        lambda delta: flat(delta, outputs, free),
+    )
+
+
+def _einsum_axes(equation, rank):
+    """The letters of inputs, weights and outputs; None unless it is a plain matrix product."""
+    inputs, rest = equation.replace(" ", "").split(",")
+    weights, outputs = rest.split("->")
+    spare = [c for c in string.ascii_letters if c not in equation]
+    dots = "".join(spare[: rank - len(inputs.replace("...", ""))])
+    inputs, outputs = inputs.replace("...", dots), outputs.replace("...", dots)
+    first = inputs[0] == outputs[0] and inputs[0] not in weights
+    grouped = set(inputs) & set(weights) & set(outputs)
+    lost = set(inputs) - set(weights) - set(outputs) or set(weights) - set(inputs) - set(outputs)
+    repeated = any(len(set(part)) < len(part) for part in (inputs, weights, outputs))
+    return (inputs, weights, outputs) if first and not (grouped or lost or repeated) else None
+
+
+_READERS = {
+    layers.Dense: _dense,
+    layers.Embedding: _embedding,
+    layers.EinsumDense: _einsum,
+    layers.Conv1D: _convolution,
+    layers.Conv2D: _convolution,
+    layers.Conv3D: _convolution,
+}

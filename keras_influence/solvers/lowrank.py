@@ -1,0 +1,42 @@
+"""A low-rank eigendecomposition plus damping, and its inverse."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+    """H ≈ U diag(eigenvalues) Uᵀ, with the damping λ of A = H + λI kept apart.
+
+    Attributes:
+        vectors: U, (p, rank), orthonormal.
+        eigenvalues: (rank,), largest magnitude first.
+        damping: λ.
+    """
+
+    vectors: np.ndarray
+    eigenvalues: np.ndarray
+    damping: float
+
+    def solve(self, columns):
+        """(U diag(eigenvalues) Uᵀ + λI)⁻¹ times (p, k) columns.
+
+        Without damping the smallest eigenvalue stands for all directions outside U.
+        """
+        return self._scaled(columns, 1 / (self.damping or self.eigenvalues[-1]))
+
+    def project(self, columns):
+        """U diag(eigenvalues + λ)⁻¹ Uᵀ times (p, k) columns: nothing outside U."""
+        return self._scaled(columns, 0.0)
+
+    def precondition(self, columns):
+        """`solve`, with the smallest eigenvalue for all directions outside U.
+
+        That is the preconditioner of Frangella, Tropp and Udell (2023, eq. 1.3), up to a factor.
+        """
+        return self._scaled(columns, 1 / (self.eigenvalues[-1] + self.damping))
+
+    def _scaled(self, columns, outside):
+        scale = 1 / (self.eigenvalues + self.damping) - outside
+        return self.vectors @ (scale[:, None] * (self.vectors.T @ columns)) + outside * columns
