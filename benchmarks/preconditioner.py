@@ -1,7 +1,8 @@
 """How many passes does a Nyström preconditioner save, and does it pay in time?
 
 Solves (G + λI) x = v, G the Gauss-Newton matrix, for ten test gradients at equal residual,
-by CG alone, by CG with Nyström preconditioners and by self-tuning LiSSA.
+by CG alone, by CG with Nyström and EK-FAC preconditioners, by ASTRA and by self-tuning
+LiSSA; and EK-FAC alone, for its residual.
 
 A pass is one product with all columns that are still in play; a sketch of rank r is one
 pass with r columns. The seconds are of one run each, the first, with tracing done before.
@@ -20,7 +21,7 @@ import numpy as np
 from problems import environment, fashion_mnist, trained
 
 import keras_influence as ki
-from keras_influence import CG, LiSSA, Nystrom
+from keras_influence import ASTRA, CG, EKFAC, LiSSA, Nystrom
 from keras_influence.operators import Damped, GaussNewton
 from keras_influence.session import Session
 
@@ -44,6 +45,9 @@ def main(models, n, columns, damping):
         for solver in (
             CG(tol=TOL),
             *(CG(tol=TOL, preconditioner=Nystrom(rank)) for rank in (20, 50, 100)),
+            CG(tol=TOL, preconditioner=EKFAC()),
+            ASTRA(tol=TOL),
+            EKFAC(),
             LiSSA(tol=TOL, batch_size=128),
         ):
             start = time.perf_counter()
@@ -52,8 +56,9 @@ def main(models, n, columns, damping):
                 solution = solver.solve(operator, rows.T)
             seconds = time.perf_counter() - start
             label = str(solver).split("(")[0]
-            rank = getattr(getattr(solver, "preconditioner", None), "rank", None)
-            label += f" + Nystrom({rank})" if rank else ""
+            if isinstance(solver, CG) and solver.preconditioner:
+                inner = solver.preconditioner
+                label += f" + Nystrom({inner.rank})" if isinstance(inner, Nystrom) else " + EKFAC"
             print(
                 f"| {kind} | {label} | {solution.passes:.0f} | {seconds:.1f} | "
                 f"{seconds / unit:.0f} | {solution.residual.max():.1e} |",

@@ -18,10 +18,12 @@ from keras_influence.errors import (
     NegativeCurvatureError,
     ObjectiveWarning,
     SolverError,
+    StaleError,
 )
 from keras_influence.groups import group_influence, parameter_influence, with_change
 from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
+from keras_influence.prepared import load_prepared, prepare
 from keras_influence.scores import InfluenceScores
 from keras_influence.solvers import (
     ASTRA,
@@ -59,6 +61,7 @@ __all__ = [
     "Nystrom",
     "ObjectiveWarning",
     "SolverError",
+    "StaleError",
     "__version__",
     "group_influence",
     "hessian_eigenvalues",
@@ -67,7 +70,9 @@ __all__ = [
     "influence",
     "input_influence",
     "inverse_hvp",
+    "load_prepared",
     "parameter_influence",
+    "prepare",
     "self_influence",
     "with_change",
 ]

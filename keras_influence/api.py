@@ -78,9 +78,12 @@ def inverse_hvp(
 
     Args:
         model, v, train, curvature, batch_size, class_weight, variables: as in `hvp`.
-        method: `"cg"`, `"direct"`, `"lissa"`, `"minres"`, `"ncg"`, `"nystrom"`, `"auto"`; a
-            solver with options such as `CG(tol=1e-8)`; or its config. All solve the same system.
-        damping: λ >= 0.
+        method: `"cg"`, `"direct"`, `"lissa"`, `"minres"`, `"ncg"`, which reach the answer; `"nystrom"`,
+            `"arnoldi"`, `"ekfac"`, `"astra"`, which are made for many right-hand sides; `"auto"`,
+            which weighs the costs; a solver with options such as `CG(tol=1e-8)`; or its config.
+            All are for the same system.
+        damping: λ >= 0, or `"auto"`: a tenth of the mean eigenvalue of the curvature, plus
+            what outweighs its most negative one.
         x0: a guess to start from, in the form of `v`. Default zero.
         verbose: 0 is silent, 1 shows a progress bar, "auto" shows one for long work.
 
@@ -105,6 +108,11 @@ def inverse_hvp(
         verbose=verbose,
         curvatures=tuple(CURVATURES),
     )
+    return inverse(session, v, x0)
+
+
+def inverse(session, v, x0=None):
+    """`inverse_hvp` for a `Session`."""
     columns, restore = session.objective.parameters.as_columns(v)
     start = None if x0 is None else session.objective.parameters.as_columns(x0, "x0")[0]
     if start is not None and start.shape != columns.shape:
@@ -144,8 +152,9 @@ def influence(
             logit, a regression output. A positive score then means that leaving the
             training example out would raise the target. Written with TensorFlow or
             `keras.ops`.
-        method: `"auto"` (dense up to 1,000 parameters, else CG), or as in `inverse_hvp`.
-        damping: λ >= 0.
+        method: `"auto"` weighs the costs (see `Auto`): the dense matrix, preconditioned CG, or
+            EK-FAC where an exact answer would take too long; or as in `inverse_hvp`.
+        damping: λ >= 0, or `"auto"`: a tenth of the mean eigenvalue of the curvature.
         curvature: `"hessian"`, `"gauss_newton"`, or `"auto"`: the Hessian where it is
             positive definite with this damping, else Gauss-Newton, with a warning.
         batch_size, class_weight, variables: as in `hvp`.
@@ -168,6 +177,11 @@ def influence(
         variables=variables,
         verbose=verbose,
     )
+    return explain(session, test, target, batch_size)
+
+
+def explain(session, test, target, batch_size):
+    """`influence` for a `Session`."""
     test = session.read(test, "test", _for_arrays(batch_size, test))
     solution = session.solve(session.example_gradients(test, target).T)
     return InfluenceScores(
@@ -224,6 +238,11 @@ def self_influence(
         variables=variables,
         verbose=verbose,
     )
+    return self_influences(session)
+
+
+def self_influences(session):
+    """`self_influence` for a `Session`."""
     session.plan(session.train.n)
     return np.concatenate(session.solve_each(lambda: _self_influence(session)))
 

@@ -29,6 +29,16 @@ class DivergenceError(SolverError):
     """An iteration grew without bound and was stopped."""
 
 
+class StaleError(ValueError):
+    """A factorisation belongs to other weights, data or another loss."""
+
+    def __init__(self, change, where):
+        super().__init__(
+            f"The factorisation in {where} cannot be used: {change} since it was made. Make it "
+            "again with `prepare(model, train, ...)`."
+        )
+
+
 class ConvergenceWarning(UserWarning):
     """A solve used up its budget before it reached its tolerance."""
 

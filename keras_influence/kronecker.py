@@ -16,6 +16,7 @@ from keras_influence import _keras
 from keras_influence.capture import linear_layers, signals
 from keras_influence.matrices import as_matrix
 
+
 @dataclasses.dataclass(frozen=True)
 class Block:
     """One layer's block of the matrix: (Q_A ⊗ Q_S) diag(Λ) (Q_A ⊗ Q_S)ᵀ.

@@ -120,7 +120,9 @@ def _einsum(layer, x):
     def flat(tensor, letters, last):
         turned = tf.transpose(tensor, [letters.index(c) for c in [letters[0], *shared, *last]])
         shape = turned.shape[1 + len(shared) :]
-        merged = tf.reshape(turned, tf.concat([tf.shape(turned)[: 1 + len(shared)], [int(np.prod(shape))]], 0))
+        merged = tf.reshape(
+            turned, tf.concat([tf.shape(turned)[: 1 + len(shared)], [int(np.prod(shape))]], 0)
+        )
         merged.set_shape([*turned.shape[: 1 + len(shared)], int(np.prod(shape))])
         return _positions(merged)
 

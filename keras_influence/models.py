@@ -7,7 +7,7 @@ Functional model too. Here the one instance gets a class of its own instead.
 
 import keras
 
-from keras_influence import _keras, api, groups, inputs, spectrum
+from keras_influence import _keras, api, groups, inputs, prepared, spectrum
 
 _REGISTER = keras.saving.register_keras_serializable(package="keras_influence")
 
@@ -28,6 +28,8 @@ class InfluenceMixin:
     parameter_influence = groups.parameter_influence
     with_change = groups.with_change
     input_influence = inputs.input_influence
+    prepare = prepared.prepare
+    load_prepared = prepared.load_prepared
     hessian_eigenvalues = spectrum.hessian_eigenvalues
     hessian_trace = spectrum.hessian_trace
 

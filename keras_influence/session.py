@@ -152,7 +152,7 @@ class Session:
         progress = Progress(0) if quiet else self.progress
         step = progress.stage(f"Solve for {columns.shape[1]} right-hand sides with {self.solver}")
         solution = self.solver.solve(
-            operator, columns, x0=x0, factor=factor, on_step=lambda i, r: step(i, residual=r)
+            operator, columns, x0=x0, factor=factor, on_step=_shown_by(step)
         )
         if group is None:
             self.factors[curvature] = solution.factor
@@ -187,6 +187,11 @@ class Session:
     def as_rows(self, rows):
         """Vectors in the layout and dtype of the kernels."""
         return np.ascontiguousarray(rows, self.objective.parameters.dtype.as_numpy_dtype)
+
+
+def _shown_by(step):
+    """A solver's `on_step` that shows the residual where there is one."""
+    return lambda i, residual: step(i, **{"residual": residual} if residual == residual else {})
 
 
 def objective_of(model, variables=None):

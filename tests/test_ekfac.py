@@ -6,7 +6,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC
-from keras_influence.operators import Damped, Dense, GaussNewton
+from keras_influence.operators import Damped, Dense
 from keras_influence.session import Session
 from tests import truth
 
@@ -48,8 +48,12 @@ NETWORKS = {
         (10,),
         lambda x: layers.GlobalAveragePooling1D()(layers.Embedding(7, 4)(x)),
     ),
-    "called twice": ((5,), lambda x: (lambda d: d(d(x)))(layers.Dense(5, "tanh"))),
+    "called twice": ((5,), lambda x: _twice(layers.Dense(5, "tanh"), x)),
 }
+
+
+def _twice(layer, x):
+    return layer(layer(x))
 
 
 def _model(name, scalar=True):
@@ -58,9 +62,7 @@ def _model(name, scalar=True):
     inputs = keras.Input(shape)
     outputs = layers.Dense(1 if scalar else 3)(body(inputs))
     model = keras.Model(inputs, outputs)
-    loss = (
-        "mse" if scalar else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
+    loss = "mse" if scalar else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss)
     return model
 
@@ -73,9 +75,7 @@ def _data(name, rng, scalar=True):
 
 
 def _operator(model, train, batch_size=7):
-    session = Session(
-        model, train, curvature="gauss_newton", damping=0.0, batch_size=batch_size
-    )
+    session = Session(model, train, curvature="gauss_newton", damping=0.0, batch_size=batch_size)
     return session.operator("gauss_newton").operator
 
 

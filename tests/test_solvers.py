@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import CG, MINRES, NCG, Direct, LiSSA, Nystrom, solvers
+from keras_influence import CG, MINRES, NCG, Arnoldi, Direct, LiSSA, Nystrom, solvers
 from keras_influence.operators import Damped, Dense
 from tests import truth
 from tests.truth import L2
@@ -17,6 +17,7 @@ EXACT = [
     (MINRES(tol=1e-10), 1e-8),
     (LiSSA(tol=1e-10), 1e-8),
     (Nystrom(20), 1e-6),
+    (Arnoldi(20, tol=1e-6), 1e-8),
     (NCG(avextol=1e-12, tol=1e-6), 1e-6),
     (Direct(), 1e-11),
     (LiSSA(recursion_depth=3000), 1e-8),

@@ -3,7 +3,6 @@
 import numpy as np
 import scipy.sparse.linalg
 
-
 # Columns of a dense matrix that share a pass over the data: bounds the memory of a pass.
 _BLOCK = 512
 

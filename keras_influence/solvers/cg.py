@@ -3,8 +3,8 @@
 import numpy as np
 
 from keras_influence.errors import NegativeCurvatureError
-from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 from keras_influence.solvers import preconditioners
+from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 
 
 class CG(Solver):

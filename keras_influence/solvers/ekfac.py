@@ -86,9 +86,7 @@ class EKFAC(Solver):
         for block in blocks:
             covered[block.rows] = True
         if operator.damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
-            raise SolverError(
-                "EKFAC met a singular block. Set `damping` to a positive number."
-            )
+            raise SolverError("EKFAC met a singular block. Set `damping` to a positive number.")
         rest = np.flatnonzero(~covered)
         cholesky, scale = _rest(Restricted(operator, rest), self.seed)
         return Kronecker(blocks, rest, cholesky, scale, float(operator.damping))

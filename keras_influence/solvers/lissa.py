@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 
 from keras_influence.errors import DivergenceError
-from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 from keras_influence.solvers import preconditioners
+from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 
 _MAX_DOUBLINGS = 12
 # Heavy-ball momentum, and a step that is stable with it: (1 - 0.9) · 4 / σ.
