@@ -38,7 +38,10 @@ def _read(path):
 
 def _classifier(*body):
     stack = [keras.Input((28, 28, 1)), *body, layers.Dense(10, activation="softmax")]
-    model = keras.Sequential(stack)
+    return _compiled(keras.Sequential(stack))
+
+
+def _compiled(model):
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
     return model
 
@@ -54,6 +57,58 @@ MODELS = {
         layers.Flatten(),
     ),
 }
+
+
+
+
+def tokens(x):
+    """Images (n, 28, 28, 1) as 49 token ids each: means of 4 x 4 pixels, in 32 grey levels."""
+    means = x.reshape(len(x), 7, 4, 7, 4).mean((2, 4))
+    return np.minimum(means * 32, 31).astype(np.int32).reshape(len(x), 49)
+
+
+def _transformer(width=32, heads=4, blocks=2):
+    """Token and position embeddings, two pre-norm encoder blocks, mean pooling: p = 19,658."""
+    inputs = keras.Input((49,), dtype="int32")
+    positions = keras.ops.arange(49)
+    x = layers.Embedding(32, width)(inputs) + layers.Embedding(49, width)(positions)
+    for _ in range(blocks):
+        h = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(heads, width // heads)(h, h)
+        h = layers.LayerNormalization()(x)
+        x = x + layers.Dense(width)(layers.Dense(2 * width, activation="gelu")(h))
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return _compiled(keras.Model(inputs, layers.Dense(10, activation="softmax")(x)))
+
+
+def _resnet20():
+    """He et al. 2016, section 4.2, with n = 3 and one input channel: 19 convolutions, one dense."""
+
+    def conv(x, width, stride=1, activation=True):
+        x = layers.Conv2D(width, 3, stride, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization()(x)
+        return layers.ReLU()(x) if activation else x
+
+    inputs = keras.Input((28, 28, 1))
+    x = conv(inputs, 16)
+    for width in (16, 32, 64):
+        for block in range(3):
+            stride = 2 if width > 16 and block == 0 else 1
+            shortcut = x
+            if stride == 2:
+                shortcut = layers.Conv2D(width, 1, 2, use_bias=False)(x)
+            x = layers.ReLU()(conv(conv(x, width, stride), width, 1, False) + shortcut)
+    x = layers.GlobalAveragePooling2D()(x)
+    return _compiled(keras.Model(inputs, layers.Dense(10, activation="softmax")(x)))
+
+
+MODELS |= {"transformer": _transformer, "resnet20": _resnet20}
+
+
+def data(name, n, split="train"):
+    """`(x, y)` for one of `MODELS`."""
+    x, y, _ = fashion_mnist(n, split)
+    return (tokens(x) if name == "transformer" else x), y
 
 
 def trained(name, x, y, epochs=5, seed=0):

@@ -22,7 +22,7 @@ _LINEAR = tuple(
         *("Dense", "EinsumDense", "Embedding"),
         *("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"),
         *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-        *("BatchNormalization", "LayerNormalization", "GroupNormalization"),
+        *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
     )
 )
 _STATISTICS = ("moving_mean", "moving_variance")

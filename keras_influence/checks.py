@@ -69,6 +69,7 @@ def check_loss(model, objective, batches, name, learn):
     x, y, w = keras.utils.unpack_x_y_sample_weight(head)
     y_pred = _model_output(model, x, name)
     masked = any(getattr(t, "_keras_mask", None) is not None for t in tf.nest.flatten(y_pred))
+    objective.masked = objective.masked or masked
     failures = []
     for axes in _axes_to_try(model, w, y_pred) if learn else (objective.dropped_axes,):
         objective.dropped_axes = axes

@@ -29,6 +29,8 @@ class CompiledLoss:
     Attributes:
         sums: whether the loss is a sum over the batch, not a mean. Set by `checks`.
         dropped_axes: how many trailing axes of an output its loss reduces. Set by `checks`.
+        masked: whether a mask reaches the output, so that the loss is divided by the unmasked
+            steps of the batch. Set by `checks`.
     """
 
     def __init__(self, model, variables):
@@ -36,6 +38,7 @@ class CompiledLoss:
         self.parameters = Parameters(variables)
         self.sums = False
         self.dropped_axes = 1
+        self.masked = False
 
     def weight_in(self, batch, n):
         """The weight with which a batch stands for its part of n examples.
@@ -84,7 +87,14 @@ class CompiledLoss:
         values = {id(v): value for v, value in zip(self.parameters.variables, theta)}
         model = self._model()
         mapping = [(v, values.get(id(v), v.value)) for v in model.trainable_variables]
-        with _keras.full_precision(model), keras.StatelessScope(mapping, collect_losses=True):
+        with self.with_values(mapping):
+            yield
+
+    @contextlib.contextmanager
+    def with_values(self, mapping):
+        """The model in full precision with other values for some variables: `(variable, tensor)`."""
+        scope = keras.StatelessScope(mapping, collect_losses=True)
+        with _keras.full_precision(self._model()), scope:
             yield
 
     def _weights(self, omega, w, y_pred):

@@ -27,6 +27,7 @@ class Objective(CompiledLoss):
     def __init__(self, model, variables):
         super().__init__(model, variables)
         self.kernels = {}
+        self.contraction = None
         self._target = None
         self._loop = prefers_loop(model)
 

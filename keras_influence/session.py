@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_influence import _keras, checks, data, solvers
+from keras_influence.contraction import Contraction
 from keras_influence.errors import CurvatureWarning, SolverError
 from keras_influence.objective import Objective
 from keras_influence.operators import Damped, GaussNewton, Hessian
@@ -164,8 +165,10 @@ class Session:
         if target is not None:
             checks.check_target(target, self.objective, batches)
         shown = self.progress.over(batches, f"Gradients of {batches.n} examples", len(batches))
+        plain = self.objective.masked or not self.contraction.trusted(batches)
+        kernels = self.objective if plain else self.contraction
         parts = [
-            self.objective.example_gradients(batch)
+            kernels.example_gradients(batch)
             if target is None
             else self.objective.target_gradients(batch, target)
             for batch in shown
@@ -177,8 +180,16 @@ class Session:
         rows = self.as_rows(rows)
         title = f"Scores of {self.train.n} training examples"
         shown = self.progress.over(self.train, title, len(self.train))
-        parts = [self.objective.scores(batch, self.weight(batch), rows).numpy() for batch in shown]
+        kernels = self.contraction if self.contraction.trusted(self.train) else self.objective
+        parts = [kernels.scores(batch, self.weight(batch), rows).numpy() for batch in shown]
         return np.concatenate(parts).T / self.train.n
+
+    @property
+    def contraction(self):
+        """The faster way to scores and example gradients, for models that allow it."""
+        if self.objective.contraction is None:
+            self.objective.contraction = Contraction(self.objective, self.model)
+        return self.objective.contraction
 
     def weight(self, batch):
         """The weight with which a batch stands for its part of the training data."""

@@ -1,0 +1,222 @@
+"""Scores and example gradients by layers: one forward and one backward for all vectors.
+
+The plain way, `Objective.scores`, needs a second backward for each vector. Where every
+weight belongs to a layer that is linear in its own weights, `capture.signals` gives each
+layer's input a and output gradients δ once, and there are two ways to go on:
+
+    apply   ⟨∇ℓᵢ, s⟩ = Σ_layers ⟨f(aᵢ; s), δᵢ⟩        a forward of the layer for each vector
+    form    gᵢ = ∂⟨f(aᵢ; w), δᵢ⟩/∂w, then gᵢᵀ s       a backward of the layer, then one product
+
+A layer that uses each weight at P positions of an example (pixels, time steps) pays about
+P·p per vector to apply, and P·p once and p per vector to form; formed gradients of a batch
+take b·p numbers of memory. So: one vector is applied; many are formed where P > 1 (or where
+the weights are few) and applied where P = 1. `_forms` is where this is decided.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_influence import _keras
+from keras_influence.capture import apply, linear_layers, signals, weights_of
+from keras_influence.kernels import kernel, over_vectors
+
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D)
+
+
+class Contraction:
+    """What `Objective.scores` and `.example_gradients` give, from layer inputs and gradients.
+
+    Args:
+        objective: an `Objective`.
+        model: its model; not kept.
+    """
+
+    def __init__(self, objective, model):
+        self._objective = objective
+        self.parameters = objective.parameters
+        self.kernels = {}
+        self._index = {id(v): i for i, v in enumerate(self.parameters.variables)}
+        held = {id(v) for layer in self._layers(model) for v in weights_of(layer)}
+        self._covers = all(i in held for i in self._index)
+        self._trusted = {}
+
+    def _layers(self, model):
+        return linear_layers(model, self.parameters.variables)
+
+    def trusted(self, batches):
+        """Whether the contraction is right for this model and data: found out once, on 4 examples.
+
+        It is not where a weight is used outside its layer, or the batch is not a layer's
+        leading axis.
+        """
+        if not self._covers:
+            return False
+        few = batches.head(4)
+        key = repr(tf.nest.map_structure(lambda t: (t.dtype.name, t.shape[1:]), few))
+        if key not in self._trusted:
+            try:
+                self._trusted[key] = self._agrees(few)
+            except (ValueError, TypeError, IndexError, tf.errors.OpError):
+                self._trusted[key] = False
+        return self._trusted[key]
+
+    def _agrees(self, batch):
+        """Compare formed and applied gradients of a few examples with those of the plain loss."""
+        rng = np.random.default_rng(0)
+        theta = self.parameters.tensors()
+        with _keras.twice_differentiable():
+            formed = self._formed_gradients(batch)
+            size = formed[0].shape[0]
+            omega = tf.constant(rng.uniform(0.5, 1.5, size), self.parameters.dtype)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(theta)
+                loss, _ = self._objective.example_losses_sum(theta, batch, omega)
+            plain = [
+                np.zeros(g.shape[1]) if t is None else tf.reshape(t, [-1]).numpy()
+                for t, g in zip(tape.gradient(loss, theta), formed)
+            ]
+            s = tf.constant(rng.standard_normal((1, self.parameters.size)), self.parameters.dtype)
+            applied = self._applied(*self._signals(batch), s)[:, 0].numpy()
+        total = np.linalg.norm(np.concatenate(plain))
+        for p, g in zip(plain, formed):
+            error = np.linalg.norm(omega.numpy() @ g.numpy() - p)
+            if not error <= 1e-3 * np.linalg.norm(p) + 1e-5 * total:
+                return False
+        paired = np.concatenate(formed, axis=1) @ s[0].numpy()
+        return bool(np.linalg.norm(applied - paired) <= 1e-3 * np.linalg.norm(paired) + 1e-12)
+
+    # ---- kernels, as those of `Objective`
+
+    @kernel
+    def example_gradients(self, batch, weight):
+        """∇ℓ(z) of each example, (b, p), without the regulariser."""
+        return weight * tf.concat(self._formed_gradients(batch), axis=1)
+
+    @kernel
+    def scores(self, batch, weight, vectors):
+        """∇ℓ(zᵢ)ᵀ s for each example i and each row s, (b, k)."""
+        sites, deltas = self._signals(batch)
+        # `Objective.scores` is b · ∂/∂ω of a sum as well as of a mean.
+        if self._objective.sums:
+            weight = weight * self._objective._size(batch)
+        many = vectors.shape[0] != 1
+        formed = [(s, d) for s, d in zip(sites, deltas) if many and _forms(s)]
+        others = [(s, d) for s, d in zip(sites, deltas) if not (many and _forms(s))]
+        total = 0.0
+        if others:
+            total += self._applied(*zip(*others), vectors)
+        starts = np.cumsum([0, *self.parameters.sizes])
+        for i, gradient in self._formed(formed).items():
+            part = vectors[:, starts[i] : starts[i + 1]]
+            total += tf.matmul(gradient, part, transpose_b=True)
+        return weight * total
+
+    def _signals(self, batch):
+        objective = self._objective
+        return signals(objective, self._layers(objective._model()), batch)
+
+    def _applied(self, sites, deltas, vectors):
+        """Σ_sites ⟨f(aᵢ; s), δᵢ⟩ for each row s, (b, k)."""
+        weights = {id(v): v for site in sites for v in weights_of(site.layer)}
+        starts = np.cumsum([0, *self.parameters.sizes])
+
+        def product(s):
+            values = []
+            for key, v in weights.items():
+                i = self._index.get(key)
+                # A weight that is not in θ does not move.
+                part = tf.zeros(v.shape, s.dtype) if i is None else s[starts[i] : starts[i + 1]]
+                values.append((v, tf.reshape(part, v.shape)))
+            with self._objective.with_values(values):
+                outputs = [apply(site) for site in sites]
+            return tf.add_n([_sum(z * d) for z, d in zip(outputs, deltas)])
+
+        return tf.transpose(over_vectors(product, vectors, loop=False))
+
+    def _formed_gradients(self, batch):
+        """∇ℓ(z) of each example as a list of (b, size) for the variables."""
+        sites, deltas = self._signals(batch)
+        formed = self._formed(zip(sites, deltas))
+        rows = tf.shape(deltas[0])[0]
+        sizes = enumerate(self.parameters.sizes)
+        return [formed.get(i, tf.zeros([rows, size], self.parameters.dtype)) for i, size in sizes]
+
+    def _formed(self, pairs):
+        """∂⟨f(aᵢ; w), δᵢ⟩/∂w for the weights of these sites, by index in θ."""
+        found = {}
+        for site, delta in pairs:
+            weights = [v for v in weights_of(site.layer) if id(v) in self._index]
+            for v, gradient in zip(
+                weights, _weight_gradients(self._objective, site, delta, weights)
+            ):
+                i = self._index[id(v)]
+                flat = tf.reshape(gradient, [tf.shape(delta)[0], self.parameters.sizes[i]])
+                found[i] = found[i] + flat if i in found else flat
+        return found
+
+
+def _forms(site):
+    """Whether many vectors are cheaper with formed gradients: each weight is used more than once."""
+    if isinstance(site.layer, keras.layers.Embedding):
+        return False  # Each example uses a few of its rows.
+    return (
+        site.outputs.shape.rank > 2
+        or sum(int(np.prod(v.shape)) for v in weights_of(site.layer)) < 1000
+    )
+
+
+def _weight_gradients(objective, site, delta, weights):
+    """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape)."""
+    rows = _rows(site)
+    if rows is None:
+        return _by_differentiation(objective, site, delta, weights)
+    batch, width = tf.shape(delta)[0], delta.shape[-1]
+    delta = tf.reshape(delta, [batch, -1, width])
+    kernel_gradient = tf.matmul(rows, delta, transpose_a=True)
+    return [
+        tf.reduce_sum(delta, 1) if v is getattr(site.layer, "bias", None) else kernel_gradient
+        for v in weights
+    ]
+
+
+def _rows(site):
+    """R with f(a; W, b) = R W + b, (b, positions, rows of W), for dense layers and convolutions."""
+    layer, a = site.layer, site.inputs
+    if isinstance(layer, keras.layers.Dense):
+        return tf.reshape(a, [tf.shape(a)[0], -1, a.shape[-1]])
+    if (
+        not isinstance(layer, _CONVOLUTIONS)
+        or layer.groups > 1
+        or layer.data_format != "channels_last"
+        or layer.padding not in ("valid", "same")
+    ):
+        return None
+    size, strides, rates = layer.kernel_size, layer.strides, layer.dilation_rate
+    if isinstance(layer, keras.layers.Conv1D):
+        a, size, strides, rates = a[:, None], (1, *size), (1, *strides), (1, *rates)
+    patches = tf.image.extract_patches(
+        a, [1, *size, 1], [1, *strides, 1], [1, *rates, 1], layer.padding.upper()
+    )
+    return tf.reshape(patches, [tf.shape(a)[0], -1, patches.shape[-1]])
+
+
+def _by_differentiation(objective, site, delta, weights):
+    """The same for any layer: its own gradient, example by example, vectorised."""
+    values = [tf.convert_to_tensor(v.value) for v in weights]
+
+    def gradients_of(one):
+        a, d = one
+        alone = site._replace(arguments=(a[None], *site.arguments[1:]))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            with objective.with_values(list(zip(weights, values))):
+                pairing = tf.reduce_sum(apply(alone) * d[None])
+        return [tf.convert_to_tensor(g) for g in tape.gradient(pairing, values)]
+
+    return tf.vectorized_map(gradients_of, (site.inputs, delta))
+
+
+def _sum(t):
+    """Sum over all axes but the first."""
+    return tf.reduce_sum(t, axis=list(range(1, t.shape.rank)))
