@@ -34,9 +34,14 @@ class NystromFactor:
         """
         return self._scaled(columns, self.eigenvalues[-1] + self.damping)
 
+    def astype(self, dtype):
+        """The same with U in another precision, in which its products are then made."""
+        return dataclasses.replace(self, vectors=self.vectors.astype(dtype))
+
     def _scaled(self, columns, floor):
-        scale = 1 / (self.eigenvalues + self.damping) - 1 / floor
-        return self.vectors @ (scale[:, None] * (self.vectors.T @ columns)) + columns / floor
+        scale = (1 / (self.eigenvalues + self.damping) - 1 / floor).astype(self.vectors.dtype)
+        inside = scale[:, None] * (self.vectors.T @ columns)
+        return (inside.T @ self.vectors.T).T + columns / self.vectors.dtype.type(floor)
 
 
 def nystrom_factor(operator, rank, seed):
