@@ -44,7 +44,7 @@ def main(models, n, columns, damping):
         for solver in (
             CG(tol=TOL),
             *(CG(tol=TOL, preconditioner=Nystrom(rank)) for rank in (20, 50, 100)),
-            LiSSA(tol=TOL, batch_size=128),
+            LiSSA(tol=TOL),
         ):
             start = time.perf_counter()
             with warnings.catch_warnings():
