@@ -48,7 +48,7 @@ def main(models, n, columns, damping):
             CG(tol=TOL, preconditioner=EKFAC()),
             ASTRA(tol=TOL),
             EKFAC(),
-            LiSSA(tol=TOL, batch_size=128),
+            LiSSA(tol=TOL),
         ):
             start = time.perf_counter()
             with warnings.catch_warnings():

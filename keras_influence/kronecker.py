@@ -43,6 +43,11 @@ class Block:
         x = self._turned(inner, self.q_inputs.T, self.q_outputs.T)
         return x.reshape(len(x), -1).T
 
+    def astype(self, dtype):
+        """The same with its bases in another precision, in which its products are then made."""
+        bases = {name: getattr(self, name).astype(dtype) for name in ("q_inputs", "q_outputs")}
+        return dataclasses.replace(self, **bases)
+
     @staticmethod
     def _turned(v, q_inputs, q_outputs):
         """Q_Aᵀ v Q_S for each of (k, K, O)."""

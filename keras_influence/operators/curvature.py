@@ -37,9 +37,12 @@ class Curvature(LinearOperator):
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
         total = np.zeros(rows.shape, np.float64)
         for batch in batches:
-            weight = share * self._objective.weight_in(batch, self.n)
-            total += self._kernel(batch, weight, rows).numpy()
+            total += self.kernel_product(batch, rows, share).numpy()
         return (total.T / count).astype(self.dtype)
+
+    def kernel_product(self, batch, rows, share=1.0):
+        """b · C_B v for each row v, with the weight that the batch has among all n examples."""
+        return self._kernel(batch, share * self._objective.weight_in(batch, self.n), rows)
 
     def samples(self, batch_size, seed):
         if batch_size >= self.n:
@@ -89,7 +92,14 @@ class _Sample(LinearOperator):
         self.share = size_of(batch) / whole.n
 
     def matmat(self, columns):
-        return self._whole.average(columns, [self._batch], size_of(self._batch))
+        """As `average` over this one batch, without its detour through float64.
+
+        Columns in Fortran order are rows in C order, as the kernels want them: no copy.
+        """
+        rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
+        product = self._whole.kernel_product(self._batch, rows).numpy()
+        product /= size_of(self._batch)
+        return product.T
 
 
 class _Without(LinearOperator):

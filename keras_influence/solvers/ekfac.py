@@ -47,6 +47,11 @@ class Kronecker:
             x[self.rest] = columns[self.rest] / self.scale
         return x
 
+    def astype(self, dtype):
+        """The same with its blocks in another precision."""
+        blocks = tuple(block.astype(dtype) for block in self.blocks)
+        return dataclasses.replace(self, blocks=blocks)
+
 
 class EKFAC(Solver):
     """Eigenvalue-corrected Kronecker factors of each layer's Gauss-Newton block.

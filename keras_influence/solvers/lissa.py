@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from keras_influence.errors import DivergenceError
+from keras_influence.errors import DivergenceError, NegativeCurvatureError, SolverError
 from keras_influence.solvers import preconditioners
 from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 
@@ -12,6 +12,8 @@ _MAX_DOUBLINGS = 12
 # Heavy-ball momentum, and a step that is stable with it: (1 - 0.9) · 4 / σ.
 _MOMENTUM = 0.9
 _STEP = 0.4
+# A run of the self-tuning recurrence sees each example this often at most.
+_LONGEST = 4
 
 
 class LiSSA(Solver):
@@ -24,20 +26,23 @@ class LiSSA(Solver):
     With a `recursion_depth` T it is exactly that plain recurrence. Stopping after T steps
     leaves about the bias of an extra ridge σ / T.
 
-    Without one it tunes itself: short recurrences, each for what is left of v. After each,
-    one pass over the full data measures the residual v - A x, which is the right-hand side
-    of the next; so the noise of the minibatches, in proportion to the correction, dies out
-    (the variance reduction of Johnson and Zhang 2013). A correction that made things worse
-    is thrown away and σ doubled; one that made slow progress is followed by a longer one.
+    Without one it tunes itself: short recurrences, each for what is left of v. One pass over
+    the full data then gives A times the correction, and with it the correction's best length,
+    what makes it conjugate to the one before, and the exact residual, which is the right-hand
+    side of the next: flexible conjugate gradients (Notay 2000) with the recurrence for a
+    preconditioner. So the error falls from run to run whatever σ is, and the noise of the
+    minibatches, in proportion to the correction, dies out. A run that made slow progress is
+    followed by a longer one; σ is doubled when noise or growth made a correction too long.
 
     Args:
         scale: σ, the inverse step size. It must exceed half the largest eigenvalue of
-            every A_B. None estimates it by power iteration on eight minibatches, and
+            every A_B. None estimates it by power iteration on up to eight minibatches, and
             doubles it if the iteration still grows.
         recursion_depth: T, steps in each run. None tunes itself until `tol`.
         num_samples: runs to average; divides the variance, not the bias. Only with a
             `recursion_depth`.
-        batch_size: examples in each minibatch.
+        batch_size: examples in each minibatch. None takes a sixteenth of the data, but at
+            least 32 and at most 256: below that a step costs its overhead, not its examples.
         seed: of the minibatches; the same seed gives the same answer.
         tol: relative residual to reach, or, with a `recursion_depth`, to warn above.
         max_passes: passes over the data at most. Only without a `recursion_depth`.
@@ -56,16 +61,16 @@ class LiSSA(Solver):
         scale=None,
         recursion_depth=None,
         num_samples=1,
-        batch_size=32,
+        batch_size=None,
         seed=0,
-        tol=1e-3,
+        tol=1e-5,
         max_passes=500,
         preconditioner="auto",
     ):
         check_number("scale", scale, strict=True, optional=True)
         check_number("recursion_depth", recursion_depth, low=1, integer=True, optional=True)
         check_number("num_samples", num_samples, low=1, integer=True)
-        check_number("batch_size", batch_size, low=1, integer=True)
+        check_number("batch_size", batch_size, low=1, integer=True, optional=True)
         check_number("seed", seed, integer=True)
         check_number("tol", tol, strict=True)
         check_number("max_passes", max_passes, low=1)
@@ -84,39 +89,43 @@ class LiSSA(Solver):
         return preconditioners.factorise(self.preconditioner, operator, rank=20)
 
     def _solve(self, problem):
-        scale = self.scale or self._safe_scale(problem)
-        samples = problem.operator.samples(self.batch_size, self.seed)
-        if self.recursion_depth is None:
-            return self._refined(problem, samples, scale)
-        return self._plain(problem, samples, scale)
+        batch_size = self.batch_size or _batch_size(problem.operator)
+        precondition = _preconditioner(problem)
+        scale = self.scale or self._safe_scale(problem.operator, precondition, batch_size)
+        samples = problem.operator.samples(batch_size, self.seed)
+        solve = self._refined if self.recursion_depth is None else self._plain
+        x, steps, used = solve(problem, samples, scale, precondition)
+        # What refinement leaves is not the bias of a cut series: the residual tells it.
+        extra_ridge = used / self.recursion_depth if self.recursion_depth else 0.0
+        details = {"scale": used, "batch_size": batch_size, "extra_ridge": extra_ridge}
+        return Answer(x, steps, details={k: float(v) for k, v in details.items()})
 
     # ---- the plain recurrence
 
-    def _plain(self, problem, samples, scale):
+    def _plain(self, problem, samples, scale, _):
         total = np.zeros_like(problem.columns)
         for _ in range(self.num_samples):
-            x = None
-            for _ in range(1 if self.scale else _MAX_DOUBLINGS):
-                x = self._run(problem, samples, scale)
+            x = self._run(problem, samples, scale)
+            for _ in range(0 if self.scale else _MAX_DOUBLINGS):
                 if x is not None:
                     break
                 scale *= 2
+                x = self._run(problem, samples, scale)
             if x is None:
-                raise self._diverged(scale)
+                raise _diverged(scale)
             total += x
-        steps = self.recursion_depth * self.num_samples
-        return Answer(total / self.num_samples, steps, details=self._details(scale, steps))
+        return total / self.num_samples, self.recursion_depth * self.num_samples, scale
 
     def _run(self, problem, samples, scale):
         """One recurrence from h = v, or σ x0 if there is one; None if it grew without bound."""
         dtype = problem.operator.dtype
-        v = problem.columns.astype(dtype)
+        v = np.asfortranarray(problem.columns, dtype)
         h = (problem.start * scale).astype(dtype) if problem.start.any() else v.copy()
         # With 0 ≼ A_B ≼ 2σI the norm grows by at most ‖v‖ a step.
         first, growth = column_norms(h), column_norms(v)
         for step in range(1, self.recursion_depth + 1):
             update = v - next(samples).matmat(h) / dtype.type(scale)
-            h = h + update
+            h += update
             if step % 50 == 0 or step == self.recursion_depth:
                 if not (column_norms(h) <= 2 * (first + (step + 1) * growth)).all():
                     return None
@@ -126,83 +135,113 @@ class LiSSA(Solver):
 
     # ---- the self-tuning one
 
-    def _refined(self, problem, samples, scale):
-        x = problem.start.copy()
-        norms = column_norms(problem.columns).clip(1e-300)
+    def _refined(self, problem, samples, scale, precondition):
+        x, norms = problem.start.copy(), column_norms(problem.columns).clip(1e-300)
         r = problem.columns - problem.product(x) if x.any() else problem.columns.copy()
-        left = column_norms(r) / norms
-        share = next(samples).share
-        depth = max(10, round(1 / share))
-        steps, doublings = 0, 0
+        left, share = column_norms(r) / norms, next(samples).share
+        depth, steps, doublings, before = max(10, round(1 / share)), 0, 0, None
         while left.max() > 0.9 * self.tol and problem.operator.passes < self.max_passes:
             depth = min(depth, 1 + round((self.max_passes - problem.operator.passes) / share))
-            correction = self._correction(problem, samples, r, scale, depth)
+            correction = _correction(r, samples, scale, precondition, depth)
             steps += depth
-            better = None
-            if correction is not None:
-                trial = x + correction
-                residual = problem.columns - problem.product(trial)
-                better = column_norms(residual) / norms
-            if better is None or not (better.max() < left.max()):
+            if correction is None:
                 doublings += 1
                 if doublings > _MAX_DOUBLINGS:
-                    break
+                    raise _diverged(scale)
                 scale *= 2
                 continue
-            if better.max() > 0.3 * left.max():
-                depth *= 2
-            x, r, left = trial, residual, better
+            before = _Direction(correction, problem.product(correction), before)
+            length = before.length(r)
+            x += length * before.columns
+            r -= length * before.image
+            previous, left = left.max(), column_norms(r) / norms
+            if left.max() > 0.3 * previous:
+                scale *= 2 if length.min() < 0.5 else 1
+                depth *= 2 if depth * share < _LONGEST else 1
             problem.on_step(steps, left.max())
-        if left.max() >= 1 and not x.any():
-            raise self._diverged(scale)
-        return Answer(x, steps, details=self._details(scale, steps))
+        return x, steps, scale
 
-    def _correction(self, problem, samples, r, scale, depth):
-        """About A⁻¹ r by `depth` steps with momentum, averaged over the last quarter; or None."""
-        dtype = problem.operator.dtype
-        r, d = r.astype(dtype), np.zeros(r.shape, dtype)
-        velocity, tail = np.zeros_like(d), np.zeros(r.shape, np.float64)
-        last = max(1, depth // 4)
-        for step in range(depth):
-            pull = self._preconditioned(problem, r - next(samples).matmat(d)) / scale
-            velocity = (_MOMENTUM * velocity + _STEP * pull).astype(dtype)
-            d = d + velocity
-            if step >= depth - last:
-                tail += d
-            if step % 20 == 19 and not np.isfinite(d).all():
-                return None
-        return tail / last if np.isfinite(tail).all() else None
-
-    # ---- what both share
-
-    def _preconditioned(self, problem, columns):
-        return columns if problem.factor is None else problem.factor.precondition(columns)
-
-    def _details(self, scale, steps):
-        return {
-            "scale": float(scale),
-            "batch_size": self.batch_size,
-            "extra_ridge": float(scale * self.num_samples / max(steps, 1)),
-        }
-
-    def _diverged(self, scale):
-        return DivergenceError(
-            f"LiSSA diverged with scale={scale:.3g}, which is less than half the largest "
-            "eigenvalue of some minibatch, or the curvature is not positive definite. "
-            "Raise `scale` (or leave it out), `batch_size` or `damping`, or use "
-            "curvature='gauss_newton'."
-        )
-
-    def _safe_scale(self, problem):
+    def _safe_scale(self, operator, precondition, batch_size):
         """1.2 times the largest eigenvalue over sampled minibatches of the size used."""
-        operator, largest = problem.operator, 0.0
+        largest, samples = 0.0, operator.samples(batch_size, self.seed + 1)
         rng = np.random.default_rng(self.seed)
-        for sample in itertools.islice(operator.samples(self.batch_size, self.seed + 1), 8):
+        first = next(samples)
+        others = min(8, round(1 / first.share)) - 1  # As many as there are different ones.
+        for sample in (first, *itertools.islice(samples, others)):
             w = rng.standard_normal((operator.size, 1))
             for _ in range(10):
                 w = (w / max(np.linalg.norm(w), 1e-30)).astype(operator.dtype)
-                w = self._preconditioned(problem, sample.matmat(w))
+                w = precondition(sample.matmat(w))
             largest = max(largest, float(np.linalg.norm(w)))
         if not np.isfinite(largest) or largest == 0:
             raise DivergenceError("LiSSA found no finite curvature to set its `scale` from.")
         return 1.2 * largest
+
+
+def _batch_size(operator):
+    """A sixteenth of the examples, within 32 and 256."""
+    share = next(operator.samples(32, 0)).share
+    return int(np.clip(2 / share, 32, 256))
+
+
+def _preconditioner(problem):
+    """The factor's product in the operator's own precision, which is what the steps cost in."""
+    if problem.factor is None:
+        return lambda columns: columns
+    return problem.factor.astype(problem.operator.dtype).precondition
+
+
+def _correction(r, samples, scale, precondition, depth):
+    """About A⁻¹ r by `depth` steps with momentum, averaged over the last quarter; or None."""
+    first = next(samples)
+    dtype = first.dtype.type
+    # Fortran order, here and so in all that follows: the kernels want each column in one piece.
+    r = np.asfortranarray(r, dtype)
+    d, velocity, tail = np.zeros_like(r), np.zeros_like(r), np.zeros_like(r)
+    last = max(1, depth // 4)
+    for step, sample in enumerate(itertools.chain([first], itertools.islice(samples, depth - 1))):
+        pull = precondition(r - sample.matmat(d) if step else r)
+        velocity *= dtype(_MOMENTUM)
+        velocity += dtype(_STEP / scale) * pull
+        d += velocity
+        if step >= depth - last:
+            tail += d
+        if step % 20 == 19 and not np.isfinite(d).all():
+            return None
+    return tail.astype(np.float64) / last if np.isfinite(tail).all() else None
+
+
+class _Direction:
+    """A correction with its image under A, made conjugate to the one before it.
+
+    Raises:
+        NegativeCurvatureError: A is not positive definite along it.
+    """
+
+    def __init__(self, columns, image, before):
+        if before is not None:
+            overlap = _dots(before.image, columns) / before.energy
+            columns -= overlap * before.columns
+            image -= overlap * before.image
+        self.columns, self.image, self.energy = columns, image, _dots(columns, image)
+        if (self.energy < 0).any():
+            quotients = self.energy / _dots(columns, columns).clip(1e-300)
+            raise NegativeCurvatureError(quotients.min(), "LiSSA")
+        self.energy[self.energy == 0] = 1  # A column of zeros, which stays zero.
+
+    def length(self, r):
+        """The multiple of each column that brings x nearest to A⁻¹ v in the norm of A."""
+        return _dots(self.columns, r) / self.energy
+
+
+def _dots(a, b):
+    return np.einsum("ij,ij->j", a, b)
+
+
+def _diverged(scale):
+    return DivergenceError(
+        f"LiSSA diverged with scale={scale:.3g}, which is less than half the largest "
+        "eigenvalue of some minibatch, or the curvature is not positive definite. "
+        "Raise `scale` (or leave it out), `batch_size` or `damping`, or use "
+        "curvature='gauss_newton'."
+    )

@@ -37,6 +37,11 @@ class LowRank:
         """
         return self._scaled(columns, 1 / (self.eigenvalues[-1] + self.damping))
 
+    def astype(self, dtype):
+        """The same with U in another precision, in which its products are then made."""
+        return dataclasses.replace(self, vectors=self.vectors.astype(dtype))
+
     def _scaled(self, columns, outside):
-        scale = 1 / (self.eigenvalues + self.damping) - outside
-        return self.vectors @ (scale[:, None] * (self.vectors.T @ columns)) + outside * columns
+        scale = (1 / (self.eigenvalues + self.damping) - outside).astype(self.vectors.dtype)
+        inside = scale[:, None] * (self.vectors.T @ columns)
+        return (inside.T @ self.vectors.T).T + columns * self.vectors.dtype.type(outside)
