@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import ASTRA, CG, MINRES, NCG, Arnoldi, Direct, LiSSA, Nystrom, solvers
+from keras_influence import (
+    ASTRA,
+    CG,
+    MINRES,
+    NCG,
+    Arnoldi,
+    Direct,
+    LiSSA,
+    Nystrom,
+    solvers,
+)
 from keras_influence.operators import Damped, Dense
 from tests import truth
 from tests.truth import L2

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from keras_influence.errors import DivergenceError, NegativeCurvatureError, SolverError
+from keras_influence.errors import DivergenceError, NegativeCurvatureError
 from keras_influence.solvers import preconditioners
 from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 
