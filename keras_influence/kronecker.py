@@ -12,8 +12,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from keras_influence import _keras
 from keras_influence.capture import linear_layers, signals
+from keras_influence.kernels import kernel
 from keras_influence.matrices import as_matrix
 
 
@@ -118,54 +118,57 @@ class _Statistics:
 
     def __init__(self, objective, matrices):
         self._objective, self._matrices = objective, matrices
-        self._covariances = tf.function(self._traced(_covariance), reduce_retracing=True)
-        self._squares = tf.function(self._traced(_square), reduce_retracing=True)
+        self.parameters, self.kernels = objective.parameters, {}
+        self._seed = tf.Variable([0, 0], trainable=False)
+        self._bases = []
 
     def bases(self, batches, num_samples, seed):
         """(Q_A, Q_S) of each layer."""
-        none = [()] * len(self._matrices)
-        total = self._sum(self._covariances, batches, none, num_samples, seed)
+        total = self._sum(self._covariances, batches, num_samples, seed)
         return [(_eigenvectors(a), _eigenvectors(s)) for a, s in total]
 
     def eigenvalues(self, batches, bases, num_samples, seed):
         """Σ (Q_Aᵀ G Q_S)² of each layer, over examples and samples."""
-        return [s for (s,) in self._sum(self._squares, batches, bases, num_samples, seed)]
+        dtype = self.parameters.dtype
+        self._bases = [[tf.constant(q, dtype) for q in pair] for pair in bases]
+        return [s for (s,) in self._sum(self._squares, batches, num_samples, seed)]
 
-    def _sum(self, function, batches, bases, num_samples, seed):
+    def _sum(self, statistic, batches, num_samples, seed):
         total = None
         for number, batch in enumerate(batches):
             for sample in range(num_samples):
-                parts = function(batch, tf.constant([seed + sample, number]), bases)
-                parts = [[t.numpy().astype(np.float64) for t in part] for part in parts]
-                if total is None:
-                    total = parts
-                else:
-                    total = [[a + b for a, b in zip(x, y)] for x, y in zip(total, parts)]
+                self._seed.assign([seed + sample, number])
+                parts = tf.nest.map_structure(
+                    lambda t: t.numpy().astype(np.float64), statistic(batch)
+                )
+                total = parts if total is None else tf.nest.map_structure(np.add, total, parts)
         return total
 
-    def _traced(self, statistic):
-        def run(batch, seed, bases):
-            with _keras.twice_differentiable():
-                sites, deltas = signals(self._objective, list(self._matrices), batch, seed)
-            return [
-                statistic(len(rows), *_stacked(layer, rows, sites, deltas), *basis)
-                for (layer, rows), basis in zip(self._matrices.items(), bases)
+    @kernel
+    def _covariances(self, batch, weight):
+        return [_covariance(*signals) for _, *signals in self._stacked(batch)]
+
+    @kernel
+    def _squares(self, batch, weight):
+        pairs = zip(self._stacked(batch), self._bases)
+        return [(_square(*layer, *basis),) for layer, basis in pairs]
+
+    def _stacked(self, batch):
+        """K, inputs a (b, T, K), or indices (b, T), and δ (b, T, O) of each layer.
+
+        The calls of a layer that is called more than once stand side by side.
+        """
+        found = signals(self._objective, list(self._matrices), batch, self._seed.read_value())
+        for layer, rows in self._matrices.items():
+            calls = [
+                as_matrix(site).signals(delta, height=len(rows))
+                for site, delta in zip(*found)
+                if site.layer is layer
             ]
-
-        return run
-
-
-def _stacked(layer, rows, sites, deltas):
-    """a (b, T, K), or indices (b, T), and δ (b, T, O): all calls of a layer, side by side."""
-    calls = [
-        as_matrix(site).signals(delta, height=len(rows))
-        for site, delta in zip(sites, deltas)
-        if site.layer is layer
-    ]
-    return [tf.concat(parts, 1) for parts in zip(*calls)]
+            yield len(rows), *(tf.concat(parts, 1) for parts in zip(*calls))
 
 
-def _covariance(height, a, delta):
+def _covariance(a, delta):
     """Σ a aᵀ and Σ δ δᵀ over examples and positions; no A for indices."""
     outputs = tf.einsum("bto,btp->op", delta, delta)
     if a.dtype.is_integer:
@@ -179,12 +182,12 @@ def _square(height, a, delta, q_inputs, q_outputs):
     """Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)², (K, O)."""
     delta = delta @ tf.cast(q_outputs, delta.dtype)
     if a.dtype.is_integer:
-        return (_square_of_indices(a, delta, height),)
+        return _square_of_indices(a, delta, height)
     a = a @ tf.cast(q_inputs, a.dtype)
     if a.shape[1] == 1:
-        return (tf.matmul(tf.square(a[:, 0]), tf.square(delta[:, 0]), transpose_a=True),)
+        return tf.matmul(tf.square(a[:, 0]), tf.square(delta[:, 0]), transpose_a=True)
     zero = tf.zeros([a.shape[2], delta.shape[2]], delta.dtype)
-    return (tf.foldl(_add_square, (a, delta), zero),)
+    return tf.foldl(_add_square, (a, delta), zero)
 
 
 def _add_square(total, pair):
