@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.errors import ObjectiveWarning
-from keras_influence.loss import batch_size
+from keras_influence.loss import batch_size, structure
 
 
 def check_model(model):
@@ -66,15 +66,12 @@ def check_loss(model, objective, batches, name, learn):
             example's part in it depends on the others in its batch.
     """
     head = batches.head(64)
-    x, y, w = keras.utils.unpack_x_y_sample_weight(head)
-    y_pred = _model_output(model, x, name)
-    masked = any(getattr(t, "_keras_mask", None) is not None for t in tf.nest.flatten(y_pred))
+    axes_to_try, masked = objective.checked.get(structure(head)) or _look_at(model, head, name)
     objective.masked = objective.masked or masked
     failures = []
-    for axes in _axes_to_try(model, w, y_pred) if learn else (objective.dropped_axes,):
+    for axes in axes_to_try if learn else (objective.dropped_axes,):
         objective.dropped_axes = axes
         try:
-            _keras.build_compiled_loss(model, y, y_pred)
             agree, why = _compare(objective, head, masked, learn)
         except (ValueError, TypeError, tf.errors.OpError) as error:
             failures.append(
@@ -83,9 +80,22 @@ def check_loss(model, objective, batches, name, learn):
             )
             continue
         if agree:
+            objective.checked[structure(head)] = ((axes,), masked)
             return
         failures.append(why)
     raise ValueError(failures[0])
+
+
+def _look_at(model, batch, name):
+    """`_axes_to_try`, and whether a mask reaches the output."""
+    x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
+    y_pred = _model_output(model, x, name)
+    try:
+        _keras.build_compiled_loss(model, y, y_pred)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise ValueError(f"`{name}` does not fit the model's loss: {error}") from error
+    masked = any(getattr(t, "_keras_mask", None) is not None for t in tf.nest.flatten(y_pred))
+    return _axes_to_try(model, w, y_pred), masked
 
 
 def _axes_to_try(model, w, y_pred):
@@ -97,8 +107,8 @@ def _axes_to_try(model, w, y_pred):
 
 def _compare(objective, head, masked, learn):
     """Whether a loss can be taken apart by example, and what to do where it cannot."""
-    losses = objective.eager_losses(head)
-    if losses is None:
+    losses = objective.losses(head).numpy()
+    if not losses.size:
         return False, (
             "The model's `compute_loss` ignores `sample_weight`, so the part of one example "
             "cannot be told. Multiply each example's loss by `sample_weight` before the mean."
@@ -110,8 +120,8 @@ def _compare(objective, head, masked, learn):
     chosen = np.argsort(-np.abs(losses))[: 1 if masked else 3]
     few = _rows(head, chosen)
     size = batch_size(few)
-    together = objective.eager_losses(few)
-    alone = np.concatenate([objective.eager_losses(_rows(few, [i])) for i in range(size)])
+    together = objective.losses(few).numpy()
+    alone = np.concatenate([objective.losses(_rows(few, [i])) for i in range(size)])
     tolerance = {"rtol": 1e-3, "atol": 1e-5 * np.abs(alone).max() + 1e-6}
     for sums in (False, True) if learn and size > 1 else (objective.sums,):
         in_few = np.allclose(together, alone * (size if sums else 1), **tolerance)
@@ -144,13 +154,18 @@ def check_convex(model, objective, batches):
     Raises:
         ValueError: the loss is flat or not convex in the outputs.
     """
-    curvatures = objective.eager_output_curvatures(batches.head(16))
+    head = batches.head(16)
+    key = ("convex", structure(head))
+    if key in objective.checked:
+        return
+    curvatures = objective.eager_output_curvatures(head)
     largest = np.abs(curvatures).max()
     if largest == 0:
         why = "has no second derivative in the model's outputs"
     elif curvatures.min() < -1e-4 * largest:
         why = "is not convex in the model's outputs"
     else:
+        objective.checked[key] = True
         return
     raise ValueError(
         f"curvature='gauss_newton' is not defined for the loss {_loss_name(model)}, which {why}. "

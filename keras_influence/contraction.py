@@ -20,6 +20,7 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.capture import apply, linear_layers, signals, weights_of
 from keras_influence.kernels import kernel, over_vectors
+from keras_influence.loss import structure
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D)
 
@@ -44,6 +45,11 @@ class Contraction:
     def _layers(self, model):
         return linear_layers(model, self.parameters.variables)
 
+    @property
+    def state(self):
+        """What `checks` found that compiled kernels depend on."""
+        return self._objective.state, self._objective.sums
+
     def trusted(self, batches):
         """Whether the contraction is right for this model and data: found out once, on 4 examples.
 
@@ -53,7 +59,7 @@ class Contraction:
         if not self._covers:
             return False
         few = batches.head(4)
-        key = repr(tf.nest.map_structure(lambda t: (t.dtype.name, t.shape[1:]), few))
+        key = structure(few)
         if key not in self._trusted:
             try:
                 self._trusted[key] = self._agrees(few)
@@ -118,21 +124,46 @@ class Contraction:
 
     def _applied(self, sites, deltas, vectors):
         """Σ_sites ⟨f(aᵢ; s), δᵢ⟩ for each row s, (b, k)."""
-        weights = {id(v): v for site in sites for v in weights_of(site.layer)}
-        starts = np.cumsum([0, *self.parameters.sizes])
+        many = vectors.shape[0] != 1
+        pairs = list(zip(sites, deltas))
+        total = tf.add_n(
+            [self._dense(s, d, vectors) for s, d in pairs if many and _is_dense(s)]
+            or [tf.zeros([tf.shape(deltas[0])[0], tf.shape(vectors)[0]], vectors.dtype)]
+        )
+        pairs = [(s, d) for s, d in pairs if not (many and _is_dense(s))]
 
         def product(s):
-            values = []
-            for key, v in weights.items():
-                i = self._index.get(key)
-                # A weight that is not in θ does not move.
-                part = tf.zeros(v.shape, s.dtype) if i is None else s[starts[i] : starts[i + 1]]
-                values.append((v, tf.reshape(part, v.shape)))
-            with self._objective.with_values(values):
-                outputs = [apply(site) for site in sites]
-            return tf.add_n([_sum(z * d) for z, d in zip(outputs, deltas)])
+            with self._objective.with_values(self._values(sites, s)):
+                outputs = [apply(site) for site, _ in pairs]
+            return tf.add_n([_sum(z * d) for z, (_, d) in zip(outputs, pairs)])
 
-        return tf.transpose(over_vectors(product, vectors, loop=False))
+        if not pairs:
+            return total
+        return total + tf.transpose(over_vectors(product, vectors, loop=False))
+
+    def _dense(self, site, delta, vectors):
+        """`_applied` for one dense layer of flat inputs: a product of matrices per vector."""
+        z = 0.0
+        for v, part in self._values([site], vectors):
+            is_bias = v is site.layer.bias
+            z += part[:, None] if is_bias else tf.matmul(site.inputs[None], part)
+        return tf.transpose(tf.reduce_sum(z * delta, axis=2))
+
+    def _values(self, sites, vectors):
+        """Pairs of a weight and its part of `vectors`, (..., p); zero for one that is not in θ."""
+        starts = np.cumsum([0, *self.parameters.sizes])
+        weights = {id(v): v for site in sites for v in weights_of(site.layer)}
+        values, leading = [], tf.shape(vectors)[:-1]
+        for key, v in weights.items():
+            shape = tf.concat([leading, v.shape], 0)
+            if key in self._index:
+                i = self._index[key]
+                part = tf.reshape(vectors[..., starts[i] : starts[i + 1]], shape)
+                part = tf.ensure_shape(part, [*vectors.shape[:-1], *v.shape])
+            else:
+                part = tf.zeros(shape, vectors.dtype)
+            values.append((v, part))
+        return values
 
     def _formed_gradients(self, batch):
         """∇ℓ(z) of each example as a list of (b, size) for the variables."""
@@ -164,6 +195,10 @@ def _forms(site):
         site.outputs.shape.rank > 2
         or sum(int(np.prod(v.shape)) for v in weights_of(site.layer)) < 1000
     )
+
+
+def _is_dense(site):
+    return isinstance(site.layer, keras.layers.Dense) and site.outputs.shape.rank == 2
 
 
 def _weight_gradients(objective, site, delta, weights):

@@ -15,7 +15,8 @@ _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistri
 def kernel(function):
     """Compile `function(self, batch, weight, *vectors)` once for each structure of batch.
 
-    `self` has `parameters` and a dict `kernels` to keep the compiled functions in.
+    `self` has `parameters`, a dict `kernels` to keep the compiled functions in, and a
+    hashable `state` of all else that the traced code depends on.
     `weight` is a number (default 1); vectors are (k, p) arrays.
     """
 
@@ -25,7 +26,7 @@ def kernel(function):
         many = bool(vectors) and vectors[0].shape[0] > 1
         layout = tuple((t.dtype, t.shape.rank) for t in flat)
         skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
-        key = (function.__name__, many, skeleton, layout)
+        key = (function.__name__, many, skeleton, layout, self.state)
         known = self.kernels.get(key)
         if known is None or not known.accepts(flat):
             known = self.kernels[key] = _Compiled(function, self, batch, flat, known, many)

@@ -40,6 +40,11 @@ class CompiledLoss:
         self.dropped_axes = 1
         self.masked = False
 
+    @property
+    def state(self):
+        """What `checks` found that compiled kernels depend on."""
+        return self.dropped_axes
+
     def weight_in(self, batch, n):
         """The weight with which a batch stands for its part of n examples.
 
@@ -120,6 +125,11 @@ class CompiledLoss:
 def batch_size(batch):
     """Number of examples in a batch of eager tensors."""
     return int(tf.nest.flatten(batch)[0].shape[0])
+
+
+def structure(batch):
+    """What of a batch is the same for all batches of a data set, as a key."""
+    return repr(tf.nest.map_structure(lambda t: (t.dtype.name, *t.shape[1:]), batch))
 
 
 def rows_of(batch):

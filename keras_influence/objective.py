@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.kernels import kernel, over_vectors, prefers_loop
-from keras_influence.loss import CompiledLoss, batch_size, rows_of
+from keras_influence.loss import CompiledLoss, rows_of
 
 
 class Objective(CompiledLoss):
@@ -28,19 +28,21 @@ class Objective(CompiledLoss):
         super().__init__(model, variables)
         self.kernels = {}
         self.contraction = None
+        self.checked = {}
         self._target = None
         self._loop = prefers_loop(model)
 
     # ---- first derivatives
 
-    def eager_losses(self, batch):
-        """Loss of each example, (b,): b · ∂L/∂ω; None if the loss does not depend on ω."""
-        omega = self._omega(batch)
+    @kernel
+    def losses(self, batch, weight):
+        """Loss of each example, (b,): b · ∂L/∂ω; of length 0 if the loss ignores ω."""
+        omega = self._omega(batch, weight)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(omega)
             loss, _ = self._loss(self.parameters.tensors(), omega, batch)
         gradient = tape.gradient(loss, omega)
-        return None if gradient is None else batch_size(batch) * gradient.numpy()
+        return tf.zeros([0]) if gradient is None else self._size(batch) * gradient
 
     @kernel
     def gradient(self, batch, weight):
