@@ -203,9 +203,9 @@ def problem(name, n, epochs=10, seed=0):
     train = keras.tree.map_structure(lambda a: a[:n], whole)
     test = keras.tree.map_structure(lambda a: a[n:], whole)
     model = make()
-    model.fit(*train, epochs=epochs, verbose=0)
+    x, y, *weight = train
+    model.fit(x, y, epochs=epochs, verbose=0, sample_weight=weight[0] if weight else None)
     session = Session(model, train, damping=0.0, curvature="gauss_newton")
-    # The session holds its model weakly in its kernels, and here by this reference.
     return session, session.example_gradients(session.read(test, "test")).T
 
 
@@ -237,7 +237,9 @@ def _error(x, exact):
 
 
 def main(models, sizes, dampings):
-    print("| model | n | p | λ | condition | CG passes | CG's error | LiSSA passes | LiSSA's error |")
+    print(
+        "| model | n | p | λ | condition | CG passes | CG's error | LiSSA passes | LiSSA's error |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     rows = []
     for name in models:

@@ -118,6 +118,9 @@ def conv_net(train, test):
     return System("conv", model, train, test, GaussNewton)
 
 
+MODELS = {"softmax": softmax_regression, "conv": conv_net}
+
+
 # ---- actual retraining of softmax regression, in closed forms
 
 
@@ -211,7 +214,7 @@ def measure(
         row["noise"] = np.sqrt(variance)
         # The mean of a few runs is itself noisy: take that part off.
         row["bias"] = np.sqrt(max(off**2 - variance / seeds, 0))
-        if system.name == "softmax":
+        if truth:
             row["pearson"] = np.mean([truth(one) for one in x])
     return row
 
@@ -221,7 +224,7 @@ def study(system, truth, seeds, short):
     rows = []
 
     def run(name, **knobs):
-        setting = {"scale": 1.0, "depth": 400 // short, "batch_size": 32, **knobs}
+        setting = {"scale": 1.0, "depth": 200 // short, "batch_size": 32, **knobs}
         rows.append(measure(system, truth, seeds, name, **setting))
 
     for scale in (0.25, 0.4, 0.6, 1, 2, 4, 8, 16):
@@ -230,13 +233,13 @@ def study(system, truth, seeds, short):
         run("batch size", batch_size=size, scale=8.0)
     for size in SIZES:
         run("batch size, independent", batch_size=size, scale=8.0, wrap=Independent)
-    for depth in (25, 100, 400, 1600):
+    for depth in (25, 100, 400, 1000):
         run("depth", depth=depth // short)
     for repeats in (1, 2, 4):
-        run("repeats", repeats=repeats, depth=200 // short)
+        run("repeats", repeats=repeats, depth=100 // short)
     # The same bias at each scale: T in proportion to σ.
     for factor in (1, 2, 4):
-        run("scale at equal bias", scale=1.0 * factor, depth=factor * 200 // short)
+        run("scale at equal bias", scale=1.0 * factor, depth=factor * 100 // short)
     for damping in (1e-3, 1e-2, 1e-1):
         run("damping", damping=damping)
     return rows
@@ -261,10 +264,8 @@ def automatic(system, truth):
                 "error": np.linalg.norm(solution.x - exact) / np.linalg.norm(exact),
                 "passes": solution.passes,
                 "seconds": time.perf_counter() - start,
-                "pearson": truth(solution.x) if system.name == "softmax" else np.nan,
-                "pearson of the exact solution": (
-                    truth(exact) if system.name == "softmax" else np.nan
-                ),
+                "pearson": truth(solution.x) if truth else np.nan,
+                "pearson of the exact solution": (truth(exact) if truth else np.nan),
             }
         )
     return rows
@@ -318,9 +319,9 @@ def report(rows, systems):
             f"r^{found['repeats']:.2f}, and at equal bias (T in proportion to σ) "
             f"as σ^{found['scale at equal bias']:.2f}"
         )
-        tops = {m: system.minibatch_eigenvalue(m, 40) for m in (1, 8, 32)}
+        tops = {m: system.minibatch_eigenvalue(m, 20) for m in (1, 8, 32)}
         half = ", ".join(f"m = {m}: {top / 2:.2f}" for m, top in tops.items())
-        print(f"  half the largest eigenvalue of 40 minibatches, over λmax: {half}")
+        print(f"  half the largest eigenvalue of 20 minibatches, over λmax: {half}")
 
 
 VARIED = {
@@ -371,23 +372,22 @@ def _panel(ax, rows, study, knob, parts, label):
     ax.set_xlabel(label)
 
 
-def main(output, quick):
+def main(output, quick, models=tuple(MODELS)):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    keras.utils.set_random_seed(0)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    start = time.perf_counter()
+    start, rows, defaults, systems = time.perf_counter(), [], [], []
     train, test = digits()
-    systems = [softmax_regression(train, test), conv_net(train, test)]
-    removals = np.random.default_rng(1).choice(N, 20 if quick else 100, replace=False)
-    truth = Truth(systems[0], train, test, removals)
-    for system in systems:
-        print(f"{system.name}: {len(system.dense)} parameters, λmax = {system.largest:.3g}")
-    rows = []
-    for system in systems:
-        rows += study(system, truth, seeds=2 if quick else 6, short=16 if quick else 1)
+    for name in models:
+        keras.utils.set_random_seed(0)
+        system = MODELS[name](train, test)
+        systems.append(system)
+        print(f"{name}: {len(system.dense)} parameters, λmax = {system.largest:.3g}", flush=True)
+        removals = np.random.default_rng(1).choice(N, 20 if quick else 100, replace=False)
+        truth = Truth(system, train, test, removals) if name == "softmax" else None
+        rows += study(system, truth, seeds=2 if quick else 4, short=8 if quick else 1)
+        defaults += automatic(system, truth)
     report(rows, systems)
-    defaults = [row for system in systems for row in automatic(system, truth)]
     names = ("damping", "error", "passes", "seconds", "pearson", "pearson of the exact solution")
     show("Self-tuning, with defaults.", defaults, {name: name for name in names})
     with open(f"{output}.csv", "w", newline="") as file:
@@ -403,9 +403,26 @@ def main(output, quick):
     return rows, defaults
 
 
+def redraw(output, parts):
+    """The picture of earlier runs, from their CSV files."""
+    rows = []
+    for part in parts:
+        with open(part, newline="") as file:
+            rows += [
+                {k: v if k in ("study", "model") else float(v) for k, v in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    draw(rows, f"{output}-knobs.png")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="lissa")
     parser.add_argument("--quick", action="store_true", help="short runs and few seeds")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--draw", nargs="+", metavar="CSV", help="only draw earlier runs again")
     options = parser.parse_args()
-    main(options.output, options.quick)
+    if options.draw:
+        redraw(options.output, options.draw)
+    else:
+        main(options.output, options.quick, options.models)
