@@ -29,12 +29,17 @@ class Prepared:
     def __init__(self, problem, threads):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        self.network = _network(problem.weights)
+        self._problem = problem
+        self.network = self.rebuilt()
         self.train = _tensors(problem.x_train, problem.y_train)
         self.test = _tensors(problem.x_test, problem.y_test)
         with torch.no_grad():
             losses = [cross_entropy(self.network(x), y) * len(y) for x, y in self.batches(500)]
         problem.check_loss(float(sum(losses)) / len(self.train[0]))
+
+    def rebuilt(self):
+        """The network anew, for libraries that change the one that they are given."""
+        return _network(self._problem.weights, strided=self._problem.kind.startswith("strided"))
 
     def batches(self, size, data=None):
         """The training data (or `data`) as a list of ready pairs, in order."""
@@ -61,6 +66,21 @@ class Prepared:
         )
 
 
+class Ready(torch.utils.data.Dataset):
+    """A dataset that hands over whole batches, for `collate_fn=lambda batch: batch`."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index]
+
+    __getitems__ = __getitem__
+
+
 cross_entropy = nn.functional.cross_entropy
 
 
@@ -82,16 +102,22 @@ def _tensors(x, y):
     return torch.as_tensor(np.asarray(x, np.float32)), torch.as_tensor(np.asarray(y, np.int64))
 
 
-def _network(weights):
-    """Convolutions (valid, relu, 2 x 2 pooling), then dense layers with relu between them."""
+def _network(weights, strided):
+    """Convolutions, then dense layers, with relu between them.
+
+    A convolution is valid and followed by 2 x 2 pooling, or `strided`: stride 2 and Keras's
+    "same" padding of even sizes, one more row and column at the end.
+    """
     modules, last = [], None
     for kernel, bias in zip(weights[::2], weights[1::2]):
         kernel, bias = torch.as_tensor(kernel).float(), torch.as_tensor(bias).float()
         if kernel.ndim == 4:
             modules += [] if last == "conv" else [_ChannelsFirst()]
-            layer = nn.Conv2d(kernel.shape[2], kernel.shape[3], tuple(kernel.shape[:2]))
+            modules += [nn.ZeroPad2d((0, 1, 0, 1))] if strided else []
+            stride, pooling = (2, []) if strided else (1, [nn.MaxPool2d(2)])
+            layer = nn.Conv2d(*kernel.shape[2:], tuple(kernel.shape[:2]), stride=stride)
             layer.weight.data = kernel.permute(3, 2, 0, 1).contiguous()
-            after, last = [nn.ReLU(), nn.MaxPool2d(2)], "conv"
+            after, last = [nn.ReLU(), *pooling], "conv"
         else:
             modules += {None: [nn.Flatten()], "conv": [_ChannelsLast(), nn.Flatten()]}.get(last, [])
             layer = nn.Linear(*kernel.shape)
