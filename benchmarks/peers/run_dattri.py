@@ -28,7 +28,8 @@ def attribute(problem, prepared, settings, clock, *, make):
 
     def loss(parameters, data):
         x, y = data
-        return cross_entropy(torch.func.functional_call(network, parameters, x), y)
+        # LiSSA hands over floating-point labels.
+        return cross_entropy(torch.func.functional_call(network, parameters, x), y.long())
 
     def target(parameters, data):
         x, y = data
@@ -54,7 +55,7 @@ class _Whole(DataLoader):
     """One batch, ready, in place of one `__getitem__` per example."""
 
     def __iter__(self):
-        return iter([self.dataset.tensors])
+        return iter([list(self.dataset.tensors)])
 
 
 def _remember(attributor):

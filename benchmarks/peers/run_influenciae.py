@@ -25,7 +25,7 @@ def prepare(problem, threads):
     network = _network(problem.weights)
     network.set_weights(problem.weights)
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
-    losses = loss(problem.y_train, network.predict(problem.x_train, batch_size=500, verbose=0))
+    losses = loss(problem.y_test, network.predict(problem.x_test, verbose=0))
     problem.check_loss(float(np.mean(losses)))
     layers = [i for i, layer in enumerate(network.layers) if layer.weights]
     return InfluenceModel(network, layers[0], layers[-1], loss_function=loss)
