@@ -33,7 +33,6 @@ sys.path.append(str(HERE / "peers"))
 
 import numpy as np
 from common import Problem, record_of
-
 from problems import MODELS, environment, fashion_mnist, trained
 
 

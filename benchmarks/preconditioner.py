@@ -16,13 +16,13 @@ import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras_influence as ki
 import numpy as np
+from problems import environment, fashion_mnist, trained
+
+import keras_influence as ki
 from keras_influence import CG, LiSSA, Nystrom
 from keras_influence.operators import Damped, GaussNewton
 from keras_influence.session import Session
-
-from problems import environment, fashion_mnist, trained
 
 TOL = 1e-3
 

@@ -1,9 +1,10 @@
 """How far a result is from the truth: the dense solution in float64, or the residual."""
 
-import keras_influence as ki
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
+
+import keras_influence as ki
 
 
 def softmax_regression_scores(problem):

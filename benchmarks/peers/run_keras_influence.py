@@ -11,12 +11,12 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import keras_influence as ki
 import numpy as np
 import tensorflow as tf
 from common import Answer, main
-
 from problems import MODELS
+
+import keras_influence as ki
 
 
 def prepare(problem, threads):
