@@ -25,6 +25,7 @@ from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.scores import InfluenceScores
 from keras_influence.solvers import CG, MINRES, NCG, Direct, LiSSA, Nystrom
 from keras_influence.spectrum import hessian_eigenvalues, hessian_trace
+from keras_influence.tracin import TracIn
 from keras_influence.version import __version__
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Nystrom",
     "ObjectiveWarning",
     "SolverError",
+    "TracIn",
     "__version__",
     "group_influence",
     "hessian_eigenvalues",

@@ -42,7 +42,8 @@ class InfluenceScores:
         passes: passes over the training data that the solve took, all test examples together.
         solver: configuration of the solver that was used.
         details: what else the solver says, e.g. LiSSA's scale.
-        curvature: "hessian" or "gauss_newton", whichever was used.
+        curvature: "hessian" or "gauss_newton", whichever was used; "none" for `TracIn`, whose
+            values are a sum along training in the same sign and unit.
         damping: λ.
         reason: why this solver and this curvature, where they were chosen automatically.
         target: what `values` predict the change of: "test loss", or a function's name.
@@ -95,10 +96,8 @@ class InfluenceScores:
         return Ranking(indices, np.take_along_axis(self.values, indices, 1))
 
     def __repr__(self):
-        good = int(self.converged.sum())
         best = np.unravel_index(self.values.argmax(), self.values.shape)
         worst = np.unravel_index(self.values.argmin(), self.values.shape)
-        solver = self.solver["class_name"]
         loss = self.target == "test loss"
         signs = (
             ("helpful, a proponent", "harmful, an opponent")
@@ -115,11 +114,23 @@ class InfluenceScores:
                 f"  positive      {signs[0]}; strongest: {self._entry(best)}",
                 f"  negative      {signs[1]}; strongest: {self._entry(worst)}",
                 f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}",
-                f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
-                f"  certified     {good} of {self.n_test} solves converged, largest relative "
-                f"residual {self.residual.max():.1e}, {self.passes:.4g} passes over the data",
+                *self._evidence(),
             ]
         )
+
+    def _evidence(self):
+        solver = self.solver["class_name"]
+        if self.curvature == "none":
+            return [f"  summed by     {solver} over {self.passes:.0f} checkpoints, no curvature"]
+        good = int(self.converged.sum())
+        certified = (
+            f"{good} of {self.n_test} solves converged, largest relative "
+            f"residual {self.residual.max():.1e}, {self.passes:.4g} passes over the data"
+        )
+        return [
+            f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
+            f"  certified     {certified}",
+        ]
 
     def _entry(self, index):
         i, j = (int(a) for a in index)

@@ -61,6 +61,20 @@ class Session:
         checks.check_loss(self.model, self.objective, batches, name, learn=name == "train")
         return batches
 
+    def picked(self, indices):
+        """The training examples at these positions, as `Batches`; all of them for None."""
+        if indices is None:
+            return self.train
+        array = np.asarray(indices)
+        expected = (
+            f"`indices` should be positions in `train`, integers from 0 to {self.train.n - 1}"
+        )
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise TypeError(f"{expected}. Received: {indices!r}")
+        if not array.size or array.min() < 0 or array.max() >= self.train.n:
+            raise ValueError(f"{expected}. Received: {np.array2string(array, threshold=6)}")
+        return self.train.subset(array)
+
     def operator(self, curvature, group=None):
         """(H + λI), with the examples of `group` taken out of H if it is given."""
         if curvature == "gauss_newton" and not self._convex:
