@@ -23,6 +23,7 @@ from keras_influence.groups import group_influence, parameter_influence, with_ch
 from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.scores import InfluenceScores
+from keras_influence.smooth import SmoothHinge
 from keras_influence.solvers import CG, MINRES, NCG, Direct, LiSSA, Nystrom
 from keras_influence.spectrum import hessian_eigenvalues, hessian_trace
 from keras_influence.tracin import TracIn
@@ -44,6 +45,7 @@ __all__ = [
     "NegativeCurvatureError",
     "Nystrom",
     "ObjectiveWarning",
+    "SmoothHinge",
     "SolverError",
     "TracIn",
     "__version__",

@@ -27,7 +27,7 @@ class InfluenceCallback(keras.callbacks.Callback):
         folder: if given, scores are also written there, as `epoch_0005.npz`.
         log_dir: if given, TensorBoard can show from there, by epoch: the gallery of
             `InfluenceScores.plot`, a histogram of the self-influence of 256 training
-            examples (all, if there are fewer), and the solves' residuals and passes.
+            examples (all, if there are fewer), and the solves' residuals (log10) and passes.
             Needs tensorboard and matplotlib.
         **options: passed to `keras_influence.influence`.
 
@@ -104,8 +104,10 @@ class _Board:
         with self._writer.as_default(step=step):
             tf.summary.image("influence/gallery", _pixels(figure))
             tf.summary.histogram("influence/self_influence", self_influence)
-            tf.summary.histogram("influence/residuals", scores.residual)
-            tf.summary.scalar("influence/largest_residual", scores.residual.max())
+            # On TensorBoard's linear axes residuals of 1e-6 all look like zero.
+            residuals = np.log10(np.maximum(scores.residual, 1e-16))
+            tf.summary.histogram("influence/log10_residual", residuals)
+            tf.summary.scalar("influence/log10_largest_residual", residuals.max())
             tf.summary.scalar("influence/converged_fraction", scores.converged.mean())
             tf.summary.scalar("influence/passes", scores.passes)
         self._writer.flush()

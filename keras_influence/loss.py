@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.parameters import Parameters
+from keras_influence.smooth import SMOOTH
 
 
 class CompiledLoss:
@@ -25,15 +26,17 @@ class CompiledLoss:
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
+        smooth: let the smooth versions of the hinge losses stand in for them.
 
     Attributes:
         sums: whether the loss is a sum over the batch, not a mean. Set by `checks`.
         dropped_axes: how many trailing axes of an output its loss reduces. Set by `checks`.
     """
 
-    def __init__(self, model, variables):
+    def __init__(self, model, variables, smooth=False):
         self._model = weakref.ref(model)
         self.parameters = Parameters(variables)
+        self._replacements = SMOOTH if smooth else {}
         self.sums = False
         self.dropped_axes = 1
 
@@ -66,7 +69,11 @@ class CompiledLoss:
         values = {id(v): value for v, value in zip(self.parameters.variables, theta)}
         model = self._model()
         mapping = [(v, values.get(id(v), v.value)) for v in model.trainable_variables]
-        with _keras.full_precision(model), keras.StatelessScope(mapping, collect_losses=True):
+        with (
+            _keras.full_precision(model),
+            _keras.replaced_losses(model, self._replacements),
+            keras.StatelessScope(mapping, collect_losses=True),
+        ):
             yield
 
     def _weights(self, omega, w, y_pred):

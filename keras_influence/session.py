@@ -47,10 +47,12 @@ class Session:
         self.model = model
         self.damping = float(damping)
         self.curvature = curvature
-        self.objective = objective_of(model, variables)
+        self.objective = objective_of(model, variables, smooth=curvature == "auto")
         self.solver = solver or solvers.choose(self.objective.parameters.size)
         self.reason = "" if solver else f"auto: {self.objective.parameters.size} parameters"
         self.train = self.read(train, "train", batch_size, class_weight)
+        if curvature == "auto":
+            checks.warn_about_kinks(model)
         self.used = curvature
         self._factors = {}
         self._convex = False
@@ -167,12 +169,13 @@ class Session:
         return np.ascontiguousarray(rows, self.objective.parameters.dtype.as_numpy_dtype)
 
 
-def objective_of(model, variables=None):
+def objective_of(model, variables=None, smooth=False):
     """The `Objective` of a model, with the kernels compiled in earlier calls.
 
     Args:
         model: a Keras model.
         variables: which trainable weights are θ; see `select`.
+        smooth: let the smooth versions of the hinge losses stand in for them.
 
     Raises:
         TypeError, ValueError: the model or the selection is not usable.
@@ -183,9 +186,9 @@ def objective_of(model, variables=None):
     known = _objectives.get(model)
     if known is None or known[0] != state:
         known = _objectives[model] = (state, {})
-    key = tuple(id(v) for v in chosen)
+    key = (smooth, *(id(v) for v in chosen))
     if key not in known[1]:
-        known[1][key] = Objective(model, chosen)
+        known[1][key] = Objective(model, chosen, smooth)
     return known[1][key]
 
 

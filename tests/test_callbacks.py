@@ -101,7 +101,7 @@ def test_tensorboard_gets_gallery_histograms_and_residuals(data, tmp_path):
     events = read_events(tmp_path)
     assert set(events) == {
         f"influence/{name}"
-        for name in ("gallery", "self_influence", "residuals", "largest_residual",
+        for name in ("gallery", "self_influence", "log10_residual", "log10_largest_residual",
                      "converged_fraction", "passes")
     }  # fmt: skip
     assert all(list(steps) == [2, 3] for steps in events.values())
@@ -118,7 +118,9 @@ def test_tensorboard_gets_gallery_histograms_and_residuals(data, tmp_path):
     assert buckets[0, 0] == pytest.approx(exact.min(), rel=1e-3)
     assert buckets[-1, 1] == pytest.approx(exact.max(), rel=1e-3)
     scores = callback.history[3]
-    assert events["influence/largest_residual"][3] == pytest.approx(scores.residual.max())
+    largest = np.log10(scores.residual.max())
+    assert events["influence/log10_largest_residual"][3] == pytest.approx(largest, rel=1e-5)
+    assert events["influence/log10_residual"][3][-1, 1] == pytest.approx(largest, rel=1e-5)
     assert events["influence/converged_fraction"][3] == 1
     assert events["influence/passes"][3] == pytest.approx(scores.passes)
 
