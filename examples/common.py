@@ -71,10 +71,10 @@ class Minimiser:
     def __init__(self, model, x, y):
         self.model = model
         self.shapes = [tuple(v.shape) for v in model.trainable_variables]
-        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+        self.data = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
 
         @tf.function
-        def value_and_gradient(weights):
+        def value_and_gradient(x, y, weights):
             with tf.GradientTape() as tape:
                 y_pred = model(x, training=False)
                 loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights)
@@ -84,14 +84,16 @@ class Minimiser:
         self.function = value_and_gradient
         self.n = len(y)
 
-    def run(self, left_out=(), steps=3000, tol=1e-9):
-        """Minimise from where the weights are, with some examples at weight 0; return θ."""
+    def run(self, left_out=(), x=None, y=None, steps=3000, tol=1e-9):
+        """Minimise from where the weights are, with some examples at weight 0, or others."""
+        x = self.data[0] if x is None else tf.cast(x, self.data[0].dtype)
+        y = self.data[1] if y is None else tf.cast(y, self.data[1].dtype)
         weights = np.ones(self.n, keras.config.floatx())
         weights[list(left_out)] = 0
 
         def objective(theta):
             self.place(theta)
-            value, gradient = self.function(tf.constant(weights))
+            value, gradient = self.function(x, y, tf.constant(weights))
             return float(value), gradient.numpy().astype(float)
 
         options = {"maxiter": steps, "maxfun": 2 * steps, "gtol": tol, "ftol": 1e-15, "maxcor": 30}
@@ -99,7 +101,6 @@ class Minimiser:
             objective, self.theta(), jac=True, method="L-BFGS-B", options=options
         )
         self.place(result.x)
-        return result.x
 
     def theta(self):
         return np.concatenate([v.numpy().ravel() for v in self.model.trainable_variables])

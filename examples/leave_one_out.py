@@ -48,7 +48,7 @@ def trained(build, train):
     model = build()
     model.compile(loss="sparse_categorical_crossentropy")
     minimiser = common.Minimiser(model, *train)
-    minimiser.run()
+    minimiser.run(tol=1e-8)
     return model, minimiser
 
 
@@ -61,7 +61,7 @@ def hardest(model, test):
 
 def main(output, quick=False):
     common.double_precision()
-    n, refits, conv_refits = (300, 10, 4) if quick else (1200, 100, 40)
+    n, refits, conv_refits = (200, 8, 4) if quick else (600, 60, 25)
     train, test = digits(n)
     results = {}
 
@@ -69,12 +69,10 @@ def main(output, quick=False):
     one = hardest(model, test)
     scores = {
         "softmax regression, CG": model.influence(one, train, method=CG(tol=1e-8), damping=0),
-        "softmax regression, LiSSA": model.influence(
-            one, train, method=LiSSA(tol=1e-2), damping=0
-        ),
+        "softmax regression, LiSSA": model.influence(one, train, method=LiSSA(tol=1e-2), damping=0),
     }
     chosen = np.argsort(-np.abs(scores["softmax regression, CG"].values[0]))[:refits]
-    actual = minimiser.changes(chosen, common.loss_of(model, *one))
+    actual = minimiser.changes(chosen, common.loss_of(model, *one), tol=1e-8)
     for name, found in scores.items():
         results[name] = found.values[0, chosen], actual, found
 
@@ -82,7 +80,7 @@ def main(output, quick=False):
     one = hardest(model, test)
     found = model.influence(one, train, method="direct", damping=0, curvature="hessian")
     chosen = np.argsort(-np.abs(found.values[0]))[:conv_refits]
-    actual = minimiser.changes(chosen, common.loss_of(model, *one))
+    actual = minimiser.changes(chosen, common.loss_of(model, *one), tol=1e-8)
     results["conv net, not convex"] = found.values[0, chosen], actual, found
 
     print(f"{n} digits; the most influential ones left out one at a time, retrained to the minimum")

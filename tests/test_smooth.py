@@ -9,7 +9,7 @@ import pytest
 import keras_influence as ki
 from tests import truth
 
-T = 0.1  # the default temperature
+T = 0.01  # the default temperature
 
 
 def svm(loss="hinge", outputs=1):
@@ -64,7 +64,7 @@ def test_influence_of_a_linear_svm(loss, data):
             warnings.simplefilter("error")
             scores = ki.influence(model, data, data, damping=0.01)
     else:
-        with pytest.warns(ki.ObjectiveWarning, match="hinge has a kink.*temperature 0.1"):
+        with pytest.warns(ki.ObjectiveWarning, match="hinge has a kink.*temperature 0.01"):
             scores = ki.influence(model, data, data, damping=0.01)
     assert truth.relative_error(scores.values, exact) < 1e-6
     assert scores.curvature == "hessian"
