@@ -25,6 +25,7 @@ from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.prepared import load_prepared, prepare
 from keras_influence.scores import InfluenceScores
+from keras_influence.smooth import SmoothHinge
 from keras_influence.solvers import (
     ASTRA,
     CG,
@@ -38,6 +39,7 @@ from keras_influence.solvers import (
     Nystrom,
 )
 from keras_influence.spectrum import hessian_eigenvalues, hessian_trace
+from keras_influence.tracin import TracIn
 from keras_influence.version import __version__
 
 __all__ = [
@@ -60,8 +62,10 @@ __all__ = [
     "NegativeCurvatureError",
     "Nystrom",
     "ObjectiveWarning",
+    "SmoothHinge",
     "SolverError",
     "StaleError",
+    "TracIn",
     "__version__",
     "group_influence",
     "hessian_eigenvalues",

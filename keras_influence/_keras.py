@@ -22,6 +22,8 @@ __all__ = [
     "get_data_adapter",
     "has_default_loss",
     "loss_state",
+    "replaced_losses",
+    "uses_loss",
     "twice_differentiable",
 ]
 
@@ -57,6 +59,33 @@ def build_compiled_loss(model, y, y_pred):
     loss = model._compile_loss
     if loss is not None and not loss.built and y is not None:
         loss(y, y_pred)
+
+
+def uses_loss(model, functions):
+    """Names of those of these loss functions that a model with a built loss is compiled with."""
+    return sorted({loss.fn.__name__ for loss in _wrappers(model, functions)})
+
+
+@contextlib.contextmanager
+def replaced_losses(model, replacements):
+    """Let the compiled loss call other functions of (y_true, y_pred) in place of known ones."""
+    wrappers = _wrappers(model, replacements)
+    originals = [loss.fn for loss in wrappers]
+    try:
+        for loss, fn in zip(wrappers, originals):
+            loss.fn = replacements[fn]
+        yield
+    finally:
+        for loss, fn in zip(wrappers, originals):
+            loss.fn = fn
+
+
+def _wrappers(model, functions):
+    if not has_default_loss(model) or model._compile_loss is None:
+        return []
+    losses = [entry.loss for entry in model._compile_loss._flat_losses or ()]
+    unique = {id(loss): loss for loss in losses if getattr(loss, "fn", None) in functions}
+    return list(unique.values())
 
 
 @contextlib.contextmanager

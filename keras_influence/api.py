@@ -195,7 +195,7 @@ def explain(session, test, target, batch_size):
         curvature=session.used,
         damping=session.damping,
         reason=session.reason,
-        target=_name_of(target),
+        target=name_of(target),
         parameters=tuple(v.path for v in session.objective.parameters.variables),
     )
 
@@ -204,6 +204,7 @@ def self_influence(
     model,
     train,
     *,
+    indices=None,
     method="auto",
     damping=0.01,
     curvature="auto",
@@ -219,10 +220,12 @@ def self_influence(
     per training example, in blocks that share their passes over the data.
 
     Args:
-        As in `influence`.
+        model, train, method, damping, curvature, batch_size, class_weight, variables, verbose:
+            as in `influence`.
+        indices: positions of the training examples to answer for. Default all.
 
     Returns:
-        (n_train,) array in units of the loss times n; the largest are the most suspicious.
+        (n_train,) or (len(indices),) array in units of the loss times n; the largest are the most suspicious.
 
     Raises:
         As `inverse_hvp`.
@@ -238,18 +241,19 @@ def self_influence(
         variables=variables,
         verbose=verbose,
     )
-    return self_influences(session)
+    return self_influences(session, indices)
 
 
-def self_influences(session):
+def self_influences(session, indices=None):
     """`self_influence` for a `Session`."""
-    session.plan(session.train.n)
-    return np.concatenate(session.solve_each(lambda: _self_influence(session)))
+    asked = session.picked(indices)
+    session.plan(asked.n)
+    return np.concatenate(session.solve_each(lambda: _self_influence(session, asked)))
 
 
-def _self_influence(session):
-    """Yield the self-influence of block after block of training examples."""
-    for batch in session.progress.over(session.train, "Self-influence", len(session.train)):
+def _self_influence(session, asked):
+    """Yield the self-influence of block after block of the training examples `asked` for."""
+    for batch in session.progress.over(asked, "Self-influence", len(asked)):
         rows = session.objective.example_gradients(batch).numpy()
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
@@ -257,7 +261,7 @@ def _self_influence(session):
             yield np.einsum("ij,ji->i", block.astype(np.float64), solution.x)
 
 
-def _name_of(target):
+def name_of(target):
     if target is None:
         return "test loss"
     name = getattr(target, "__name__", "<lambda>")

@@ -1,11 +1,17 @@
 """InfluenceCallback: influence scores as training goes on."""
 
+import io
 import pathlib
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from keras_influence import api
 from keras_influence.solvers.base import check_number
+
+# Training examples whose self-influence goes into TensorBoard's histogram: one solve each.
+_SAMPLE = 256
 
 
 class InfluenceCallback(keras.callbacks.Callback):
@@ -19,20 +25,28 @@ class InfluenceCallback(keras.callbacks.Callback):
         train: the training data in a fixed order, as in `influence`.
         every: also compute after each `every`-th epoch. None: only at the end.
         folder: if given, scores are also written there, as `epoch_0005.npz`.
+        log_dir: if given, TensorBoard can show from there, by epoch: the gallery of
+            `InfluenceScores.plot`, a histogram of the self-influence of 256 training
+            examples (all, if there are fewer), and the solves' residuals (log10) and passes.
+            Needs tensorboard and matplotlib.
         **options: passed to `keras_influence.influence`.
 
     Attributes:
         history: dict from the number of finished epochs to `InfluenceScores`.
         scores: the newest `InfluenceScores`, or None.
+
+    Raises:
+        ImportError: `log_dir` is given, and tensorboard or matplotlib is missing.
     """
 
-    def __init__(self, test, train, every=None, folder=None, **options):
+    def __init__(self, test, train, every=None, folder=None, log_dir=None, **options):
         super().__init__()
         check_number("every", every, low=1, integer=True, optional=True)
         self._test = test
         self._train = train
         self._every = every
         self._folder = None if folder is None else pathlib.Path(folder)
+        self._board = None if log_dir is None else _Board(log_dir)
         self._options = options
         self._epochs = 0
         self.history = {}
@@ -60,3 +74,52 @@ class InfluenceCallback(keras.callbacks.Callback):
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             scores.save(self._folder / f"epoch_{self._epochs:04d}.npz")
+        if self._board is not None:
+            figure = scores.plot(_arrays(self._test), _arrays(self._train))
+            self._board.write(self._epochs, scores, self._self_influence(scores.n_train), figure)
+
+    def _self_influence(self, n):
+        options = {k: v for k, v in self._options.items() if k != "target"}
+        indices = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int))
+        return api.self_influence(self.model, self._train, indices=indices, **options)
+
+
+class _Board:
+    """Writes what TensorBoard shows."""
+
+    def __init__(self, log_dir):
+        try:
+            import matplotlib  # noqa: F401
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"`log_dir` needs {error.name}: pip install tensorboard matplotlib"
+            ) from error
+        self._log_dir = str(log_dir)
+        self._writer = None
+
+    def write(self, step, scores, self_influence, figure):
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self._log_dir)
+        with self._writer.as_default(step=step):
+            tf.summary.image("influence/gallery", _pixels(figure))
+            tf.summary.histogram("influence/self_influence", self_influence)
+            # On TensorBoard's linear axes residuals of 1e-6 all look like zero.
+            residuals = np.log10(np.maximum(scores.residual, 1e-16))
+            tf.summary.histogram("influence/log10_residual", residuals)
+            tf.summary.scalar("influence/log10_largest_residual", residuals.max())
+            tf.summary.scalar("influence/converged_fraction", scores.converged.mean())
+            tf.summary.scalar("influence/passes", scores.passes)
+        self._writer.flush()
+
+
+def _arrays(examples):
+    """What a gallery can show: arrays. Of a dataset it shows positions only."""
+    return examples if isinstance(examples, tuple) else None
+
+
+def _pixels(figure):
+    """A matplotlib figure as a batch of one image, (1, height, width, 4) uint8."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    return tf.image.decode_png(file.getvalue())[None]

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.errors import ObjectiveWarning
 from keras_influence.loss import batch_size, structure
+from keras_influence.smooth import SMOOTH, TEMPERATURE
 
 
 def check_model(model):
@@ -167,10 +168,30 @@ def check_convex(model, objective, batches):
     else:
         objective.checked[key] = True
         return
+    way_out = (
+        "Use curvature='auto', or compile the model with keras_influence.SmoothHinge(), "
+        "which keeps its weights."
+        if _keras.uses_loss(model, SMOOTH)
+        else "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex "
+        "loss."
+    )
     raise ValueError(
         f"curvature='gauss_newton' is not defined for the loss {_loss_name(model)}, which {why}. "
-        "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex loss."
+        f"{way_out}"
     )
+
+
+def warn_about_kinks(model):
+    """Say that smooth losses stand in for those that have no curvature of their own."""
+    for name in _keras.uses_loss(model, SMOOTH):
+        warnings.warn(
+            f"The loss {name} has a kink in place of a curvature. curvature='auto' takes its "
+            f"smooth version with temperature {TEMPERATURE:g} for all derivatives. For another "
+            "temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
+            "weights; curvature='hessian' takes the loss as it is.",
+            ObjectiveWarning,
+            stacklevel=5,
+        )
 
 
 def _loss_name(model):

@@ -5,7 +5,8 @@ import numpy as np
 
 from keras_influence import data
 from keras_influence.parameters import Parameters
-from keras_influence.session import Session, select
+from keras_influence.selection import select
+from keras_influence.session import Session
 
 
 def group_influence(

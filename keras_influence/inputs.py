@@ -56,7 +56,7 @@ def input_influence(
     if not any(t.dtype.is_floating for t in tf.nest.flatten(x)):
         raise ValueError("`train` has no floating input to differentiate with respect to.")
     test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
-    asked = session.train if indices is None else _picked(session.train, indices)
+    asked = session.picked(indices)
     rows = session.as_rows(session.solve(session.example_gradients(test, target).T).x.T)
     shown = session.progress.over(asked, f"Input gradients of {asked.n} examples", len(asked))
     parts = [
@@ -64,16 +64,6 @@ def input_influence(
         for batch in shown
     ]
     return _unflattened(np.concatenate(parts, axis=1) / session.train.n, x)
-
-
-def _picked(batches, indices):
-    array = np.asarray(indices)
-    expected = f"`indices` should be positions in `train`, integers from 0 to {batches.n - 1}"
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise TypeError(f"{expected}. Received: {indices!r}")
-    if not array.size or array.min() < 0 or array.max() >= batches.n:
-        raise ValueError(f"{expected}. Received: {np.array2string(array, threshold=6)}")
-    return batches.subset(array)
 
 
 def _unflattened(values, x):

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.parameters import Parameters
+from keras_influence.smooth import SMOOTH
 
 
 class CompiledLoss:
@@ -25,6 +26,7 @@ class CompiledLoss:
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
+        smooth: let the smooth versions of the hinge losses stand in for them.
 
     Attributes:
         sums: whether the loss is a sum over the batch, not a mean. Set by `checks`.
@@ -33,9 +35,10 @@ class CompiledLoss:
             steps of the batch. Set by `checks`.
     """
 
-    def __init__(self, model, variables):
+    def __init__(self, model, variables, smooth=False):
         self._model = weakref.ref(model)
         self.parameters = Parameters(variables)
+        self._replacements = SMOOTH if smooth else {}
         self.sums = False
         self.dropped_axes = 1
         self.masked = False
@@ -98,8 +101,12 @@ class CompiledLoss:
     @contextlib.contextmanager
     def with_values(self, mapping):
         """The model in full precision with other values for some variables: `(variable, tensor)`."""
-        scope = keras.StatelessScope(mapping, collect_losses=True)
-        with _keras.full_precision(self._model()), scope:
+        model = self._model()
+        with (
+            _keras.full_precision(model),
+            _keras.replaced_losses(model, self._replacements),
+            keras.StatelessScope(mapping, collect_losses=True),
+        ):
             yield
 
     def _weights(self, omega, w, y_pred):

@@ -22,10 +22,11 @@ class Objective(CompiledLoss):
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
+        smooth: let the smooth versions of the hinge losses stand in for them.
     """
 
-    def __init__(self, model, variables):
-        super().__init__(model, variables)
+    def __init__(self, model, variables, smooth=False):
+        super().__init__(model, variables, smooth)
         self.kernels = {}
         self.contraction = None
         self.checked = {}

@@ -42,7 +42,8 @@ class InfluenceScores:
         passes: passes over the training data that the solve took, all test examples together.
         solver: configuration of the solver that was used.
         details: what else the solver says, e.g. LiSSA's scale.
-        curvature: "hessian" or "gauss_newton", whichever was used.
+        curvature: "hessian" or "gauss_newton", whichever was used; "none" for `TracIn`, whose
+            values are a sum along training in the same sign and unit.
         damping: λ.
         reason: why this solver and this curvature, where they were chosen automatically.
         target: what `values` predict the change of: "test loss", or a function's name.
@@ -97,7 +98,6 @@ class InfluenceScores:
     def __repr__(self):
         best = np.unravel_index(self.values.argmax(), self.values.shape)
         worst = np.unravel_index(self.values.argmin(), self.values.shape)
-        solver = self.solver["class_name"]
         loss = self.target == "test loss"
         signs = (
             ("helpful, a proponent", "harmful, an opponent")
@@ -114,16 +114,22 @@ class InfluenceScores:
                 f"  positive      {signs[0]}; strongest: {self._entry(best)}",
                 f"  negative      {signs[1]}; strongest: {self._entry(worst)}",
                 f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}",
-                f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
-                f"  certified     {self._certificate()}, {self.passes:.4g} passes over the data",
+                *self._evidence(),
             ]
         )
 
-    def _certificate(self):
+    def _evidence(self):
+        solver = self.solver["class_name"]
+        if self.curvature == "none":
+            return [f"  summed by     {solver} over {self.passes:.0f} checkpoints, no curvature"]
         worst = f"largest relative residual {self.residual.max():.1e}"
+        solved = f"{int(self.converged.sum())} of {self.n_test} solves converged, {worst}"
         if self.details.get("approximation"):
-            return f"an approximation: {worst}"
-        return f"{int(self.converged.sum())} of {self.n_test} solves converged, {worst}"
+            solved = f"an approximation: {worst}"
+        return [
+            f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
+            f"  certified     {solved}, {self.passes:.4g} passes over the data",
+        ]
 
     def _entry(self, index):
         i, j = (int(a) for a in index)

@@ -3,22 +3,19 @@
 import warnings
 import weakref
 
-import keras
 import numpy as np
 
 from keras_influence import _keras, checks, data, solvers
 from keras_influence.contraction import Contraction
+from keras_influence.damping import automatic_damping
 from keras_influence.errors import CurvatureWarning, SolverError
 from keras_influence.objective import Objective
 from keras_influence.operators import Damped, GaussNewton, Hessian
-from keras_influence.operators.eigen import eigenpairs, trace_samples
 from keras_influence.progress import Progress
+from keras_influence.selection import select
 from keras_influence.solvers.base import check_number
 
 CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
-
-# `damping="auto"` in units of the mean eigenvalue, as Grosse et al. (2023, §2.2) set it.
-_FRACTION = 0.1
 
 # Compiled kernels live as long as the model and its compile state, and no longer.
 _objectives = weakref.WeakKeyDictionary()
@@ -54,8 +51,10 @@ class Session:
         self.reason = ""
         self.model = model
         self.curvature = curvature
-        self.objective = objective_of(model, variables)
+        self.objective = objective_of(model, variables, smooth=curvature == "auto")
         self.train = self.read(train, "train", batch_size, class_weight)
+        if curvature == "auto":
+            checks.warn_about_kinks(model)
         self.used = curvature
         self.factors = {}
         self._operators = {}
@@ -78,20 +77,26 @@ class Session:
             self.used = self.solver.approximates
 
     def _automatic_damping(self):
-        """A tenth of the mean eigenvalue, and what outweighs negative ones of the Hessian."""
+        """λ from the curvature without it."""
+        definite = self.curvature != "hessian"
         self.damping = 0.0
-        operator = self.operator("hessian" if self.curvature == "hessian" else "gauss_newton")
-        mean = float(trace_samples(operator, 10, seed=0).mean() / operator.size)
-        damping = _FRACTION * abs(mean)
-        if self.curvature == "hessian":
-            values, _ = eigenpairs(operator, 1, "SA", tol=1e-2)
-            damping += 1.1 * max(0.0, -float(values[0])) if len(values) else 0.0
-        if not damping > 0:
-            raise ValueError(
-                "`damping`='auto' needs curvature that is not zero everywhere. Give a number."
-            )
-        self.reason = f"damping: {_FRACTION:g} of the mean eigenvalue {mean:.2g}"
+        operator = self.operator("gauss_newton" if definite else "hessian")
+        damping, self.reason = automatic_damping(operator, definite)
         return damping
+
+    def picked(self, indices):
+        """The training examples at these positions, as `Batches`; all of them for None."""
+        if indices is None:
+            return self.train
+        array = np.asarray(indices)
+        expected = (
+            f"`indices` should be positions in `train`, integers from 0 to {self.train.n - 1}"
+        )
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise TypeError(f"{expected}. Received: {indices!r}")
+        if not array.size or array.min() < 0 or array.max() >= self.train.n:
+            raise ValueError(f"{expected}. Received: {np.array2string(array, threshold=6)}")
+        return self.train.subset(array)
 
     def operator(self, curvature, group=None):
         """(H + λI), with the examples of `group` taken out of H if it is given."""
@@ -205,12 +210,13 @@ def _shown_by(step):
     return lambda i, residual: step(i, **{"residual": residual} if residual == residual else {})
 
 
-def objective_of(model, variables=None):
+def objective_of(model, variables=None, smooth=False):
     """The `Objective` of a model, with the kernels compiled in earlier calls.
 
     Args:
         model: a Keras model.
-        variables: which trainable weights are θ; see `select`.
+        variables: which trainable weights are θ; see `selection.select`.
+        smooth: let the smooth versions of the hinge losses stand in for them.
 
     Raises:
         TypeError, ValueError: the model or the selection is not usable.
@@ -221,54 +227,10 @@ def objective_of(model, variables=None):
     known = _objectives.get(model)
     if known is None or known[0] != state:
         known = _objectives[model] = (state, {})
-    key = tuple(id(v) for v in chosen)
+    key = (smooth, *(id(v) for v in chosen))
     if key not in known[1]:
-        known[1][key] = Objective(model, chosen)
+        known[1][key] = Objective(model, chosen, smooth)
     return known[1][key]
-
-
-def select(model, variables):
-    """The trainable weights of `model` that `variables` means, in the model's order.
-
-    Args:
-        variables: None for all; a layer or a list of layers and variables; or a
-            function of a variable that returns a bool.
-
-    Raises:
-        TypeError: it is none of these.
-        ValueError: it selects no trainable weight, or one of another model.
-    """
-    trainable = model.trainable_variables
-    if variables is None:
-        return trainable
-    if callable(variables) and not isinstance(variables, keras.layers.Layer):
-        chosen = [v for v in trainable if variables(v)]
-    else:
-        wanted = variables if isinstance(variables, (list, tuple)) else [variables]
-        chosen = [v for item in wanted for v in _variables_of(item)]
-        known = {id(v) for v in model.variables}
-        foreign = [v.path for v in chosen if id(v) not in known]
-        if foreign:
-            raise ValueError(f"`variables` has weights that are not the model's: {foreign}")
-        ids = {id(v) for v in chosen}
-        chosen = [v for v in trainable if id(v) in ids]
-    if not chosen:
-        raise ValueError(
-            "`variables` selects no trainable weight. The model's are: "
-            f"{[v.path for v in trainable]}"
-        )
-    return chosen
-
-
-def _variables_of(item):
-    if isinstance(item, keras.layers.Layer):
-        return item.trainable_variables
-    if isinstance(item, _keras.Variable):
-        return [item]
-    raise TypeError(
-        "`variables` should be a layer, a list of layers and variables, or a function of a "
-        f"variable that returns a bool. Received: {type(item).__name__}"
-    )
 
 
 def check_curvature(curvature, known):

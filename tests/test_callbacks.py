@@ -1,8 +1,11 @@
 """InfluenceCallback, and the progress bars."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
@@ -61,6 +64,93 @@ def test_a_second_fit_starts_anew(data):
 def test_bad_every_is_refused(every, data):
     with pytest.raises((ValueError, TypeError), match="`every`"):
         ki.InfluenceCallback(data, data, every=every)
+
+
+def closed_form(model, data, damping):
+    """∇ℓᵀ (H + λI)⁻¹ ∇ℓ for all pairs."""
+    closed, theta = truth.SoftmaxRegression(*data, 3, L2), truth.get_flat(model)
+    g = closed.example_gradients(theta)
+    return g @ np.linalg.solve(closed.hessian(theta) + damping * np.eye(15), g.T)
+
+
+def read_events(folder):
+    """{tag: {step: tensor}} of all event files in a folder."""
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
+    return found
+
+
+def test_tensorboard_gets_gallery_histograms_and_residuals(data, tmp_path):
+    pytest.importorskip("tensorboard")
+    images = data[0].reshape(20, 2, 2), data[1]
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((2, 2))
+    dense = keras.layers.Dense(3, "softmax", kernel_regularizer=keras.regularizers.L2(L2))
+    model = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    test = tuple(t[:3] for t in images)
+    callback = ki.InfluenceCallback(
+        test, images, every=2, log_dir=tmp_path, damping=0.1, method="cg",
+        target=lambda x, y, y_pred: y_pred[:, 0],
+    )  # fmt: skip
+    model.fit(*images, epochs=3, verbose=0, callbacks=[callback])
+    events = read_events(tmp_path)
+    assert set(events) == {
+        f"influence/{name}"
+        for name in ("gallery", "self_influence", "log10_residual", "log10_largest_residual",
+                     "converged_fraction", "passes")
+    }  # fmt: skip
+    assert all(list(steps) == [2, 3] for steps in events.values())
+
+    width, height, png = events["influence/gallery"][3]
+    picture = tf.image.decode_png(png).numpy()
+    assert picture.shape[:2] == (int(height), int(width))
+    # Opponents are framed in their colour, #b2182b.
+    assert (np.abs(picture[..., :3].astype(int) - [0xB2, 0x18, 0x2B]).max(-1) < 8).any()
+
+    exact = np.diag(closed_form(model, data, 0.1))
+    buckets = events["influence/self_influence"][3]
+    assert buckets[:, 2].sum() == 20
+    assert buckets[0, 0] == pytest.approx(exact.min(), rel=1e-3)
+    assert buckets[-1, 1] == pytest.approx(exact.max(), rel=1e-3)
+    scores = callback.history[3]
+    largest = np.log10(scores.residual.max())
+    assert events["influence/log10_largest_residual"][3] == pytest.approx(largest, rel=1e-5)
+    assert events["influence/log10_residual"][3][-1, 1] == pytest.approx(largest, rel=1e-5)
+    assert events["influence/converged_fraction"][3] == 1
+    assert events["influence/passes"][3] == pytest.approx(scores.passes)
+
+
+def test_the_histogram_takes_a_sample_of_a_dataset(data, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr("keras_influence.callbacks._SAMPLE", 5)
+    train = tf.data.Dataset.from_tensor_slices(data).batch(6)
+    model, _ = fit(data, ki.InfluenceCallback(data, train, log_dir=tmp_path, damping=0.1))
+    buckets = read_events(tmp_path)["influence/self_influence"][5]
+    exact = np.diag(closed_form(model, data, 0.1))[[0, 4, 9, 14, 19]]
+    assert buckets[:, 2].sum() == 5
+    assert buckets[0, 0] == pytest.approx(exact.min(), rel=1e-3)
+    assert buckets[-1, 1] == pytest.approx(exact.max(), rel=1e-3)
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "matplotlib"])
+def test_log_dir_says_what_it_needs(package, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"`log_dir` needs {package}: pip install"):
+        ki.InfluenceCallback(data, data, log_dir=tmp_path)
+
+
+def test_self_influence_of_chosen_examples(data):
+    model, _ = fit(data)
+    found = ki.self_influence(model, data, indices=[7, 2, 7], damping=0.1)
+    assert truth.relative_error(found, np.diag(closed_form(model, data, 0.1))[[7, 2, 7]]) < 1e-6
+    for indices, error in (([20], ValueError), ([], TypeError), ([0.5], TypeError)):
+        with pytest.raises(error, match="`indices`"):
+            ki.self_influence(model, data, indices=indices)
 
 
 def test_progress_is_shown_when_asked(data, capsys):
