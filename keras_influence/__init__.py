@@ -9,6 +9,7 @@ if _keras_package.backend.backend() != "tensorflow":
         f"The backend is now {_keras_package.backend.backend()!r}."
     )
 
+from keras_influence import evaluation
 from keras_influence.api import hvp, influence, inverse_hvp, self_influence
 from keras_influence.callbacks import InfluenceCallback
 from keras_influence.errors import (
@@ -19,6 +20,7 @@ from keras_influence.errors import (
     ObjectiveWarning,
     SolverError,
 )
+from keras_influence.evaluation.verification import verify
 from keras_influence.groups import group_influence, parameter_influence, with_change
 from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
@@ -45,6 +47,7 @@ __all__ = [
     "ObjectiveWarning",
     "SolverError",
     "__version__",
+    "evaluation",
     "group_influence",
     "hessian_eigenvalues",
     "hessian_trace",
@@ -54,5 +57,6 @@ __all__ = [
     "inverse_hvp",
     "parameter_influence",
     "self_influence",
+    "verify",
     "with_change",
 ]

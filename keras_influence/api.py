@@ -181,7 +181,7 @@ def influence(
         curvature=session.used,
         damping=session.damping,
         reason=session.reason,
-        target=_name_of(target),
+        target=name_of(target),
         parameters=tuple(v.path for v in session.objective.parameters.variables),
     )
 
@@ -237,7 +237,7 @@ def _self_influence(session):
             yield np.einsum("ij,ji->i", block.astype(np.float64), solution.x)
 
 
-def _name_of(target):
+def name_of(target):
     if target is None:
         return "test loss"
     name = getattr(target, "__name__", "<lambda>")

@@ -8,6 +8,7 @@ Functional model too. Here the one instance gets a class of its own instead.
 import keras
 
 from keras_influence import _keras, api, groups, inputs, spectrum
+from keras_influence.evaluation import verification
 
 _REGISTER = keras.saving.register_keras_serializable(package="keras_influence")
 
@@ -30,6 +31,7 @@ class InfluenceMixin:
     input_influence = inputs.input_influence
     hessian_eigenvalues = spectrum.hessian_eigenvalues
     hessian_trace = spectrum.hessian_trace
+    verify = verification.verify
 
 
 @_REGISTER
