@@ -75,7 +75,7 @@ def reference(kind, seed, train, folder):
     keras.utils.set_random_seed(seed)
     model = lds_models.build(kind)
     if not file.exists():
-        lds_models.fit(model, train)
+        lds_models.fit(model, {"x": train[0], "y": train[1]})
         model.save_weights(file)
     model.load_weights(file)
     return model

@@ -56,7 +56,7 @@ def fit(model, data, epochs=30):
     The same as `model.fit` with a schedule, but without its overhead of a millisecond a step.
     Shuffled anew each epoch, a ragged last batch is dropped.
     """
-    x, y = data
+    x, y = data["x"], data["y"]
     orders = [np.random.permutation(len(x)) for _ in range(epochs)]
     steps = len(x) // BATCH_SIZE
     order = np.stack([o[: steps * BATCH_SIZE].reshape(steps, BATCH_SIZE) for o in orders])

@@ -30,7 +30,7 @@ from keras_influence import CG
 from keras_influence.evaluation import LeaveOneOut
 
 CLASSES = 10
-TOL = 1e-6
+TOL = 1e-5
 
 
 class SoftmaxRegression:
@@ -90,7 +90,7 @@ def minimum(problem, theta):
         penalty = (problem.penalty * t**2).sum() / 2
         return problem.losses(t).mean() + penalty, problem.gradients(t, [None]).ravel()
 
-    options = {"maxiter": 300, "gtol": 1e-6}
+    options = {"maxiter": 300, "gtol": 1e-5}
     found = scipy.optimize.minimize(
         value, theta.ravel(), jac=True, method="L-BFGS-B", options=options
     )
@@ -103,7 +103,7 @@ def minimum(problem, theta):
     last = np.arange(theta.size - CLASSES, theta.size)
     h[np.ix_(last, last)] += np.outer(shift[-1], shift[-1])
     factor = scipy.linalg.cho_factor(h, lower=True, overwrite_a=True, check_finite=False)
-    for _ in range(20):
+    for _ in range(60):
         g = problem.gradients(theta, [None])
         if np.linalg.norm(g) < 1e-13:
             break
@@ -164,7 +164,9 @@ def main(n, removals, l2, block, plot):
     model = keras_model(theta, l2)
     method = CG(tol=1e-6)
     test = (x_test[one], y_test[one])
-    scores = ki.influence(model, test, (x, y), damping=0.0, method=method, batch_size=4096)
+    scores = ki.influence(
+        model, test, (x, y), damping=0.0, method=method, batch_size=4096, verbose=0
+    )
     print(f"predicted in {time.perf_counter() - start:.0f} s: {scores}\n", flush=True)
 
     start = time.perf_counter()

@@ -30,10 +30,16 @@ def double(model):
     Raises:
         ValueError: Keras cannot copy the model.
     """
-    twin = copied(model, _in_double)
-    for original, variable in zip(model.variables, twin.variables):
+    return same(model, _in_double)
+
+
+def same(model, change=None):
+    """A copy with the same weights, whose config went through `change`."""
+    with _random_state_kept():
+        copy = copied(model, change)
+    for original, variable in zip(model.variables, copy.variables):
         variable.assign(np.asarray(original.numpy(), dtype=str(variable.dtype)))
-    return twin
+    return copy
 
 
 def _in_double(config):
@@ -55,8 +61,15 @@ def _in_double(config):
 @contextlib.contextmanager
 def seeded(seed):
     """Keras's random seed set; the states of Python's and NumPy's generators restored."""
+    with _random_state_kept():
+        keras.utils.set_random_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _random_state_kept():
+    # A new model draws the seeds of its initialisers from Python's generator.
     states = random.getstate(), np.random.get_state()
-    keras.utils.set_random_seed(seed)
     try:
         yield
     finally:
@@ -73,7 +86,7 @@ class Worker:
 
     def __init__(self, model):
         self._original = model
-        self.model = copied(model)
+        self.model = same(model)
         if self.model.optimizer is not None:
             self.model.optimizer.build(self.model.trainable_variables)
             self._state = [v.numpy() for v in self.model.optimizer.variables]

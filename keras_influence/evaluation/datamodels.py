@@ -114,7 +114,7 @@ def subset_outputs(
         test: examples whose outputs are kept.
         train: the training data; arrays if `fit` is given.
         fit: `fit(model, data)`, which trains a newly initialised model in place, with
-            `model.fit(*data, ...)` for example; Keras's random seed is set before. None: L-BFGS
+            `model.fit(**data, ...)` for example; Keras's random seed is set before. None: L-BFGS
             to the minimum from the weights of `model`, for convex models.
         target: as in `influence`: a function of (x, y, y_pred); default the test loss.
         fraction: size of a subset, in (0, 1).

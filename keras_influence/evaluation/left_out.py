@@ -103,6 +103,7 @@ def leave_one_out(
     curvature="auto",
     tol=1e-3,
     max_iter=5000,
+    proximal=0.0,
     batch_size=None,
     verbose="auto",
 ):
@@ -120,11 +121,14 @@ def leave_one_out(
         scores: a (n_test, n_train) matrix to judge, from `influence` or anywhere else.
             Default: `influence` with the settings above.
         fit: `fit(model, data)`, which trains a newly initialised model in place on
-            `(x, y, sample_weight)`, with `model.fit(*data, ...)` for example; Keras's random
+            a dict of x, y and sample_weight, with `model.fit(**data, ...)` for example; Keras's random
             seed is set before. `train` should be arrays then.
         seeds: for `fit`. Differences are taken seed by seed, and averaged.
         tol: stop when the gradient is this fraction of what the removal did to it.
         max_iter: L-BFGS iterations; a `ConvergenceWarning` says if they were too few.
+        proximal: ρ >= 0; ½ρ‖θ - θ₀‖², with θ₀ the weights of `model`, is added to the loss
+            throughout. With ρ = `damping`, the scores are the first order of exactly this:
+            how a deep net with no minimum near by answers a removal (compare Bae et al. 2022).
         batch_size: for arrays.
         verbose: 0 is silent, 1 shows a progress bar, "auto" shows one for long work.
 
@@ -144,6 +148,7 @@ def leave_one_out(
         seeds=seeds,
         tol=tol,
         max_iter=max_iter,
+        proximal=proximal,
         batch_size=batch_size,
     )
     indices = as_positions(indices, study.n, "indices")

@@ -19,11 +19,19 @@ class Study:
         target: "test loss", or the name of the function.
     """
 
-    def __init__(self, model, test, train, *, target, fit, seeds, tol, max_iter, batch_size):
+    def __init__(
+        self, model, test, train, *, target, fit, seeds, tol, max_iter, batch_size, proximal=0.0
+    ):
         seeds = check_seeds(seeds)
         self._seeds = seeds if fit is not None else (0,)
         self._trainer = trainer_of(
-            model, train, fit=fit, tol=tol, max_iter=max_iter, batch_size=batch_size
+            model,
+            train,
+            fit=fit,
+            tol=tol,
+            max_iter=max_iter,
+            proximal=proximal,
+            batch_size=batch_size,
         )
         # With `fit`, scores are about the model as it is; else about the minimum.
         self._scored = model if fit is not None else self._trainer.model

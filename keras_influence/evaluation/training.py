@@ -10,11 +10,19 @@ import tensorflow as tf
 
 from keras_influence import checks
 from keras_influence.errors import ConvergenceWarning
-from keras_influence.evaluation.copies import Worker, double, double_precision, seeded
-from keras_influence.groups import copied
+from keras_influence.evaluation.copies import (
+    Worker,
+    double,
+    double_precision,
+    same,
+    seeded,
+)
 from keras_influence.loss import batch_size as size_of
 from keras_influence.session import Session
 from keras_influence.solvers.base import check_number
+
+# Losses and gradients take little memory, so batches may be larger than elsewhere.
+_BATCH_SIZE = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +83,25 @@ class Minimiser(Trainer):
         tol: stop when the gradient is this small, relative to what one example contributes
             to it (for the base) or to its norm at the start (for a retraining).
         max_iter: L-BFGS iterations.
+        proximal: ρ; ½ρ‖θ - θ₀‖² is added to the loss, with θ₀ the weights of `model`.
         batch_size: for arrays.
     """
 
-    def __init__(self, model, train, tol, max_iter, batch_size):
+    def __init__(self, model, train, tol, max_iter, proximal, batch_size):
         check_number("tol", tol, strict=True)
         check_number("max_iter", max_iter, low=1, integer=True)
+        check_number("proximal", proximal)
         checks.check_model(model)
-        self._tol, self._max_iter = tol, max_iter
+        self._tol, self._max_iter, self._proximal = tol, max_iter, float(proximal)
+        if batch_size is None and isinstance(train, tuple):
+            batch_size = _BATCH_SIZE
         with double_precision():
             try:
                 super().__init__(double(model), train, batch_size)
             except (ValueError, TypeError, tf.errors.OpError):
                 # A layer that insists on float32; bad data fails again, with its own message.
-                super().__init__(_same(model), train, batch_size)
-        self.start = self._values()
+                super().__init__(same(model), train, batch_size)
+        self.start = self._centre = self._values()
 
     precision = staticmethod(double_precision)
 
@@ -133,7 +145,8 @@ class Minimiser(Trainer):
         # The callback sees only accepted points, and comes too late for the first.
         if before > goal:
             options = {"maxiter": self._max_iter, "maxfun": 10 * self._max_iter, "maxcor": 20}
-            options |= {"gtol": 0.0, "ftol": 0.0}
+            # At the kinks of a ReLU the gradient does not vanish: end where the loss stands still.
+            options |= {"gtol": 0.0, "ftol": 1e-15}
             found = scipy.optimize.minimize(
                 evaluate, start, jac=True, method="L-BFGS-B", callback=callback, options=options
             )
@@ -145,14 +158,18 @@ class Minimiser(Trainer):
             warnings.warn(
                 f"L-BFGS stopped after {iterations} iterations with a gradient of "
                 f"{last['norm']:.1e} where {goal:.1e} was wanted (it was {before:.1e}): the minimum "
-                "is not exact. Raise `max_iter` or `tol`.",
+                "is not exact. Raise `max_iter` or `tol`, or, for a network with kinks (ReLU), "
+                "take a smooth one.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
         return Minimum(start, float(before), float(last["norm"]), int(iterations))
 
     def value_and_gradient(self, theta, batches, left_out):
-        """L and ∇L at θ without the examples of `left_out`; the copy is left at θ."""
+        """L + ½ρ‖θ - θ₀‖² and its gradient at θ, without the examples of `left_out`.
+
+        The copy is left at θ.
+        """
         objective, n = self.session.objective, batches.n
         self.assign(theta)
         total = np.zeros(1 + len(theta))
@@ -162,7 +179,9 @@ class Minimiser(Trainer):
             weight = objective.weight_in(batch, n)
             total -= objective.value_and_gradient(batch, weight).numpy()
             total += objective.value_and_gradient(batch, 0.0).numpy()
-        return total[0] / n, total[1:] / n
+        away = theta - self._centre
+        value = total[0] / n + self._proximal * (away @ away) / 2
+        return value, total[1:] / n + self._proximal * away
 
     def _values(self):
         variables = self.session.objective.parameters.variables
@@ -181,7 +200,7 @@ class Fitter(Trainer):
         model: left as it is.
         train: `(x, y)` or `(x, y, sample_weight)` of arrays.
         fit: a function `fit(model, data)` that trains a freshly initialised model in place;
-            `data` is `(x, y)` or `(x, y, sample_weight)`, as `model.fit(*data)` takes it.
+            `data` is a dict of x, y and, if there are any, sample_weight: `model.fit(**data)`.
         batch_size: for arrays.
     """
 
@@ -189,7 +208,7 @@ class Fitter(Trainer):
         if not callable(fit):
             raise TypeError(
                 "`fit` should be a function fit(model, data) that trains `model` in place, with "
-                f"`model.fit(*data, ...)` for example. Received: {fit!r}"
+                f"`model.fit(**data, ...)` for example. Received: {fit!r}"
             )
         checks.check_model(model)
         if not isinstance(train, tuple):
@@ -220,24 +239,21 @@ class Fitter(Trainer):
     def _run(self, data, seed):
         with seeded(seed):
             self._worker.restart()
-            self._fit(self.model, data)
+            self._fit(self.model, dict(zip(("x", "y", "sample_weight"), data)))
         if not all(np.isfinite(v.numpy()).all() for v in self.model.trainable_variables):
             raise ValueError("`fit` left NaN or infinite weights: it diverged.")
 
 
-def trainer_of(model, train, *, fit=None, tol=1e-3, max_iter=5000, batch_size=None):
+def trainer_of(model, train, *, tol, max_iter, batch_size, fit=None, proximal=0.0):
     """A `Minimiser`, or a `Fitter` if there is a `fit`."""
     if fit is None:
-        return Minimiser(model, train, tol, max_iter, batch_size)
+        return Minimiser(model, train, tol, max_iter, proximal, batch_size)
+    if proximal:
+        raise ValueError(
+            "`proximal` should be 0 where `fit` is given, which has a loss of its own. "
+            f"Received: proximal={proximal}"
+        )
     return Fitter(model, train, fit, batch_size)
-
-
-def _same(model):
-    """A copy of a model in its own precision."""
-    copy = copied(model)
-    for original, variable in zip(model.variables, copy.variables):
-        variable.assign(original.numpy())
-    return copy
 
 
 def check_seeds(seeds):
