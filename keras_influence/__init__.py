@@ -9,6 +9,7 @@ if _keras_package.backend.backend() != "tensorflow":
         f"The backend is now {_keras_package.backend.backend()!r}."
     )
 
+from keras_influence import evaluation
 from keras_influence.api import hvp, influence, inverse_hvp, self_influence
 from keras_influence.callbacks import InfluenceCallback
 from keras_influence.errors import (
@@ -20,6 +21,7 @@ from keras_influence.errors import (
     SolverError,
     StaleError,
 )
+from keras_influence.evaluation.verification import verify
 from keras_influence.groups import group_influence, parameter_influence, with_change
 from keras_influence.inputs import input_influence
 from keras_influence.models import InfluenceMixin, InfluenceModel
@@ -67,6 +69,7 @@ __all__ = [
     "StaleError",
     "TracIn",
     "__version__",
+    "evaluation",
     "group_influence",
     "hessian_eigenvalues",
     "hessian_trace",
@@ -78,5 +81,6 @@ __all__ = [
     "parameter_influence",
     "prepare",
     "self_influence",
+    "verify",
     "with_change",
 ]

@@ -63,7 +63,7 @@ def group_influence(
             "`groups` should be a list of groups, each an array of positions in `train`. "
             f"Received: {type(groups).__name__}"
         )
-    positions = [_positions(g, session.train.n, f"groups[{i}]") for i, g in enumerate(groups)]
+    positions = [as_positions(g, session.train.n, f"groups[{i}]") for i, g in enumerate(groups)]
     test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
     subsets = [session.train.subset(p) for p in positions]
     changes = _changes(session, subsets, order)
@@ -119,7 +119,7 @@ def parameter_influence(
     if isinstance(train_subset, tuple):
         subset = data.read(train_subset, batch_size, "train_subset", class_weight)
     else:
-        subset = session.train.subset(_positions(train_subset, session.train.n, "train_subset"))
+        subset = session.train.subset(as_positions(train_subset, session.train.n, "train_subset"))
     change = _changes(session, [subset], order)[:, 0]
     return session.objective.parameters.split(session.as_rows(change))
 
@@ -146,16 +146,26 @@ def with_change(model, change, variables=None):
     if not all(np.isfinite(c).all() for c in change):
         raise ValueError("`change` should be finite, but it has NaN or infinite entries.")
     chosen = {id(v): i for i, v in enumerate(parameters.variables)}
-    copy = _copied(model)
+    copy = copied(model)
     for original, twin in zip(model.variables, copy.variables):
         extra = change[chosen[id(original)]] if id(original) in chosen else 0
         twin.assign(original.numpy() + extra)
     return copy
 
 
-def _copied(model):
+def copied(model, change=None):
+    """A model rebuilt from the config of another, newly initialised, with its compile state.
+
+    Args:
+        model: a `keras.Model`.
+        change: a function that the serialised config goes through first.
+
+    Raises:
+        ValueError: Keras cannot rebuild it.
+    """
     try:
         config = keras.saving.serialize_keras_object(model)
+        config = config if change is None else change(config)
         classes = {type(model).__name__: type(model)}
         copy = keras.saving.deserialize_keras_object(config, custom_objects=classes)
         if not copy.built or len(copy.variables) != len(model.variables):
@@ -196,7 +206,7 @@ def _check_order(order):
         raise ValueError(f"`order` should be 1 or 2. Received: order={order!r}")
 
 
-def _positions(group, n, name):
+def as_positions(group, n, name):
     """Positions in the training data from positions or a boolean mask."""
     expected = f"`{name}` should be positions in `train`, integers from 0 to {n - 1}, or a mask"
     array = np.asarray(group)

@@ -8,6 +8,7 @@ Functional model too. Here the one instance gets a class of its own instead.
 import keras
 
 from keras_influence import _keras, api, groups, inputs, prepared, spectrum
+from keras_influence.evaluation import verification
 
 _REGISTER = keras.saving.register_keras_serializable(package="keras_influence")
 
@@ -32,6 +33,7 @@ class InfluenceMixin:
     load_prepared = prepared.load_prepared
     hessian_eigenvalues = spectrum.hessian_eigenvalues
     hessian_trace = spectrum.hessian_trace
+    verify = verification.verify
 
 
 @_REGISTER

@@ -52,6 +52,16 @@ class Objective(CompiledLoss):
         return self._size(batch) * self._flat_gradient(theta, self._omega(batch, weight), batch)
 
     @kernel
+    def value_and_gradient(self, batch, weight):
+        """b · L and b · ∂L/∂θ as one vector, (1 + p,)."""
+        theta = self.parameters.tensors()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            loss, _ = self._loss(theta, self._omega(batch, weight), batch)
+        gradient = self.parameters.flatten(tape.gradient(loss, theta))
+        return self._size(batch) * tf.concat([loss[None], gradient], 0)
+
+    @kernel
     def example_gradients(self, batch, weight):
         """∇ℓ(z) of each example by itself, (b, p), without the regulariser."""
 

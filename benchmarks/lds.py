@@ -1,0 +1,140 @@
+"""Linear datamodelling scores of attribution methods, all against the same retrained models.
+
+Protocol (Park et al. 2023, section 2). Data: the first 1,000 training and 200 test images of
+Fashion-MNIST. Models: an MLP 784-64-10 and a conv net (8 and 16 filters 3 x 3, stride 2,
+dense), ReLU, L2 of 1e-3 on kernels, SGD with momentum for 30 epochs (`lds_models.py`). 100
+random subsets of half the data (seed 0), each trained from scratch with seeds 0, 1, 2; the
+output is the margin log(p / (1 - p)) of the right class, averaged over the seeds. Scores are of
+models trained on all data with seeds 100, 101, ...; the rows "x 5" are the mean of the scores
+of five such models. The interval is a 95 % bootstrap interval over the 200 test examples.
+
+    python benchmarks/lds.py FOLDER [--models mlp conv] [--only-train] [--export OUT] [--peers DIR]
+
+FOLDER keeps the outputs of the subset models and all scores, so that a second call resumes.
+
+--export writes OUT/<model>.npz for other libraries, plain arrays only:
+    x_train (1000, 28, 28, 1) float32 in [0, 1], y_train (1000,) int64, x_test, y_test likewise
+    outputs (100, 3, 200): margin by subset, seed and test example
+    masks (100, 1000) bool: which training examples a subset had
+    weights_<k>_<i>: weight i of reference model k = 0..4, trained on all data, in the order of
+        Keras's `model.weights`: kernel, bias of each layer; dense kernels are (in, out), conv
+        kernels (height, width, in, out), activations are flattened as (height, width, channel)
+    logits_<k> (200, 10): what reference model k says, to check a port against
+--peers DIR reads DIR/<model>/<method>.npz files with `scores` (200, 1000) in this package's
+sign (positive: leaving the training example out raises the margin), and adds them as rows.
+"""
+
+import argparse
+import os
+import pathlib
+import time
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import lds_models
+import numpy as np
+from lds_methods import METHODS
+from problems import environment
+
+from keras_influence.evaluation import lds, subset_outputs
+
+SUBSETS, SEEDS = 100, (0, 1, 2)
+REFERENCES = tuple(range(100, 105))
+
+
+def main(folder, kinds, only_train, export, peers):
+    train, test, name = lds_models.data()
+    print(f"{name}, n = {len(train[1])}, {len(test[1])} test examples, margin as output")
+    print(f"{SUBSETS} subsets of 50 % x {len(SEEDS)} seeds. {environment()}\n", flush=True)
+    for kind in kinds:
+        keras.utils.set_random_seed(0)
+        start = time.perf_counter()
+        outputs = subset_outputs(
+            lds_models.build(kind),
+            test,
+            train,
+            fit=lds_models.fit,
+            target=lds_models.margin,
+            subsets=SUBSETS,
+            seeds=SEEDS,
+            folder=folder / kind / "outputs",
+        )
+        print(f"{outputs!r}: {time.perf_counter() - start:.0f} s", flush=True)
+        models = [reference(kind, seed, train, folder / kind) for seed in REFERENCES]
+        if export is not None:
+            write(export, kind, train, test, outputs, models)
+        if not only_train:
+            table(kind, folder / kind, outputs, models, train, test, peers)
+
+
+def reference(kind, seed, train, folder):
+    """A model trained on all data from that seed, kept in the folder."""
+    file = folder / f"reference_{seed}.weights.h5"
+    keras.utils.set_random_seed(seed)
+    model = lds_models.build(kind)
+    if not file.exists():
+        lds_models.fit(model, {"x": train[0], "y": train[1]})
+        model.save_weights(file)
+    model.load_weights(file)
+    return model
+
+
+def write(folder, kind, train, test, outputs, models):
+    """What another library needs, as plain arrays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {"outputs": outputs.outputs, "masks": outputs.masks}
+    for part, (x, y) in (("train", train), ("test", test)):
+        arrays |= {f"x_{part}": x, f"y_{part}": y}
+    for k, model in enumerate(models):
+        arrays |= {f"weights_{k}_{i}": v.numpy() for i, v in enumerate(model.weights)}
+        arrays[f"logits_{k}"] = model.predict(test[0], verbose=0)
+    np.savez_compressed(folder / f"{kind}.npz", **arrays)
+    print(f"exported {folder / kind}.npz", flush=True)
+
+
+def table(kind, folder, outputs, models, train, test, peers):
+    """One row per method, best first."""
+    rows = []
+    for name, (compute, count) in METHODS.items():
+        parts, seconds = zip(
+            *(scores(folder, name, compute, k, models[k], test, train) for k in range(count))
+        )
+        rows.append((lds(parts[0], outputs), name, f"{seconds[0]:.0f}"))
+        if count > 1:
+            total = f"{sum(seconds):.0f}"
+            rows.append((lds(np.mean(parts, 0), outputs), f"{name} x {count}", total))
+    for file in sorted((peers / kind).glob("*.npz")) if peers else ():
+        rows.append((lds(np.load(file)["scores"], outputs), f"peer: {file.stem}", ""))
+    print(f"\n| {kind}: method | LDS | 95 % interval | seconds |\n|---|---|---|---|")
+    for score, name, seconds in sorted(rows, key=lambda row: -row[0].mean):
+        low, high = score.interval
+        print(f"| {name} | {score.mean:.3f} | {low:.3f} to {high:.3f} | {seconds} |")
+    print(flush=True)
+
+
+def scores(folder, name, compute, k, model, test, train):
+    """A method's scores for reference model k and the seconds they took, kept in the folder."""
+    slug = "".join(c if c.isalnum() else "_" for c in name)
+    file = folder / f"scores_{slug}_{k}.npz"
+    if not file.exists():
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = np.asarray(compute(model, test, train, lds_models.margin))
+        np.savez(file, scores=values, seconds=time.perf_counter() - start)
+        print(f"{name}, model {k}: {time.perf_counter() - start:.0f} s", flush=True)
+    with np.load(file) as found:
+        return found["scores"], float(found["seconds"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--models", nargs="+", default=["mlp", "conv"])
+    parser.add_argument("--only-train", action="store_true")
+    parser.add_argument("--export", type=pathlib.Path)
+    parser.add_argument("--peers", type=pathlib.Path)
+    options = parser.parse_args()
+    main(options.folder, options.models, options.only_train, options.export, options.peers)

@@ -1,0 +1,41 @@
+"""The rows of the LDS table: name -> (function(model, test, train, target) -> scores, models).
+
+`models` says over how many reference models the scores are also averaged. A new method is
+one line.
+"""
+
+import keras_influence as ki
+from keras_influence import CG, MINRES, Nystrom
+
+# Correlations do not change beyond the third digit with more accurate solves.
+TOL = 0.05
+
+
+def influence(damping, curvature="gauss_newton", method=None):
+    """Influence with these settings, as a function of (model, test, train, target)."""
+
+    def compute(model, test, train, target):
+        return ki.influence(
+            model,
+            test,
+            train,
+            target=target,
+            damping=damping,
+            curvature=curvature,
+            method=method or CG(tol=TOL),
+            verbose=0,
+        )
+
+    return compute
+
+
+METHODS = {
+    "gradient dot product (damping 1e6)": (influence(1e6), 5),
+    "Gauss-Newton, CG, damping 1": (influence(1.0), 1),
+    "Gauss-Newton, CG, damping 0.1": (influence(0.1), 1),
+    "Gauss-Newton, CG, damping 0.01": (influence(0.01), 5),
+    "Gauss-Newton, CG, damping 0.001": (influence(0.001), 1),
+    "Gauss-Newton, Nystrom(200), damping 0.01": (influence(0.01, method=Nystrom(200)), 1),
+    "Hessian, MINRES, damping 0.1": (influence(0.1, "hessian", MINRES(tol=TOL)), 1),
+    "Hessian, MINRES, damping 0.01": (influence(0.01, "hessian", MINRES(tol=TOL)), 1),
+}

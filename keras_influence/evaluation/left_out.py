@@ -1,0 +1,170 @@
+"""Leave-one-out: what was predicted, against what retraining does."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_influence.evaluation import plots
+from keras_influence.evaluation.agreement import pearson, slope, spearman
+from keras_influence.evaluation.study import Study
+from keras_influence.groups import as_positions
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LeaveOneOut:
+    """Predicted and actual changes of test losses when single training examples are left out.
+
+    Attributes:
+        predicted: (n_test, n_indices) scores.
+        actual: (n_test, n_indices): test loss after retraining without the example, minus before.
+        indices: (n_indices,) positions in the training data.
+        how: how the models were retrained.
+        base_gradient: norm of the gradient at the base, relative to what one removal does to
+            it; NaN for a `fit` of one's own.
+        gradients: (n_indices,) norm of the gradient after each retraining, relative to its
+            norm before; NaN likewise.
+        target: "test loss", or the name of the function.
+    """
+
+    predicted: np.ndarray
+    actual: np.ndarray
+    indices: np.ndarray
+    how: str
+    base_gradient: float
+    gradients: np.ndarray
+    target: str = "test loss"
+
+    @property
+    def pearson(self):
+        """Pearson correlation of predicted and actual, all entries together."""
+        return pearson(self.predicted, self.actual)
+
+    @property
+    def spearman(self):
+        """Spearman correlation of predicted and actual, all entries together."""
+        return spearman(self.predicted, self.actual)
+
+    @property
+    def slope(self):
+        """Slope of the least-squares line of actual on predicted: 1 if the scale is right."""
+        return slope(self.predicted, self.actual)
+
+    def __repr__(self):
+        n_test, count = self.actual.shape
+        exact = np.isfinite(self.gradients).all()
+        remains = (
+            f"  gradient      {np.max(self.gradients):.1e} of a removal's is left, at most; "
+            f"{self.base_gradient:.1e} at the base\n"
+            if exact
+            else ""
+        )
+        return (
+            f"LeaveOneOut: {count} training examples left out, {n_test} test examples\n"
+            f"  values        change of {self.target}; positive: the example was helpful\n"
+            f"  retrained by  {self.how}\n{remains}"
+            f"  Pearson       {self.pearson:.4f}\n"
+            f"  Spearman      {self.spearman:.4f}\n"
+            f"  slope         {self.slope:.4f}, of actual on predicted; 1 if the scale is right"
+        )
+
+    def plot(self):
+        """A scatter of actual against predicted, with the line where they are equal.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+        """
+        figure, axis = plots.figure()
+        low = min(self.predicted.min(), self.actual.min())
+        high = max(self.predicted.max(), self.actual.max())
+        axis.plot([low, high], [low, high], color="#777777", linewidth=0.8, label="equal")
+        axis.scatter(
+            self.predicted, self.actual, s=9, color=plots.COLOURS[0], alpha=0.6, linewidths=0
+        )
+        axis.set_xlabel(f"predicted change of {self.target}")
+        axis.set_ylabel("actual change")
+        axis.ticklabel_format(style="sci", scilimits=(-2, 3))
+        title = f"Pearson {self.pearson:.4f}, slope {self.slope:.3f}"
+        axis.set_title(title, fontsize=10)
+        return figure
+
+
+def leave_one_out(
+    model,
+    test,
+    train,
+    indices,
+    *,
+    scores=None,
+    target=None,
+    fit=None,
+    seeds=(0,),
+    method="auto",
+    damping=0.01,
+    curvature="auto",
+    tol=1e-3,
+    max_iter=5000,
+    proximal=0.0,
+    batch_size=None,
+    verbose="auto",
+):
+    """Retrain without each of some training examples, and compare with the prediction.
+
+    "Left out" means sample weight 0 with n unchanged. Without `fit`, a float64 copy of the
+    model first goes to the minimum of its compiled loss by SciPy's L-BFGS; the scores are
+    those of that minimum; and each retraining starts from it. For a convex model the actual
+    change is then exact. For others it is that of the nearest minimum: training that goes
+    on, not training from scratch, for which give `fit`.
+
+    Args:
+        model, test, train, target, method, damping, curvature: as in `influence`.
+        indices: positions in `train` of the examples to leave out, or a boolean mask.
+        scores: a (n_test, n_train) matrix to judge, from `influence` or anywhere else.
+            Default: `influence` with the settings above.
+        fit: `fit(model, data)`, which trains a newly initialised model in place on
+            a dict of x, y and sample_weight, with `model.fit(**data, ...)` for example; Keras's random
+            seed is set before. `train` should be arrays then.
+        seeds: for `fit`. Differences are taken seed by seed, and averaged.
+        tol: stop when the gradient is this fraction of what the removal did to it.
+        max_iter: L-BFGS iterations; a `ConvergenceWarning` says if they were too few.
+        proximal: ρ >= 0; ½ρ‖θ - θ₀‖², with θ₀ the weights of `model`, is added to the loss
+            throughout. With ρ = `damping`, the scores are the first order of exactly this:
+            how a deep net with no minimum near by answers a removal (compare Bae et al. 2022).
+        batch_size: for arrays.
+        verbose: 0 is silent, 1 shows a progress bar, "auto" shows one for long work.
+
+    Returns:
+        `LeaveOneOut`.
+
+    Raises:
+        ValueError, TypeError: an argument is not usable; the message names it.
+        As `inverse_hvp`, from the solve.
+    """
+    study = Study(
+        model,
+        test,
+        train,
+        target=target,
+        fit=fit,
+        seeds=seeds,
+        tol=tol,
+        max_iter=max_iter,
+        proximal=proximal,
+        batch_size=batch_size,
+    )
+    indices = as_positions(indices, study.n, "indices")
+    scores = study.scores(
+        scores,
+        method=method,
+        damping=damping,
+        curvature=curvature,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
+    actual, minima = study.changes(indices[:, None], verbose)
+    base, left = np.nan, np.full(len(indices), np.nan)
+    if fit is None:
+        base = study.base.after / np.median([m.before for m in minima])
+        left = np.array([m.after / m.before if m.before else 0.0 for m in minima])
+    return LeaveOneOut(
+        scores[:, indices], actual.T, indices, study.how, float(base), left, study.target
+    )

@@ -1,0 +1,97 @@
+"""What comparing predicted with actual changes takes: a base, its scores, and retrainings."""
+
+import numpy as np
+
+from keras_influence import api
+from keras_influence.evaluation.training import check_seeds, trainer_of
+from keras_influence.progress import Progress
+
+
+class Study:
+    """A trained base with its test outputs and scores, to leave out examples from.
+
+    Args: as in `leave_one_out`.
+
+    Attributes:
+        n, n_test: numbers of examples.
+        base: for L-BFGS, the `Minimum` that is the base, else None.
+        how: how retraining is done, in words.
+        target: "test loss", or the name of the function.
+    """
+
+    def __init__(
+        self, model, test, train, *, target, fit, seeds, tol, max_iter, batch_size, proximal=0.0
+    ):
+        seeds = check_seeds(seeds)
+        self._seeds = seeds if fit is not None else (0,)
+        self._trainer = trainer_of(
+            model,
+            train,
+            fit=fit,
+            tol=tol,
+            max_iter=max_iter,
+            proximal=proximal,
+            batch_size=batch_size,
+        )
+        # With `fit`, scores are about the model as it is; else about the minimum.
+        self._scored = model if fit is not None else self._trainer.model
+        self._function = target
+        self._data = test, train
+        self.n = self._trainer.n
+        self.target = api.name_of(target)
+        self.how = f"fit, {len(seeds)} seeds" if fit else "L-BFGS from the base, in float64"
+        with self._trainer.precision():
+            self._test = self._trainer.read(test, target)
+        self.n_test = self._test.n
+
+    def scores(self, scores, *, verbose, batch_size, **settings):
+        """Train the base, and return the user's scores or `influence`, (n_test, n) float64."""
+        if scores is not None:
+            check_scores(scores, self.n_test, self.n)
+        test, train = self._data
+        with self._trainer.precision():
+            self._before = {}
+            for seed in self._seeds:
+                self.base = self._trainer.base(seed)
+                self._before[seed] = self._trainer.outputs(self._test, self._function)
+            if scores is None:
+                scores = api.influence(
+                    self._scored,
+                    test,
+                    train,
+                    target=self._function,
+                    batch_size=batch_size,
+                    verbose=verbose,
+                    **settings,
+                )
+        return np.asarray(scores, np.float64)
+
+    def changes(self, groups, verbose):
+        """Leave each group out by itself, and retrain.
+
+        Returns:
+            `(changes, minima)`: the changes of the outputs, mean over the seeds,
+            (n_groups, n_test), and what the trainer said of each training.
+        """
+        changes, minima = [], []
+        shown = Progress(verbose).over(groups, f"Retrain {len(groups)} times", len(groups))
+        with self._trainer.precision():
+            for group in shown:
+                total = 0
+                for seed, before in self._before.items():
+                    minima.append(self._trainer.without(group, seed))
+                    total += self._trainer.outputs(self._test, self._function) - before
+                changes.append(total / len(self._before))
+        return np.array(changes), minima
+
+
+def check_scores(scores, n_test, n_train):
+    """Raise unless `scores` is a finite (n_test, n_train) matrix."""
+    shape = np.shape(scores)
+    if shape != (n_test, n_train):
+        raise ValueError(
+            f"`scores` should have one row per test example and one column per training example, "
+            f"({n_test}, {n_train}). Received: shape {shape}"
+        )
+    if not np.isfinite(np.asarray(scores)).all():
+        raise ValueError("`scores` should be finite, but it has NaN or infinite entries.")
