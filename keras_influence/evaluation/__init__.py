@@ -10,7 +10,12 @@
 The user's model is never trained or assigned to: all training happens on copies.
 """
 
-from keras_influence.evaluation.datamodels import LDS, SubsetOutputs, lds, subset_outputs
+from keras_influence.evaluation.datamodels import (
+    LDS,
+    SubsetOutputs,
+    lds,
+    subset_outputs,
+)
 from keras_influence.evaluation.left_out import LeaveOneOut, leave_one_out
 from keras_influence.evaluation.mislabelled import (
     MislabelCurve,
