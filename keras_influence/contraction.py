@@ -208,7 +208,14 @@ def _weight_gradients(objective, site, delta, weights):
         return _by_differentiation(objective, site, delta, weights)
     batch, width = tf.shape(delta)[0], delta.shape[-1]
     delta = tf.reshape(delta, [batch, -1, width])
-    kernel_gradient = tf.matmul(rows, delta, transpose_a=True)
+    groups = getattr(site.layer, "groups", 1)
+    if groups == 1:
+        kernel_gradient = tf.matmul(rows, delta, transpose_a=True)
+    else:
+        area, depth = int(np.prod(site.layer.kernel_size)), site.inputs.shape[-1] // groups
+        rows = tf.reshape(rows, [batch, -1, area, groups, depth])
+        parts = tf.reshape(delta, [batch, -1, groups, width // groups])
+        kernel_gradient = tf.einsum("bpkgc,bpgf->bkcgf", rows, parts)
     return [
         tf.reduce_sum(delta, 1) if v is getattr(site.layer, "bias", None) else kernel_gradient
         for v in weights
@@ -222,7 +229,6 @@ def _rows(site):
         return tf.reshape(a, [tf.shape(a)[0], -1, a.shape[-1]])
     if (
         not isinstance(layer, _CONVOLUTIONS)
-        or layer.groups > 1
         or layer.data_format != "channels_last"
         or layer.padding not in ("valid", "same")
     ):
