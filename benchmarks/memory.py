@@ -3,6 +3,7 @@
 python benchmarks/memory.py scores mlp 5000 100
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -63,10 +64,10 @@ def main(what, name, n, vectors, seed):
         rows = np.ascontiguousarray(v.T)
         few = Session(model, (x[:512], y[:512]), curvature="hessian", damping=0.0)
         few.scores(rows[:2])
-        action = lambda: session.scores(rows)  # noqa: E731
+        action = functools.partial(session.scores, rows)
     else:
         ki.hvp(model, v[:, : min(vectors, 2)], (x[:512], y[:512]))
-        action = lambda: ki.hvp(model, v, (x, y))  # noqa: E731
+        action = functools.partial(ki.hvp, model, v, (x, y))
     start = time.perf_counter()
     with _Peak() as peak:
         action()

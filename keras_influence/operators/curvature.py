@@ -6,9 +6,9 @@ from keras_influence.loss import batch_size as size_of
 from keras_influence.operators.base import LinearOperator
 
 
-# Vectors that share a batch's forward and backward. More of them gain nothing, and their
-# intermediate results, some numbers per vector, example and unit, leave the processor's cache.
-_BLOCK = 16
+# Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
+# within limits. More gain nothing, and leave the processor's cache.
+_BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 32
 
 
 class Curvature(LinearOperator):
@@ -40,7 +40,8 @@ class Curvature(LinearOperator):
         """
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
         total = np.zeros(rows.shape, np.float64)
-        blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
+        width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
+        blocks = [slice(start, start + width) for start in range(0, len(rows), width)]
         for batch in batches:
             weight = share * self._objective.weight_in(batch, self.n)
             for block in blocks:
