@@ -53,8 +53,8 @@ def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
     for k in score_vectors:
         rows = np.ascontiguousarray(v[:, :k].T)
         actions["scores", k] = lambda rows=rows: session.scores(rows)
-    medians, firsts, spreads = alternate(actions, repeats, limit)
-    unit = medians["gradient", 1]
+    medians, firsts, spreads, processor = alternate(actions, repeats, limit)
+    unit, processor_unit = medians["gradient", 1], processor["gradient", 1]
     return [
         {
             "model": name,
@@ -67,6 +67,9 @@ def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
             "first": firsts[what, k],
             "passes": medians[what, k] / unit if (what, k) in medians else None,
             "passes_each": medians[what, k] / unit / k if (what, k) in medians else None,
+            "processor_passes_each": (
+                processor[what, k] / processor_unit / k if (what, k) in medians else None
+            ),
         }
         for what, k in actions
     ]

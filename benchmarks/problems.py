@@ -59,8 +59,6 @@ MODELS = {
 }
 
 
-
-
 def tokens(x):
     """Images (n, 28, 28, 1) as 49 token ids each: means of 4 x 4 pixels, in 32 grey levels."""
     means = x.reshape(len(x), 7, 4, 7, 4).mean((2, 4))

@@ -13,22 +13,25 @@ def alternate(actions, repeats=5, limit=60.0):
         limit: an action whose first run took longer than this many seconds is left out.
 
     Returns:
-        `(medians, firsts, spreads)`, three dicts of seconds by name: the median, the first
-        run, and the range from the fastest to the slowest.
+        `(medians, firsts, spreads, processor)`, dicts of seconds by name: the median, the
+        first run, the range from the fastest to the slowest, and the median of the seconds
+        that this process spent on its processors, which other processes do not lengthen.
     """
-    firsts = {name: seconds(action) for name, action in actions.items()}
+    firsts = {name: seconds(action)[0] for name, action in actions.items()}
     kept = {name: action for name, action in actions.items() if firsts[name] <= limit}
     times = {name: [] for name in kept}
     for _ in range(repeats):
         for name, action in kept.items():
             times[name].append(seconds(action))
-    medians = {name: float(np.median(t)) for name, t in times.items()}
-    spreads = {name: [float(min(t)), float(max(t))] for name, t in times.items()}
-    return medians, firsts, spreads
+    clocks = {name: np.array(t) for name, t in times.items()}
+    medians = {name: float(np.median(t[:, 0])) for name, t in clocks.items()}
+    spreads = {name: [float(t[:, 0].min()), float(t[:, 0].max())] for name, t in clocks.items()}
+    processor = {name: float(np.median(t[:, 1])) for name, t in clocks.items()}
+    return medians, firsts, spreads, processor
 
 
 def seconds(action):
-    """Seconds that one call takes."""
-    start = time.perf_counter()
+    """Seconds that one call takes, by the clock and of processor time."""
+    start, used = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used

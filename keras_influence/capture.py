@@ -108,8 +108,10 @@ def _replaced(layer, **attributes):
         yield
     finally:
         for name in attributes:
-            own.pop(name)
-        own.update(before)
+            if name in before:
+                own[name] = before[name]
+            else:
+                del own[name]
 
 
 def apply(site):

@@ -22,6 +22,8 @@ from keras_influence.capture import apply, linear_layers, signals, weights_of
 from keras_influence.kernels import kernel, over_vectors
 from keras_influence.loss import structure
 
+# Dense layers with fewer units than this are too narrow for a product per vector.
+_NARROW = 64
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D)
 
 
@@ -142,12 +144,21 @@ class Contraction:
         return total + tf.transpose(over_vectors(product, vectors, loop=False))
 
     def _dense(self, site, delta, vectors):
-        """`_applied` for one dense layer of flat inputs: a product of matrices per vector."""
-        z = 0.0
+        """`_applied` for one dense layer of flat inputs, by large products of matrices."""
+        (depth, width), k = site.layer.kernel.shape, tf.shape(vectors)[0]
+        total = 0.0
         for v, part in self._values([site], vectors):
-            is_bias = v is site.layer.bias
-            z += part[:, None] if is_bias else tf.matmul(site.inputs[None], part)
-        return tf.transpose(tf.reduce_sum(z * delta, axis=2))
+            if v is site.layer.bias:
+                total += tf.matmul(delta, part, transpose_b=True)
+            elif width < _NARROW:
+                # One product for all vectors, at the price of a transposed copy of them.
+                wide = tf.reshape(tf.transpose(part, [1, 0, 2]), [depth, k * width])
+                z = tf.reshape(tf.matmul(site.inputs, wide), [-1, k, width])
+                total += tf.reduce_sum(z * delta[:, None], axis=2)
+            else:
+                z = tf.matmul(site.inputs[None], part)
+                total += tf.transpose(tf.reduce_sum(z * delta, axis=2))
+        return total
 
     def _values(self, sites, vectors):
         """Pairs of a weight and its part of `vectors`, (..., p); zero for one that is not in θ."""
@@ -208,7 +219,14 @@ def _weight_gradients(objective, site, delta, weights):
         return _by_differentiation(objective, site, delta, weights)
     batch, width = tf.shape(delta)[0], delta.shape[-1]
     delta = tf.reshape(delta, [batch, -1, width])
-    kernel_gradient = tf.matmul(rows, delta, transpose_a=True)
+    groups = getattr(site.layer, "groups", 1)
+    if groups == 1:
+        kernel_gradient = tf.matmul(rows, delta, transpose_a=True)
+    else:
+        area, depth = int(np.prod(site.layer.kernel_size)), site.inputs.shape[-1] // groups
+        rows = tf.reshape(rows, [batch, -1, area, groups, depth])
+        parts = tf.reshape(delta, [batch, -1, groups, width // groups])
+        kernel_gradient = tf.einsum("bpkgc,bpgf->bkcgf", rows, parts)
     return [
         tf.reduce_sum(delta, 1) if v is getattr(site.layer, "bias", None) else kernel_gradient
         for v in weights
@@ -222,7 +240,6 @@ def _rows(site):
         return tf.reshape(a, [tf.shape(a)[0], -1, a.shape[-1]])
     if (
         not isinstance(layer, _CONVOLUTIONS)
-        or layer.groups > 1
         or layer.data_format != "channels_last"
         or layer.padding not in ("valid", "same")
     ):

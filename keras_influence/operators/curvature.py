@@ -7,6 +7,11 @@ from keras_influence.loss import batch_size as size_of
 from keras_influence.operators.base import LinearOperator
 
 
+# Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
+# within limits. More gain nothing, and leave the processor's cache.
+_BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 32
+
+
 class Curvature(LinearOperator):
     """A curvature matrix of the loss of n training examples, as one batch.
 
@@ -36,8 +41,11 @@ class Curvature(LinearOperator):
         """
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
         total = np.zeros(rows.shape, np.float64)
+        width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
+        blocks = [slice(start, start + width) for start in range(0, len(rows), width)]
         for batch in batches:
-            total += self.kernel_product(batch, rows, share).numpy()
+            for block in blocks:
+                total[block] += self.kernel_product(batch, rows[block], share).numpy()
         return (total.T / count).astype(self.dtype)
 
     def kernel_product(self, batch, rows, share=1.0):

@@ -1,0 +1,57 @@
+"""Results as Markdown tables."""
+
+
+def products(rows):
+    header = "| model | p | n | what | vectors | first s | seconds | passes | passes each | of processor time | µs / example |"
+    lines = [header, "|---" * 11 + "|"]
+    for r in rows:
+        cells = [""] * 5
+        if r["seconds"] is not None:
+            each = 1e6 * r["seconds"] / r["n"]
+            cells = [f"{r['seconds']:.3f}", f"{r['passes']:.2f}", f"{r['passes_each']:.3f}"]
+            cells += [f"{r['processor_passes_each']:.3f}", f"{each:.0f}"]
+        start = [r["model"], f"{r['p']:,}", f"{r['n']:,}", r["what"], r["vectors"]]
+        lines.append(_line([*start, f"{r['first']:.2f}", *cells]))
+    return "\n".join(lines)
+
+
+def calls(rows):
+    lines = [
+        "| model | n x test | method | first s | later s | gradients | solve | scores | rest | "
+        "passes | solver's passes | residual |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        stages = [r["example_gradients"], r["solve"], r["scores"]]
+        seconds = [r["first"], r["whole"], *stages, r["whole"] - sum(stages)]
+        lines.append(
+            _line(
+                [
+                    r["model"],
+                    f"{r['n']:,} x {r['n_test']:,}",
+                    r["options"]["method"],
+                    *(f"{s:.2f}" for s in seconds),
+                    f"{r['passes']:.0f}",
+                    f"{r['solver_passes']:.0f}",
+                    f"{r['residual']:.0e}",
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def memory(rows):
+    lines = [
+        "| what | model | p | n | vectors | peak MB | result MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        length = r["n"] if r["what"] == "scores" else r["p"]
+        result = 4 * length * r["vectors"] / 1e6
+        start = [r["what"], r["model"], f"{r['p']:,}", f"{r['n']:,}", r["vectors"]]
+        lines.append(_line([*start, f"{r['megabytes']:.0f}", f"{result:.0f}"]))
+    return "\n".join(lines)
+
+
+def _line(cells):
+    return "| " + " | ".join(map(str, cells)) + " |"

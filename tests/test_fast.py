@@ -1,0 +1,254 @@
+"""The contraction of layer inputs with output gradients: against loops over examples, and
+against the plain path. Every model says whether it should be contracted at all."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_influence.capture import linear_layers, signals
+from keras_influence.session import Session
+from tests import truth
+from tests.conftest import set_precision
+
+layers = keras.layers
+regularizers = keras.regularizers
+N = 6
+
+
+def _images(*stack):
+    return (6, 6, 2), [*stack, layers.Flatten()]
+
+
+CONTRACTED = {
+    "regularisers": lambda: (
+        (5,),
+        [
+            layers.Dense(4, "tanh", kernel_regularizer=regularizers.L2(0.5), bias_regularizer="l1"),
+            layers.Dense(4, "gelu", activity_regularizer=regularizers.L2(0.5)),
+        ],
+    ),
+    "time steps": lambda: (
+        (4, 3),
+        [layers.Dense(3, "tanh"), layers.LayerNormalization(), layers.Flatten()],
+    ),
+    "same": lambda: _images(layers.Conv2D(3, 3, padding="same", activation="softplus")),
+    "strides": lambda: _images(layers.Conv2D(3, 2, strides=2, padding="same", use_bias=False)),
+    "dilation": lambda: _images(layers.Conv2D(3, 2, dilation_rate=2, activation="tanh")),
+    "groups": lambda: _images(layers.Conv2D(4, 3, groups=2)),
+    "causal": lambda: ((5, 2), [layers.Conv1D(3, 2, padding="causal"), layers.Flatten()]),
+    "transposed": lambda: _images(layers.Conv2DTranspose(2, 2, strides=2)),
+    "depthwise": lambda: _images(layers.DepthwiseConv2D(3, activation="gelu")),
+    "normalisation": lambda: _images(layers.Conv2D(4, 3), layers.BatchNormalization()),
+    "dropout": lambda: ((5,), [layers.Dense(4, "tanh"), layers.Dropout(0.5)]),
+    "activation layer": lambda: ((5,), [layers.Dense(4, activation=layers.LeakyReLU(0.3))]),
+}
+PLAIN = {
+    "recurrent": lambda: ((4, 3), [layers.SimpleRNN(3)]),
+    "own class": lambda: ((5,), [Doubled(4), layers.Dense(3)]),
+}
+
+
+class Doubled(layers.Dense):
+    """Not linear in its kernel."""
+
+    def call(self, inputs):
+        return super().call(super().call(inputs)[:, :1] * inputs)
+
+
+def _model(shape, stack, classes=3):
+    inputs = keras.Input(shape)
+    hidden = inputs
+    for layer in stack:
+        hidden = layer(hidden)
+    model = keras.Model(inputs, layers.Dense(classes, "softmax")(hidden))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for v in model.trainable_variables:  # A bias of zero would hide mistakes.
+        v.assign(v.numpy() + 0.1 * np.random.default_rng(1).normal(size=v.shape))
+    return model
+
+
+def _data(model, rng):
+    shape = model.input_shape[1:]
+    return rng.normal(size=(N, *shape)), rng.integers(0, 3, N)
+
+
+def _example_gradients(model, x, y, weights=None):
+    """∇ℓ of each example by itself, from Keras's own loss less its value at weight zero."""
+    weights = np.ones(N) if weights is None else weights
+    return np.array(
+        [
+            truth.gradient(model, x[[i]], y[[i]], sample_weight=weights[[i]])
+            - truth.gradient(model, x[[i]], y[[i]], sample_weight=np.zeros(1))
+            for i in range(N)
+        ]
+    )
+
+
+def _check(model, train, g, contracted, tolerance=1e-8, times=1, **options):
+    """Gradients of examples are `g`, and scores against one and three of them are g gᵀ / n."""
+    session = Session(model, train, curvature="hessian", damping=0.0, batch_size=4, **options)
+    assert session.contraction.trusted(session.train) == contracted
+    assert truth.relative_error(session.example_gradients(session.train), g) < tolerance
+    for rows in (1, 3):
+        expected = times * g[:rows] @ g.T / N
+        assert truth.relative_error(session.scores(g[:rows]), expected) < tolerance
+
+
+@pytest.mark.parametrize("name", CONTRACTED)
+def test_contraction_agrees_with_a_loop_over_examples(name, rng):
+    model = _model(*CONTRACTED[name]())
+    x, y = _data(model, rng)
+    _check(model, (x, y), _example_gradients(model, x, y), contracted=True)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_other_layers_take_the_plain_path(name, rng):
+    model = _model(*PLAIN[name]())
+    x, y = _data(model, rng)
+    _check(model, (x, y), _example_gradients(model, x, y), contracted=False)
+
+
+def test_sample_weights_are_in_the_contraction(rng):
+    model = _model(*CONTRACTED["regularisers"]())
+    x, y = _data(model, rng)
+    w = rng.uniform(0.5, 2, N)
+    _check(model, (x, y, w), _example_gradients(model, x, y, w), contracted=True)
+
+
+def test_a_summed_loss_is_contracted_as_a_sum(rng):
+    model = _model(*CONTRACTED["dilation"]())
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(reduction="sum"))
+    x, y = _data(model, rng)
+    # The objective is n times larger, so a score is not divided by n.
+    _check(model, (x, y), _example_gradients(model, x, y), contracted=True, times=N)
+
+
+def test_a_part_of_a_layer_can_be_theta(rng):
+    model = _model(*CONTRACTED["same"]())
+    x, y = _data(model, rng)
+    kernels = [v for v in model.trainable_variables if v.name == "kernel"]
+    keep = np.concatenate(
+        [np.full(int(np.prod(v.shape)), v.name == "kernel") for v in model.trainable_variables]
+    )
+    g = _example_gradients(model, x, y)[:, keep]
+    _check(model, (x, y), g, contracted=True, variables=kernels)
+
+
+def _token_model(shared=False, tied=False):
+    inputs = keras.Input((4,))
+    embedding = layers.Embedding(7, 3)
+    h = embedding(inputs)
+    attended = layers.MultiHeadAttention(1, 3)(h, h)
+    dense = layers.Dense(3, "tanh")
+    h = dense(dense(attended)) if shared else dense(attended)
+    h = layers.GlobalAveragePooling1D()(h)
+    if tied:
+        outputs = layers.Lambda(lambda t: t @ keras.ops.transpose(embedding.embeddings))(h)
+    else:
+        outputs = layers.Dense(3)(h)
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_attention_embeddings_and_shared_layers(shared, rng):
+    model = _token_model(shared)
+    train = rng.integers(0, 7, (N, 4)), rng.integers(0, 3, N)
+    _check(model, train, _example_gradients(model, *train), contracted=True)
+
+
+def test_a_weight_that_is_also_used_elsewhere_is_noticed(rng):
+    model = _token_model(tied=True)
+    train = rng.integers(0, 7, (N, 4)), rng.integers(0, 3, N)
+    _check(model, train, _example_gradients(model, *train), contracted=False)
+
+
+def test_a_batch_axis_folded_into_another_is_noticed(rng):
+    inputs = keras.Input((4, 3))
+    flat = keras.ops.reshape(inputs, (-1, 3))
+    hidden = keras.ops.reshape(layers.Dense(2, "tanh")(flat), (-1, 8))
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(hidden))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    train = _data(model, rng)
+    _check(model, train, _example_gradients(model, *train), contracted=False)
+
+
+def test_several_outputs(rng):
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(4, "tanh")(inputs)
+    outputs = [layers.Dense(3, "softmax")(hidden), layers.Dense(1)(hidden)]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", ["sparse_categorical_crossentropy", "mse"], loss_weights=[1.0, 0.25])
+    x, y = rng.normal(size=(N, 4)), [rng.integers(0, 3, N), rng.normal(size=(N, 1))]
+
+    def loss_of(i, kind):
+        z = model(x[[i]])[kind]
+        if kind == 0:
+            return -tf.math.log(z[0, y[0][i]])
+        return 0.25 * tf.reduce_sum((z - y[1][[i]]) ** 2)
+
+    g = []
+    for i in range(N):
+        with tf.GradientTape() as tape:
+            loss = loss_of(i, 0) + loss_of(i, 1)
+        parts = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        g.append(np.concatenate([p.numpy().ravel() for p in parts]))
+    _check(model, (x, y), np.array(g), contracted=True)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_lower_precisions_are_contracted_in_float32(policy, rng):
+    weights = _model(*CONTRACTED["same"]()).get_weights()
+    x, y = _data(_model(*CONTRACTED["same"]()), rng)
+    model = _model(*CONTRACTED["same"]())
+    model.set_weights([w.astype("float32") for w in weights])
+    g = _example_gradients(model, x.astype("float32"), y)
+    set_precision("float32")
+    keras.config.set_dtype_policy(policy)
+    low = _model(*CONTRACTED["same"]())
+    low.set_weights(weights)
+    _check(low, (x, y), g, contracted=True, tolerance=1e-4)
+
+
+def test_layers_are_as_before_also_after_an_error(rng):
+    model = _model(*CONTRACTED["same"]())
+    before = [dict(vars(layer)) for layer in model.layers]
+    session = Session(model, _data(model, rng), curvature="hessian", damping=0.0)
+    batch = next(iter(session.train))
+    session.contraction.scores(batch, 1.0, np.ones((1, session.objective.parameters.size)))
+    with pytest.raises(ValueError):
+        signals(
+            session.objective,
+            linear_layers(model, model.trainable_variables),
+            (batch[0][..., :1], batch[1]),
+        )
+    after = [dict(vars(layer)) for layer in model.layers]
+    assert [list(b) for b in before] == [list(a) for a in after]
+    assert all(
+        b[k] is a[k] for b, a in zip(before, after) for k in ("activation", "_kernel") if k in b
+    )
+    assert not any("call" in vars(layer) for layer in model.layers)
+
+
+def test_random_signals_have_the_gauss_newton_matrix_as_second_moment(rng):
+    """For the last layer, whose Gauss-Newton block is known in closed form."""
+    model = truth.softmax_model(3, 3)
+    x, y = rng.normal(size=(5, 3)), rng.integers(0, 3, 5)
+    expected = truth.SoftmaxRegression(x, y, 3, 0).hessian(truth.get_flat(model))
+    session = Session(model, (x, y), curvature="hessian", damping=0.0)
+    batch = next(iter(session.train))
+    dense = linear_layers(model, model.trainable_variables)
+
+    @tf.function
+    def draw(seed):
+        sites, deltas = signals(session.objective, dense, batch, seed=seed)
+        return sites[0].inputs, deltas[0]
+
+    total, draws = 0, 2000
+    for i in range(draws):
+        a, delta = draw(tf.constant([i, 7]))
+        rows = np.concatenate([np.einsum("bi,bo->bio", a, delta).reshape(5, -1), delta], axis=1)
+        total = total + rows.T @ rows / 5
+    assert truth.relative_error(total / draws, expected) < 0.05
