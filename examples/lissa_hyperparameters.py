@@ -13,7 +13,6 @@ writes `<output>.csv` and `<output>-knobs.png` and prints the tables of docs/lis
 
 import argparse
 import csv
-import itertools
 import os
 import platform
 import time
@@ -24,151 +23,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.datasets import load_digits
+from lissa_models import MODELS, Independent, N, Truth, digits
 
 from keras_influence import ConvergenceWarning, DivergenceError, LiSSA
-from keras_influence.operators import Damped, GaussNewton, Hessian
-from keras_influence.operators.base import LinearOperator
-from keras_influence.session import Session
 
-N, TESTS, L2, DAMPING = 500, 4, 1 / 64, 0.01
+DAMPING = 0.01
 SIZES = (1, 2, 4, 8, 16, 32)
-
-
-# ---- the two models, each with an exact answer
-
-
-class System:
-    """A trained model, the gradients v of a few test losses, and (C + λI)⁻¹ v exactly."""
-
-    def __init__(self, name, model, train, test, curvature):
-        self.name, self.model = name, model  # The session holds the model only weakly.
-        self.session = Session(model, train, damping=0.0, curvature="gauss_newton")
-        self.columns = self.session.example_gradients(self.session.read(test, "test")).T
-        self._curvature = curvature(self.session.objective, self.session.train)
-        self.dense = self._curvature.to_dense()
-        self.largest = np.linalg.eigvalsh(self.dense)[-1]
-
-    def operator(self, damping):
-        return Damped(self._curvature, damping)
-
-    def exact(self, damping):
-        return np.linalg.solve(self.dense + damping * np.eye(len(self.dense)), self.columns)
-
-    def minibatch_eigenvalue(self, size, count):
-        """The largest eigenvalue of `count` minibatch curvatures, in units of the full one."""
-        samples = self._curvature.samples(size, seed=1)
-        tops = [np.linalg.eigvalsh(next(samples).to_dense())[-1] for _ in range(count)]
-        return max(tops) / self.largest
-
-
-class Independent(LinearOperator):
-    """Minibatches drawn anew at each step, where the library goes through the data in epochs."""
-
-    def __init__(self, operator):
-        self.size, self.dtype, self.damping = operator.size, operator.dtype, operator.damping
-        self._operator, self.matmat = operator, operator.matmat
-
-    def samples(self, batch_size, seed):
-        for step in itertools.count():
-            yield next(self._operator.samples(batch_size, seed + step))
-
-
-def digits():
-    """Images averaged to 4 x 4, so that dense solutions and refits are cheap."""
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.target))[: N + TESTS]
-    images = data.images[order].reshape(-1, 4, 2, 4, 2).mean((2, 4)) / 16
-    x, y = images[..., None], data.target[order]
-    return (x[:N], y[:N]), (x[N:], y[N:])
-
-
-def softmax_regression(train, test):
-    """At its minimum, found by Newton's method; convex, so that retraining has one outcome."""
-    model = keras.Sequential(
-        [
-            keras.Input((4, 4, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10, "softmax", kernel_regularizer=keras.regularizers.L2(L2)),
-        ]
-    )
-    model.compile("adam", "sparse_categorical_crossentropy")
-    system = None
-    for _ in range(8):
-        system = System("softmax", model, train, test, Hessian)
-        theta = np.concatenate([w.ravel() for w in model.get_weights()])
-        # The same shift of all biases changes nothing: H is singular.
-        step = np.linalg.pinv(system.dense, hermitian=True) @ _gradient(theta, *train)
-        kernel, bias = np.split(theta - step, [160])
-        model.set_weights([kernel.reshape(16, 10), bias])
-    return System("softmax", model, train, test, Hessian)
-
-
-def conv_net(train, test):
-    model = keras.Sequential(
-        [
-            keras.Input((4, 4, 1)),
-            keras.layers.Conv2D(6, 3, activation="relu"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10, "softmax"),
-        ]
-    )
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(*train, epochs=20, verbose=0)
-    return System("conv", model, train, test, GaussNewton)
-
-
-MODELS = {"softmax": softmax_regression, "conv": conv_net}
-
-
-# ---- actual retraining of softmax regression, in closed forms
-
-
-def _losses(theta, x, y):
-    logits = _design(x) @ theta.reshape(17, 10)
-    logits -= logits.max(1, keepdims=True)
-    return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y]
-
-
-def _gradient(theta, x, y, without=None):
-    """Of Σᵢ wᵢ ℓᵢ / n + L2 ‖kernel‖², wᵢ = 0 for the example left out."""
-    design, w = _design(x), np.ones(len(y))
-    if without is not None:
-        w[without] = 0
-    p = np.exp(design @ theta.reshape(17, 10))
-    p = p / p.sum(1, keepdims=True) - np.eye(10)[y]
-    penalty = np.r_[2 * L2 * theta[:160], np.zeros(10)]
-    return (design.T @ (w[:, None] * p)).ravel() / len(y) + penalty
-
-
-def _design(x):
-    return np.hstack([x.reshape(len(x), -1), np.ones((len(x), 1))])
-
-
-def leave_one_out(system, train, test, removals):
-    """Actual changes of the test losses, (tests, removals), by refits to the minimum."""
-    theta = np.concatenate([w.ravel() for w in system.model.get_weights()])
-    inverse = np.linalg.pinv(system.dense, hermitian=True)
-    changes = []
-    for j in removals:
-        refit = theta
-        for _ in range(30):  # Newton's method with the Hessian of all data: linear, and enough.
-            refit = refit - inverse @ _gradient(refit, *train, without=j)
-        changes.append(_losses(refit, *test) - _losses(theta, *test))
-    return np.array(changes).T
-
-
-class Truth:
-    """Pearson correlation of scores with actual changes."""
-
-    def __init__(self, system, train, test, removals):
-        self.rows = removals
-        self.system = system
-        self.changes = leave_one_out(system, train, test, removals).ravel()
-
-    def __call__(self, x):
-        scores = self.system.session.scores(x.T)[:, self.rows].ravel()
-        return np.corrcoef(scores, self.changes)[0, 1]
 
 
 # ---- one setting, several seeds
@@ -219,11 +79,13 @@ def measure(
     return row
 
 
-def study(system, truth, seeds, short):
-    """Every knob by itself around one setting, as a list of rows."""
+def study(system, truth, seeds, short, wanted=()):
+    """Every knob by itself around one setting, as a list of rows; or only the `wanted` ones."""
     rows = []
 
     def run(name, **knobs):
+        if wanted and name not in wanted:
+            return
         setting = {"scale": 1.0, "depth": 200 // short, "batch_size": 32, **knobs}
         rows.append(measure(system, truth, seeds, name, **setting))
 
@@ -239,7 +101,9 @@ def study(system, truth, seeds, short):
         run("repeats", repeats=repeats, depth=100 // short)
     # The same bias at each scale: T in proportion to σ.
     for factor in (1, 2, 4):
-        run("scale at equal bias", scale=1.0 * factor, depth=factor * 100 // short)
+        at_equal_bias = {"scale": 1.0 * factor, "depth": factor * 100 // short}
+        run("scale at equal bias", **at_equal_bias)
+        run("scale at equal bias, independent", **at_equal_bias, wrap=Independent)
     for damping in (1e-3, 1e-2, 1e-1):
         run("damping", damping=damping)
     return rows
@@ -310,25 +174,22 @@ def report(rows, systems):
         show(f"Varied: {name}.", chosen, kept)
     print()
     for system in systems:
-        mine = [row for row in rows if row["model"] == system.name]
-        parts = {study: [r for r in mine if r["study"] == study] for study in VARIED}
-        found = {s: exponent(parts[s], knob) for s, knob in VARIED.items()}
-        print(
-            f"{system.name}: the variance goes as m^{found['batch size, independent']:.2f} "
-            f"(minibatches in epochs: m^{found['batch size']:.2f}), "
-            f"r^{found['repeats']:.2f}, and at equal bias (T in proportion to σ) "
-            f"as σ^{found['scale at equal bias']:.2f}"
-        )
+        for name, (knob, letter) in VARIED.items():
+            chosen = [r for r in rows if r["model"] == system.name and r["study"] == name]
+            if chosen:
+                power = exponent(chosen, knob)
+                print(f"{system.name}, {name}: the variance goes as {letter}^{power:.2f}")
         tops = {m: system.minibatch_eigenvalue(m, 20) for m in (1, 8, 32)}
         half = ", ".join(f"m = {m}: {top / 2:.2f}" for m, top in tops.items())
         print(f"  half the largest eigenvalue of 20 minibatches, over λmax: {half}")
 
 
 VARIED = {
-    "batch size": "batch_size",
-    "batch size, independent": "batch_size",
-    "repeats": "repeats",
-    "scale at equal bias": "scale",
+    "batch size": ("batch_size", "m"),
+    "batch size, independent": ("batch_size", "m"),
+    "repeats": ("repeats", "r"),
+    "scale at equal bias": ("scale", "σ"),
+    "scale at equal bias, independent": ("scale", "σ"),
 }
 
 
@@ -351,7 +212,14 @@ def draw(rows, path):
     axes[0, 1].set_title("Batch size: the variance falls as 1/m")
     _panel(axes[1, 0], rows, "depth", "depth", ("bias", "noise"), "depth T")
     axes[1, 0].set_title("Depth: the bias falls, the noise stays")
-    _panel(axes[1, 1], rows, "scale at equal bias", "scale", ("bias", "noise"), "σ / λmax, T ∝ σ")
+    _panel(
+        axes[1, 1],
+        rows,
+        "scale at equal bias, independent",
+        "scale",
+        ("bias", "noise"),
+        "σ / λmax, T ∝ σ",
+    )
     axes[1, 1].set_title("Scale, at equal bias: less noise for as many more steps")
     for ax in axes.flat:
         ax.set_ylabel("part of the relative error")
@@ -372,7 +240,7 @@ def _panel(ax, rows, study, knob, parts, label):
     ax.set_xlabel(label)
 
 
-def main(output, quick, models=tuple(MODELS)):
+def main(output, quick, models=tuple(MODELS), studies=()):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -385,7 +253,7 @@ def main(output, quick, models=tuple(MODELS)):
         print(f"{name}: {len(system.dense)} parameters, λmax = {system.largest:.3g}", flush=True)
         removals = np.random.default_rng(1).choice(N, 20 if quick else 100, replace=False)
         truth = Truth(system, train, test, removals) if name == "softmax" else None
-        rows += study(system, truth, seeds=2 if quick else 4, short=8 if quick else 1)
+        rows += study(system, truth, 2 if quick else 4, 8 if quick else 1, studies)
         defaults += automatic(system, truth)
     report(rows, systems)
     names = ("damping", "error", "passes", "seconds", "pearson", "pearson of the exact solution")
@@ -420,9 +288,10 @@ if __name__ == "__main__":
     parser.add_argument("--output", default="lissa")
     parser.add_argument("--quick", action="store_true", help="short runs and few seeds")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--studies", nargs="+", default=[], help="only these; default all")
     parser.add_argument("--draw", nargs="+", metavar="CSV", help="only draw earlier runs again")
     options = parser.parse_args()
     if options.draw:
         redraw(options.output, options.draw)
     else:
-        main(options.output, options.quick, options.models)
+        main(options.output, options.quick, options.models, options.studies)

@@ -158,15 +158,13 @@ def test_the_study_finds_what_its_page_says(tmp_path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows, defaults = lissa_hyperparameters.main(tmp_path / "lissa", quick=True)
+        rows, defaults = lissa_hyperparameters.main(tmp_path / "lissa", True, ["softmax"])
     assert (tmp_path / "lissa.csv").read_text().count("\n") == len(rows) + 1
     assert (tmp_path / "lissa-knobs.png").stat().st_size > 10_000
-    by = {(r["study"], r["model"], r["scale"], r["depth"]): r for r in rows}
-    depth = {r["depth"]: r for r in rows if r["study"] == "depth" and r["model"] == "softmax"}
+    depth = {r["depth"]: r for r in rows if r["study"] == "depth"}
     assert depth[max(depth)]["bias"] < 0.1 < depth[min(depth)]["bias"]
     scales = [r for r in rows if r["study"] == "scale"]
     assert all(r["diverged"] == 1 for r in scales if r["scale"] == 0.25)
     assert all(r["diverged"] == 0 for r in scales if r["scale"] >= 1)
-    assert len(by) > 10
     assert all(r["error"] < 1e-3 for r in defaults)
-    assert all(r["pearson"] > 0.9 for r in defaults if r["model"] == "softmax")
+    assert all(r["pearson"] > 0.9 for r in defaults)
