@@ -50,8 +50,8 @@ class Setup:
 
 
 PROBLEMS = {
-    "softmax-10": Setup("softmax", 5000, 10, 5, 1e-3, 1e-5, "softmax regression, p = 7,850"),
-    "softmax-100": Setup("softmax", 5000, 100, 5, 1e-3, 1e-5, "softmax regression, p = 7,850"),
+    "softmax-10": Setup("softmax", 5000, 10, 5, 1e-3, 4e-5, "softmax regression, p = 7,850"),
+    "softmax-100": Setup("softmax", 5000, 100, 5, 1e-3, 4e-5, "softmax regression, p = 7,850"),
     "mlp": Setup("mlp", 5000, 10, 40, 0.5, 1e-3, "MLP 784-128-10, p = 101,770"),
     "conv": Setup("conv", 500, 5, 40, 1.0, 1e-3, "conv net 16 and 32, p = 12,810"),
 }
@@ -80,18 +80,35 @@ class Contender:
         ]
 
 
+SOFTMAX = ("softmax-10", "softmax-100")
+BATCHES = {"batch_size": 1000}
 CONTENDERS = [
-    Contender("keras_influence, CG + Nystrom", "keras_influence", "cg", True, {"rank": 100}),
+    Contender(
+        "keras_influence, CG + Nystrom",
+        "keras_influence",
+        "cg",
+        True,
+        {"rank": 100, **BATCHES},
+        SOFTMAX,
+    ),
     Contender("keras_influence, CG", "keras_influence", "cg", True, {"rank": 0}),
-    Contender("pyDVL, block CG + Nyström", "pydvl", "block_nystrom", True, {"rank": 100}),
-    Contender("pyDVL, block CG", "pydvl", "block_cg", True),
-    Contender("dattri, CG", "dattri", "cg", True, {"max_iter": 100}),
+    Contender("pyDVL, block CG + Nyström", "pydvl", "block_nystrom", True, {"batch": 1000}),
+    Contender("pyDVL, block CG", "pydvl", "block_cg", True, {"batch": 1000}),
+    Contender("pyDVL, CG", "pydvl", "cg", True, {"batch": 250}, ("conv",)),
+    Contender(
+        "dattri, CG",
+        "dattri",
+        "cg",
+        True,
+        {"max_iter": 150, "mlp": {"max_iter": 50}, "conv": {"max_iter": 50}},
+    ),
     Contender("dattri, Arnoldi", "dattri", "arnoldi", False),
-    Contender("dattri, LiSSA", "dattri", "lissa", False),
-    Contender("captum, Arnoldi", "captum", "arnoldi", False),
+    Contender("dattri, LiSSA", "dattri", "lissa", False, only=("softmax-10",)),
+    Contender("captum, Arnoldi", "captum", "arnoldi", False, only=(*SOFTMAX, "mlp")),
     Contender("kronfluence, EK-FAC", "kronfluence", "ekfac", False),
-    Contender("pyDVL, EK-FAC", "pydvl", "ekfac", False, only=("softmax-10", "softmax-100", "mlp")),
-    Contender("TRAK", "trak", "trak", False),
+    Contender("pyDVL, EK-FAC", "pydvl", "ekfac", False, only=(*SOFTMAX, "mlp")),
+    Contender("dattri, DataInf", "dattri", "datainf", False, only=("softmax-10",)),
+    Contender("TRAK", "trak", "trak", False, {"batch": 1000, "dim": 512}),
     Contender("influenciae, Arnoldi", "influenciae", "arnoldi", False, only=("softmax-10",)),
     Contender("influenciae, one hvp", "influenciae", "hvp", False, only=("softmax-10",)),
 ]

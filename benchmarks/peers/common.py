@@ -117,15 +117,17 @@ def main(methods, prepare, packages, description):
 
     problem = Problem.load(options.problem)
     prepared = prepare(problem, options.threads)
-    before, seconds, phases = _rss(), [], []
+    before, seconds, processor, phases = _rss(), [], [], []
     for _ in range(options.calls):
         clock = Clock()
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         answer = methods[options.method](problem, prepared, dict(settings), clock)
         seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - busy)
         phases.append(clock.phases)
     record = {
         "seconds": seconds,
+        "processor_seconds": processor,
         "phases": phases,
         "memory_before_mb": before,
         "memory_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

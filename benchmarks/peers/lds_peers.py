@@ -23,9 +23,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 # Method's name: peer, its method, damping, settings, reference models to average.
 METHODS = {
     "kronfluence EK-FAC, own damping": ("kronfluence", "ekfac", 0.0, {"heuristic_damping": 1}, 5),
-    "kronfluence EK-FAC, damping 0.01": ("kronfluence", "ekfac", 1e-2, {}, 1),
-    "kronfluence EK-FAC, damping 0.1": ("kronfluence", "ekfac", 1e-1, {}, 5),
-    "kronfluence EK-FAC, damping 1": ("kronfluence", "ekfac", 1.0, {}, 1),
+    "kronfluence EK-FAC, damping 0.001": ("kronfluence", "ekfac", 1e-3, {}, 1),
+    "kronfluence EK-FAC, damping 0.01": ("kronfluence", "ekfac", 1e-2, {}, 5),
+    "kronfluence EK-FAC, damping 0.1": ("kronfluence", "ekfac", 1e-1, {}, 1),
     "TRAK, 512 dimensions": ("trak", "trak", 0.0, {"dim": 512, "batch": 1000}, 5),
     "TRAK, 2,048 dimensions, ridge 0.1": (
         "trak",
@@ -34,8 +34,14 @@ METHODS = {
         {"dim": 2048, "batch": 1000, "ridge": 0.1},
         5,
     ),
-    "pyDVL CG, Hessian, damping 0.1": ("pydvl", "block_cg", 1e-1, {"max_iter": 100}, 1),
-    "pyDVL CG, Hessian, damping 1": ("pydvl", "block_cg", 1.0, {"max_iter": 100}, 1),
+    "pyDVL CG, Hessian, damping 0.1": (
+        "pydvl",
+        "block_cg",
+        1e-1,
+        {"max_iter": 60, "batch": 250},
+        1,
+    ),
+    "pyDVL CG, Hessian, damping 1": ("pydvl", "block_cg", 1.0, {"max_iter": 60, "batch": 250}, 1),
     "captum TracInCP, last checkpoint": ("captum", "tracin", 0.0, {"batch": 100}, 1),
 }
 
@@ -45,6 +51,8 @@ def main(options):
         (options.peers / kind).mkdir(parents=True, exist_ok=True)
         for name, (peer, method, damping, settings, count) in METHODS.items():
             if options.only and peer not in options.only:
+                continue
+            if (options.peers / kind / f"{name}.npz").exists() and not options.again:
                 continue
             parts = []
             for k in range(min(count, options.references)):
@@ -98,4 +106,5 @@ if __name__ == "__main__":
     parser.add_argument("--models", nargs="+", default=["mlp", "conv"])
     parser.add_argument("--only", nargs="+", help="these peers")
     parser.add_argument("--references", type=int, default=5, help="reference models at most")
+    parser.add_argument("--again", action="store_true", help="also what is there already")
     main(parser.parse_args())

@@ -89,7 +89,7 @@ cross_entropy = nn.functional.cross_entropy
 
 def margin(logits, labels):
     """Logit of the label less the log-sum-exp of the others, one per example."""
-    picked = nn.functional.one_hot(labels, logits.shape[-1]).bool()
+    picked = labels[..., None] == torch.arange(logits.shape[-1])
     others = logits.masked_fill(picked, -torch.inf)
     return (logits * picked).sum(-1) - others.logsumexp(-1)
 

@@ -26,7 +26,7 @@ def conjugate_gradients(problem, prepared, settings, clock, *, block, rank=None)
         atol=1e-12,
         maxiter=settings.get("max_iter", 2000),
         solve_simultaneously=block,
-        preconditioner=NystroemPreconditioner(rank) if rank else None,
+        preconditioner=_Nystroem(rank) if rank else None,
     )
     with clock("fit"):
         influence = influence.fit(prepared.loader(size))
@@ -38,6 +38,14 @@ def conjugate_gradients(problem, prepared, settings, clock, *, block, rank=None)
             factors = block_of_all.op.apply(_gradients(problem, prepared))
     scores = _scores(influence, factors, prepared, settings, clock)
     return Answer(scores, prepared.in_keras_order(factors))
+
+
+class _Nystroem(NystroemPreconditioner):
+    """pyDVL's, in use: in 0.10.0 `fit` returns None, and CG then runs without a preconditioner."""
+
+    def fit(self, operator, regularization=None):
+        super().fit(operator, regularization)
+        return self
 
 
 def ekfac(problem, prepared, settings, clock):
