@@ -78,8 +78,11 @@ def clean(build, train, test, part, seed):
 
 
 def main(output, quick=False):
-    n, seeds = (500, 1) if quick else (3000, 3)
-    images, test_images = common.fashion_mnist(n), common.fashion_mnist(2000, split="test")
+    n, seeds = (400, 1) if quick else (2000, 2)
+    images, test_images = (
+        common.fashion_mnist(n),
+        common.fashion_mnist(200 if quick else 2000, split="test"),
+    )
     sets = {
         "breast cancer (table), 20 % wrong": lambda s: clean(logistic, *table(s), 0.2, s),
         "Fashion-MNIST (images), 20 % wrong": lambda s: clean(

@@ -14,7 +14,6 @@ import scipy.optimize
 import tensorflow as tf
 
 matplotlib.use("Agg")
-keras.config.disable_interactive_logging()
 from matplotlib import pyplot as plt
 
 # Okabe and Ito's palette: told apart by all forms of colour vision.
@@ -157,8 +156,7 @@ def diagonal(axis, predicted, actual, colour, title, unit="loss"):
     axis.plot(ends, ends, color=GREY, linewidth=1, zorder=0)
     axis.scatter(actual, predicted, s=14, color=colour, alpha=0.8, linewidths=0)
     axis.set(xlabel=f"actual change of test {unit}", ylabel="predicted change", title=title)
-    axis.locator_params(nbins=5)
-    axis.ticklabel_format(scilimits=(-2, 3))
+    axis.locator_params(nbins=4)
 
 
 def show(axis, image, title, colour="black"):
@@ -177,5 +175,6 @@ def run(main, doc):
     name = pathlib.Path(main.__code__.co_filename).stem
     parser.add_argument("--output", default=f"{name}.png", help="where to write the picture")
     arguments = parser.parse_args()
+    keras.config.disable_interactive_logging()
     main(arguments.output, quick=arguments.quick)
-    print(f"picture: {arguments.output}")
+    print(f"picture: {arguments.output}; TensorFlow {tf.__version__}, Keras {keras.__version__}")

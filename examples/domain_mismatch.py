@@ -105,13 +105,18 @@ def draw(first, rates, output):
                 ylabel="influence on their mean loss",
                 title=f"{count} benign patients of clinic 2 are misjudged")  # fmt: skip
     axes[0].legend(fontsize=9, loc="lower right")
-    bars = axes[1].bar(["clinic 2, benign\nas trained", "without the\ncases found",
-                        "clinic 1\nas trained", "without the\ncases found"],
-                       [100 * r for r in rates],
-                       color=[common.RED, common.BLUE] * 2)  # fmt: skip
+    names = ("clinic 2, benign\nas trained", "without the\ncases found",
+             "clinic 1\nas trained", "without the\ncases found")  # fmt: skip
+    colours = [common.RED, common.BLUE] * 2
+    bars = axes[1].bar(range(4), [100 * r for r in rates], color=colours)
+    axes[1].set_xticks(range(4), names)
     axes[1].bar_label(bars, fmt="%.0f %%", fontsize=9)
     axes[1].tick_params(axis="x", labelsize=8)
-    axes[1].set(ylabel="test errors (%)", title="leaving them out mends the subgroup")
+    axes[1].set(
+        ylabel="test errors (%)",
+        ylim=(0, 115 * max(rates)),
+        title="leaving them out mends the subgroup",
+    )
     figure.suptitle("The few cases that taught the model a wrong rule are the most harmful ones",
                     fontsize=12)  # fmt: skip
     figure.savefig(output, dpi=110)

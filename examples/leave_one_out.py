@@ -25,7 +25,7 @@ def digits(n):
 
 def softmax():
     inputs = keras.Input((8, 8, 1))
-    l2 = keras.regularizers.L2(0.005)
+    l2 = keras.regularizers.L2(1 / 64)
     outputs = layers.Dense(10, "softmax", kernel_regularizer=l2, bias_regularizer=l2)(
         layers.Flatten()(inputs)
     )
@@ -34,7 +34,7 @@ def softmax():
 
 def conv_net():
     """Two layers of convolutions; every weight is regularised, so that there is a minimum."""
-    l2 = keras.regularizers.L2(0.002)
+    l2 = keras.regularizers.L2(0.01)
     options = {"kernel_regularizer": l2, "bias_regularizer": l2}
     inputs = keras.Input((8, 8, 1))
     hidden = layers.Conv2D(6, 3, strides=2, activation="tanh", **options)(inputs)
@@ -61,7 +61,7 @@ def hardest(model, test):
 
 def main(output, quick=False):
     common.double_precision()
-    n, refits, conv_refits = (200, 8, 4) if quick else (600, 60, 25)
+    n, refits, conv_refits = (300, 8, 3) if quick else (600, 60, 25)
     train, test = digits(n)
     results = {}
 

@@ -88,7 +88,7 @@ def draw(raw, automatic, actual, found, output):
     axes[2].plot(TEMPERATURES, [found[t] for t in TEMPERATURES], "o-", color=common.BLUE,
                  label="smooth hinge")  # fmt: skip
     axes[2].set(xscale="log", xlabel="temperature t, in units of the margin", ylim=(None, 1),
-                ylabel="Pearson with retraining", title="neither too sharp nor too smooth")  # fmt: skip
+                ylabel="Pearson with retraining", title="best with t up to 0.01")  # fmt: skip
     axes[2].legend(fontsize=9)
     figure.suptitle("A little smoothing makes influence true for a support vector machine",
                     fontsize=12)  # fmt: skip

@@ -50,7 +50,7 @@ def measures(model, test, train):
 
 def main(output, quick=False):
     common.double_precision()
-    n, refits, pooled = (300, 20, 4) if quick else (1500, 100, 2)
+    n, refits, pooled = (300, 20, 4) if quick else (1500, 80, 2)
     x, y = common.fashion_mnist(n, CLASSES, pooled=pooled)
     train = x, y[:, None]
     x_test, y_test = common.fashion_mnist(500, CLASSES, "test", pooled)
@@ -85,9 +85,8 @@ def draw(found, actual, chosen, same, correlations, output):
             rows = kind[chosen]
             axis.scatter(actual[rows], values[chosen][rows], s=14, color=colour, label=label,
                          alpha=0.8, linewidths=0)  # fmt: skip
-        axis.set(xlabel="actual change of test loss", title=f"{name}\nr = {correlations[name]:.3f}")
+        axis.set(xlabel="actual change of test loss", title=f"{name}\nr = {correlations[name]:.4f}")
         axis.locator_params(nbins=4)
-        axis.ticklabel_format(scilimits=(-2, 3))
     axes[0].set_ylabel("score")
     axes[0].legend(fontsize=8, loc="upper left", handletextpad=0.1)
     figure.suptitle("Every ingredient of influence is needed to predict retraining", fontsize=12)

@@ -64,9 +64,7 @@ class SmoothHinge(keras.losses.Loss):
         return smooth_hinge(y_true, y_pred, self.temperature)
 
     def get_config(self):
-        # The dtype is Keras's own affair, as in `keras.losses.Hinge`.
-        config = {"name": self.name, "reduction": self.reduction}
-        return {**config, "temperature": self.temperature}
+        return {**super().get_config(), "temperature": self.temperature}
 
 
 # Keras's losses without a curvature, and what stands in for them.
