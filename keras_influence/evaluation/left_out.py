@@ -120,9 +120,9 @@ def leave_one_out(
         indices: positions in `train` of the examples to leave out, or a boolean mask.
         scores: a (n_test, n_train) matrix to judge, from `influence` or anywhere else.
             Default: `influence` with the settings above.
-        fit: `fit(model, data)`, which trains a newly initialised model in place on
-            a dict of x, y and sample_weight, with `model.fit(**data, ...)` for example; Keras's random
-            seed is set before. `train` should be arrays then.
+        fit: `fit(model, data)`, which trains a newly initialised model in place, with
+            `model.fit(**data, ...)` for example: `data` is a dict of x, y and sample_weight.
+            Keras's random seed is set before. `train` should be arrays then.
         seeds: for `fit`. Differences are taken seed by seed, and averaged.
         tol: stop when the gradient is this fraction of what the removal did to it.
         max_iter: L-BFGS iterations; a `ConvergenceWarning` says if they were too few.

@@ -1,0 +1,155 @@
+"""Training to the exact minimum of a model's own loss, by SciPy's L-BFGS in float64."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+import scipy.optimize
+import tensorflow as tf
+
+from keras_influence import checks
+from keras_influence.errors import ConvergenceWarning
+from keras_influence.evaluation.copies import double, double_precision, same
+from keras_influence.evaluation.trainer import Trainer
+from keras_influence.solvers.base import check_number
+
+# Losses and gradients take little memory, so batches may be larger than elsewhere.
+_BATCH_SIZE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Minimum:
+    """Where a minimisation ended.
+
+    Attributes:
+        theta: (p,) float64.
+        before, after: norm of the gradient at the start and at the end.
+        iterations: L-BFGS iterations.
+    """
+
+    theta: np.ndarray
+    before: float
+    after: float
+    iterations: int
+
+
+class Minimiser(Trainer):
+    """Trains by L-BFGS to a minimum of the compiled loss, in float64, from given weights.
+
+    Args:
+        model: left as it is.
+        train: the training data.
+        tol: stop when the gradient is this small, relative to what one example contributes
+            to it (for the base) or to its norm at the start (for a retraining).
+        max_iter: L-BFGS iterations.
+        proximal: ρ; ½ρ‖θ - θ₀‖² is added to the loss, with θ₀ the weights of `model`.
+        batch_size: for arrays.
+    """
+
+    def __init__(self, model, train, tol, max_iter, proximal, batch_size):
+        check_number("tol", tol, strict=True)
+        check_number("max_iter", max_iter, low=1, integer=True)
+        check_number("proximal", proximal)
+        checks.check_model(model)
+        self._tol, self._max_iter, self._proximal = tol, max_iter, float(proximal)
+        if batch_size is None and isinstance(train, tuple):
+            batch_size = _BATCH_SIZE
+        with double_precision():
+            try:
+                super().__init__(double(model), train, batch_size)
+            except (ValueError, TypeError, tf.errors.OpError):
+                # A layer that insists on float32; bad data fails again, with its own message.
+                super().__init__(same(model), train, batch_size)
+        self.start = self._centre = self._values()
+
+    precision = staticmethod(double_precision)
+
+    def base(self, seed=None):
+        """Go to the minimum for all training data, from where the model was; a `Minimum`."""
+        goal = self._tol * self.one_example()
+        minimum = self._minimise(self.start, self.session.train, (), goal)
+        self.start = minimum.theta
+        return minimum
+
+    def one_example(self):
+        """Norm of what one example contributes to ∇L: the median of some."""
+        gradients = self.session.objective.example_gradients(self.session.train.head(64))
+        return np.median(np.linalg.norm(gradients.numpy(), axis=1)) / self.n
+
+    def without(self, left_out, seed=None):
+        """Give these examples weight 0, n unchanged, and go to the minimum from the base."""
+        group = self.session.train.subset(left_out)
+        return self._minimise(self.start, self.session.train, group)
+
+    def only(self, kept, seed=None):
+        """Train on these examples alone, from the base."""
+        return self._minimise(self.start, self.session.train.subset(kept), ())
+
+    def _minimise(self, start, batches, left_out, goal=None):
+        """L-BFGS from `start` until the gradient is at `goal`, as a `Minimum`."""
+        norms = []
+
+        def evaluate(theta):
+            value, gradient = self.value_and_gradient(theta, batches, left_out)
+            norms.append(float(np.linalg.norm(gradient)))
+            return value, gradient
+
+        def callback(intermediate_result):
+            # The last evaluation was at the point that has just been accepted.
+            if norms[-1] <= goal:
+                raise StopIteration
+
+        evaluate(start)
+        goal = self._tol * norms[0] if goal is None else goal
+        iterations = 0
+        if norms[0] > goal:
+            options = {"maxiter": self._max_iter, "maxfun": 10 * self._max_iter, "maxcor": 20}
+            # At the kinks of a ReLU the gradient does not vanish: end where the loss stands still.
+            options |= {"gtol": 0.0, "ftol": 1e-15}
+            found = scipy.optimize.minimize(
+                evaluate, start, jac=True, method="L-BFGS-B", callback=callback, options=options
+            )
+            start, iterations = found.x, int(found.nit)
+            evaluate(start)
+        minimum = Minimum(start, norms[0], norms[-1], iterations)
+        if minimum.after > 10 * goal:
+            _warn(minimum, goal)
+        return minimum
+
+    def value_and_gradient(self, theta, batches, left_out):
+        """L + ½ρ‖θ - θ₀‖² and its gradient at θ, without the examples of `left_out`.
+
+        The copy is left at θ.
+        """
+        objective, n = self.session.objective, batches.n
+        self.assign(theta)
+        total = np.zeros(1 + len(theta))
+        for batch in batches:
+            total += objective.value_and_gradient(batch, objective.weight_in(batch, n)).numpy()
+        for batch in left_out:
+            weight = objective.weight_in(batch, n)
+            total -= objective.value_and_gradient(batch, weight).numpy()
+            total += objective.value_and_gradient(batch, 0.0).numpy()
+        away = theta - self._centre
+        value = total[0] / n + self._proximal * (away @ away) / 2
+        return value, total[1:] / n + self._proximal * away
+
+    def _values(self):
+        variables = self.session.objective.parameters.variables
+        return np.concatenate([v.numpy().ravel() for v in variables]).astype(np.float64)
+
+    def assign(self, theta):
+        parameters = self.session.objective.parameters
+        for variable, part in zip(parameters.variables, parameters.split(theta)):
+            variable.assign(part)
+
+
+def _warn(minimum, goal):
+    warnings.warn(
+        f"L-BFGS stopped after {minimum.iterations} iterations with a gradient of "
+        f"{minimum.after:.1e} where {goal:.1e} was wanted (it was {minimum.before:.1e}): the "
+        "minimum is not exact. Raise `max_iter` or `tol`, or, for a network with kinks (ReLU), "
+        "take a smooth one.",
+        ConvergenceWarning,
+        stacklevel=6,
+    )

@@ -1,0 +1,40 @@
+"""A copy of a model with its training data: what all ways of training it share."""
+
+import numpy as np
+
+from keras_influence import checks
+from keras_influence.loss import batch_size as size_of
+from keras_influence.session import Session
+
+
+class Trainer:
+    """A copy of a model, its training data, and what is common to both ways of training.
+
+    Attributes:
+        model: the copy.
+        session: the `Session` of the copy and the training data.
+    """
+
+    def __init__(self, model, train, batch_size):
+        self.model = model
+        settings = {"damping": 0.0, "curvature": "hessian", "batch_size": batch_size}
+        self.session = Session(model, train, **settings)
+        self.n = self.session.train.n
+
+    def read(self, test, target=None):
+        """Test data as batches, checked against the model, its loss and `target`."""
+        test = self.session.read(test, "test")
+        if target is not None:
+            checks.check_target(target, self.session.objective, test)
+        return test
+
+    def outputs(self, test, target=None):
+        """The loss of each test example, or `target` of it, (n_test,) float64, as the copy is."""
+        objective = self.session.objective
+        if target is not None:
+            parts = [objective.eager_targets(batch, target) for batch in test]
+        else:
+            parts = [
+                objective.eager_losses(b) / (size_of(b) if objective.sums else 1) for b in test
+            ]
+        return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
