@@ -1,0 +1,114 @@
+"""The benchmark runs, and cheap guards for what it measures."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from keras_influence import kernels
+from keras_influence.session import Session
+from tests import truth
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _run(*command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(
+        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_the_quick_benchmark_prints_and_writes_its_table(tmp_path):
+    done = _run(
+        *("benchmarks/run.py", "--quick", "--models", "softmax"),
+        *("--repeats", "1", "--output", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| softmax | 7,850 | 1,000 | hvp |" in done.stdout
+    record = json.loads((tmp_path / "quick.json").read_text())
+    rows = record["parts"]["hvp_and_scores"]
+    assert {(r["what"], r["vectors"]) for r in rows} >= {("hvp", 1), ("hvp", 10), ("scores", 100)}
+    assert all(r["seconds"] > 0 and r["passes"] > 0 for r in rows)
+    assert {"processor", "tensorflow", "keras"} <= set(record["environment"])
+    assert "| softmax |" in (tmp_path / "quick.md").read_text()
+
+
+def test_importing_the_package_loads_no_plotting_of_its_own():
+    """Keras may load them where they are installed; the package adds none."""
+    code = (
+        "import sys, keras, tensorflow, scipy.optimize, scipy.sparse.linalg\n"
+        "before = set(sys.modules); import keras_influence\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
+        "print(sorted(new & {'matplotlib', 'pandas', 'sklearn', 'IPython'}))"
+    )
+    assert _run("-c", code).stdout.strip() == "[]"
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """Names of the kernels that are traced, as they are."""
+    names = []
+    original = kernels._Compiled.__init__
+
+    def counted(self, function, *args):
+        names.append(function.__name__)
+        original(self, function, *args)
+
+    monkeypatch.setattr(kernels._Compiled, "__init__", counted)
+    return names
+
+
+def test_other_numbers_of_examples_are_not_traced_again(traces, rng):
+    model = truth.softmax_model(4, 3, l2=truth.L2)
+
+    def call(n_train, n_test):
+        x, y = rng.normal(size=(n_train, 4)), rng.integers(0, 3, n_train)
+        ki.influence(model, (x[:n_test], y[:n_test]), (x, y), method="cg", batch_size=8)
+
+    call(20, 2)
+    assert len(traces) == len(set(traces)) > 0
+    traces.clear()
+    call(37, 5)
+    call(16, 3)
+    assert traces == []
+
+
+def test_a_second_call_does_not_run_the_model_outside_of_kernels(rng):
+    """What was found out about a model and the form of its data is not looked at again."""
+    model = truth.softmax_model(4, 3, l2=truth.L2)
+    x, y = rng.normal(size=(20, 4)), rng.integers(0, 3, 20)
+    ki.hvp(model, np.ones(15), (x, y))
+    calls = []
+    original = type(model.layers[-1]).call
+    try:
+        keras.layers.Dense.call = lambda self, *a, **k: calls.append(1) or original(self, *a, **k)
+        ki.hvp(model, np.ones(15), (x, y))
+    finally:
+        keras.layers.Dense.call = original
+    assert calls == []
+
+
+def test_scores_see_one_batch_at_a_time(monkeypatch, rng):
+    """What a kernel is given and gives has the size of a batch, whatever n is."""
+    model = truth.softmax_model(4, 3, l2=truth.L2)
+    x, y = rng.normal(size=(50, 4)), rng.integers(0, 3, 50)
+    session = Session(model, (x, y), curvature="hessian", damping=0.0, batch_size=8)
+    assert session.contraction.trusted(session.train)
+    shapes = []
+    original = kernels._Compiled.__call__
+
+    def seen(self, flat, weight, vectors):
+        result = original(self, flat, weight, vectors)
+        shapes.append((flat[0].shape[0], tuple(result.shape)))
+        return result
+
+    monkeypatch.setattr(kernels._Compiled, "__call__", seen)
+    assert session.scores(rng.normal(size=(5, 15))).shape == (5, 50)
+    assert shapes == [(8, (8, 5))] * 6 + [(2, (2, 5))]
