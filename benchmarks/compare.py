@@ -2,7 +2,9 @@
 
 Every contender gets the same exported problem (`peers/README.md`) and runs in a process of its
 own, in turn, `--rounds` times. A process makes two calls: the first, with tracing and warming
-up, and a later one. Importing and loading are not counted. Each contender's own settings stand
+up, and a later one. Importing and loading are not counted. "processor" is the processor time of the
+later call, all threads together, which a busy machine disturbs less. Rounds are kept in --work, and
+a run that was cut off goes on; --fresh forgets them. Each contender's own settings stand
 in `CONTENDERS`; those marked exact were tuned to be as fast as they can be at the accuracy that
 the problem asks for: a relative error of the scores of 1e-4 against the dense float64 solution
 (softmax regression), or a relative residual of 1e-3 of the linear systems (MLP, conv net). The
@@ -128,15 +130,34 @@ def main(options):
             for c in CONTENDERS
             if c.peer in options.peers and name in c.only and (c.exact or not options.exact)
         ]
-        records = {c.label: [] for c in chosen}
-        for _ in range(options.rounds):
+        kept = Kept(options.work / f"{name}-{setup.n}-records.json", options.fresh)
+        for i in range(options.rounds):
             for contender in chosen:
-                run(contender, name, file, options, records[contender.label])
-        rows = judged(name, problem, records, chosen, options.work)
+                if len(kept.of(contender)) <= i:
+                    kept.add(contender, run(contender, name, file, options))
+        rows = judged(name, problem, kept, chosen, options.work)
         report["tables"][name] = {"setup": dataclasses.asdict(setup), "rows": rows}
         show(setup, rows)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
+
+
+class Kept:
+    """The records of a problem, in a file, so that a run that was cut off goes on."""
+
+    def __init__(self, file, fresh):
+        self._file = file
+        found = file.exists() and not fresh
+        self._records = json.loads(file.read_text()) if found else {}
+
+    def of(self, contender):
+        return self._records.get(contender.label, [])
+
+    def add(self, contender, record):
+        self._records.setdefault(contender.label, []).append(record)
+        self._file.write_text(json.dumps(self._records))
+        said = record.get("failed") or ", ".join(f"{s:.2f} s" for s in record["seconds"])
+        print(f"{contender.label}: {said}", file=sys.stderr, flush=True)
 
 
 def export(name, setup, folder):
@@ -156,8 +177,8 @@ def export(name, setup, folder):
     return problem, file
 
 
-def run(contender, name, file, options, records):
-    """One process of one contender; its record and its arrays' file, or why it failed."""
+def run(contender, name, file, options):
+    """One process of one contender: its record with its arrays' file, or why it failed."""
     ours = contender.peer == "keras_influence"
     python = sys.executable if ours else options.environments / contender.peer / "bin" / "python"
     slug = "".join(c if c.isalnum() else "_" for c in contender.label)
@@ -177,17 +198,16 @@ def run(contender, name, file, options, records):
             timeout=options.timeout,
         )
     except (subprocess.TimeoutExpired, OSError) as error:
-        records.append({"failed": f"{type(error).__name__}: {error}"[:200]})
-        return
+        says = f"more than {options.timeout:g} s" if hasattr(error, "timeout") else str(error)
+        return {"failed": says[:200]}
     if done.returncode or not result.exists():
         lines = done.stderr.strip().splitlines() or ["no message"]
-        records.append({"failed": lines[-1][:200]})
-        return
+        return {"failed": lines[-1][:200]}
     with np.load(result) as found:
-        records.append({**record_of(found), "file": str(result)})
+        return {**record_of(found), "file": str(result)}
 
 
-def judged(name, problem, records, chosen, folder):
+def judged(name, problem, kept, chosen, folder):
     """A dict for each contender: medians, accuracy, ratios to our first row."""
     import exact
 
@@ -201,8 +221,8 @@ def judged(name, problem, records, chosen, folder):
     model.set_weights(problem.weights)
     rows = []
     for contender in chosen:
-        good = [r for r in records[contender.label] if "failed" not in r]
-        row = {"label": contender.label, "exact": contender.exact, "runs": records[contender.label]}
+        good = [r for r in kept.of(contender) if "failed" not in r]
+        row = {"label": contender.label, "exact": contender.exact, "runs": kept.of(contender)}
         if good:
             row |= _medians(good)
             row |= _accuracy(exact, problem, model, good[-1], truth)
@@ -220,6 +240,7 @@ def _medians(good):
     return {
         "first": float(np.median([r["seconds"][0] for r in good])),
         "later": float(np.median([min(r["seconds"][1:], default=r["seconds"][0]) for r in good])),
+        "processor": float(np.median([r["processor_seconds"][-1] for r in good])),
         "peak_mb": float(np.median([r["memory_peak_mb"] for r in good])),
         "beyond_mb": float(np.median([r["memory_peak_mb"] - r["memory_before_mb"] for r in good])),
     }
@@ -241,15 +262,14 @@ def _accuracy(exact, problem, model, record, truth):
 
 
 def show(setup, rows):
-    head = (
-        "first call, s | later call, s | ratio | relative error | residual | correlation | peak, MB"
-    )
-    print(f"| | {head} | beyond start, MB |\n|{'---|' * 9}")
+    head = "first call, s | later call, s | ratio | processor, s | relative error | residual | correlation | peak, MB"
+    print(f"| | {head} | beyond start, MB |\n|{'---|' * 10}")
     for row in sorted(rows, key=lambda r: (not r["exact"], r.get("later", np.inf))):
         if "later" not in row:
             print(f"| {row['label']} | failed: {row['runs'][-1]['failed']} |")
             continue
         cells = [f"{row['first']:.2f}", f"{row['later']:.2f}", f"{row.get('ratio', np.nan):.2f}"]
+        cells += [f"{row['processor']:.2f}"]
         cells += [f"{row[k]:.1e}" if k in row else "" for k in ("error", "residual")]
         cells += [f"{row['correlation']:.4f}" if "correlation" in row else ""]
         cells += [f"{row['peak_mb']:.0f}", f"{row['beyond_mb']:.0f}"]
@@ -269,6 +289,7 @@ def parsed():
     parser.add_argument("--exact", action="store_true", help="leave the approximations out")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true", help="two small problems, one round")
+    parser.add_argument("--fresh", action="store_true", help="forget the rounds kept in --work")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one process")
     parser.add_argument("--json", type=pathlib.Path, help="also write the table here")
     options = parser.parse_args()

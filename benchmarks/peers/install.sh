@@ -22,7 +22,8 @@ requirements() {
     kronfluence) echo "$TORCH kronfluence==1.0.1" ;;
     captum) echo "$TORCH captum==0.9.0" ;;
     trak) echo "$TORCH traker==0.3.2" ;;
-    influenciae) echo "influenciae==0.3.0" ;;
+    # influenciae asks for TensorFlow < 2.10, which has no build for Python 3.11: see below.
+    influenciae) echo "tensorflow-cpu==2.15.1 numpy<2 matplotlib setuptools" ;;
     *) return 1 ;;
   esac
 }
@@ -38,6 +39,7 @@ install() {
   fi
   # shellcheck disable=SC2086
   if "$PYTHON" -m venv "$folder/$1" && "$python" -m pip install $wanted numpy >"$log" 2>&1 &&
+    { [ "$1" != influenciae ] || "$python" -m pip install --no-deps influenciae==0.3.0 >>"$log" 2>&1; } &&
     "$python" -c "import $(module "$1")" >>"$log" 2>&1; then
     echo "$1: installed ($("$python" -m pip freeze | grep -icE '.') packages)"
   else
