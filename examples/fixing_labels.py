@@ -106,9 +106,9 @@ def draw(checked, fixed, accuracy, clean, output):
             low, high = values.min(0), values.max(0)
             axis.fill_between(100 * checked, low, high, color=colour, alpha=0.15, linewidth=0)
     axes[0].set(ylabel="wrong labels found (%)", title="nearly all within the first tenth or two")
-    axes[0].legend(loc="lower right")
+    axes[0].legend(loc="center right", bbox_to_anchor=(1, 0.62))
     axes[1].axhline(100 * clean, color="black", linestyle=":", linewidth=1)
-    axes[1].text(40, 100 * clean, "all labels right", ha="right", va="top", fontsize=9)
+    axes[1].text(0, 100 * clean, "all labels right", va="bottom", fontsize=9)
     axes[1].set(ylabel="test accuracy (%)", title="and the accuracy comes back with them")
     for axis in axes:
         axis.set_xlabel("training examples checked (%)")

@@ -105,7 +105,7 @@ def main(output, quick=False):
               f"{np.sum(after < 0.5)} of {tested} predictions flipped; probability of the right "
               f"class {before.mean():.2f} before, {after.mean():.2f} after")  # fmt: skip
         fallen = [r for r in results if r[4] < 0.5]
-        if fallen and shown is None:
+        if fallen and count <= counts[-2]:
             shown = count, max(fallen, key=lambda r: r[3] - r[4])
     draw(x, y, x_test, y_test, flipped, tested, shown, output)
     return flipped

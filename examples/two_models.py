@@ -95,8 +95,8 @@ def draw(found, distance, train, image, label, summary, output):
         _, other, rank = summary[name]
         axis.set(xlabel="Euclidean distance to the test image", ylim=(-1.1, 2.3),
                  yticks=(-1, -0.5, 0, 0.5, 1),
-                 title=f"{name}: the most helpful are among the nearest {rank:.0%}\n"
-                       f"on average, and {other:.0%} are of the other class")  # fmt: skip
+                 title=f"{name}: most helpful at distance rank {rank:.0%},\n"
+                       f"{other:.0%} of them of the other class")  # fmt: skip
         panels = [(image, f"test\n{NAMES[label]}", "black")]
         panels += [(x[j], f"helpful\n{NAMES[y[j]]}", common.GREEN) for j in
                    scores.top(side).indices[0]]  # fmt: skip

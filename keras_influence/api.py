@@ -156,7 +156,9 @@ def influence(
             EK-FAC where an exact answer would take too long; or as in `inverse_hvp`.
         damping: λ >= 0, or `"auto"`: a tenth of the mean eigenvalue of the curvature.
         curvature: `"hessian"`, `"gauss_newton"`, or `"auto"`: the Hessian where it is
-            positive definite with this damping, else Gauss-Newton, with a warning.
+            positive definite with this damping, else Gauss-Newton, with a warning. "auto"
+            also takes the hinge losses in their smooth version (see `SmoothHinge`), for
+            all derivatives, with a warning.
         batch_size, class_weight, variables: as in `hvp`.
         verbose: as in `inverse_hvp`.
 
