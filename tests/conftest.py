@@ -26,3 +26,11 @@ def float64():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def ridge(rng):
+    """A ridge model at random weights, with training and test data."""
+    from tests import retraining, truth
+
+    return truth.ridge_model(4, truth.L2), *retraining.ridge_problem(rng)

@@ -1,0 +1,57 @@
+"""What the tests of `keras_influence.evaluation` share: ridge regression in closed form."""
+
+import numpy as np
+
+from keras_influence.evaluation import SubsetOutputs
+from tests import truth
+from tests.truth import L2
+
+
+def ridge_problem(rng, n=40):
+    x = rng.normal(size=(n, 4))
+    y = x @ rng.normal(size=4) + rng.normal(size=n)
+    x_test, y_test = rng.normal(size=(3, 4)), rng.normal(size=3)
+    return (x, y[:, None]), (x_test, y_test[:, None])
+
+
+def ridge_changes(train, test, groups):
+    """Closed form: change of the test losses when each group has weight 0, n unchanged."""
+    (x, y), (x_test, y_test) = train, test
+
+    def losses(weights):
+        theta = truth.ridge_fit(x, y[:, 0], L2, weights)
+        return (y_test[:, 0] - x_test @ theta) ** 2
+
+    changes = []
+    for group in groups:
+        kept = np.ones(len(x))
+        kept[group] = 0
+        changes.append(losses(kept) - losses(np.ones(len(x))))
+    return np.array(changes)
+
+
+def least_squares(model, data):
+    """A `fit` with a closed form: no randomness, exact."""
+    y, weight = data["y"][:, 0], data.get("sample_weight")
+    truth.set_flat(model, truth.ridge_fit(data["x"], y, L2, weight))
+
+
+class Counted:
+    """A `fit` that counts, and can fail."""
+
+    def __init__(self, fail_at=None):
+        self.calls, self.fail_at = 0, fail_at
+
+    def __call__(self, model, data):
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("power cut")
+        model.fit(**data, epochs=1, verbose=0)
+
+
+def linear_outputs(rng, n_test=4, n_train=12, subsets=30):
+    """Outputs that are exactly linear in who is in the subset, and their coefficients."""
+    effects = rng.normal(size=(n_test, n_train))
+    masks = np.stack([rng.permutation(n_train) < n_train // 2 for _ in range(subsets)])
+    outputs = masks @ effects.T + rng.normal(size=n_test)
+    return effects, SubsetOutputs(outputs[:, None], masks, (0,), "test loss")
