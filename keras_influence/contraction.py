@@ -21,10 +21,10 @@ from keras_influence import _keras
 from keras_influence.capture import apply, linear_layers, signals, weights_of
 from keras_influence.kernels import kernel, over_vectors
 from keras_influence.loss import structure
+from keras_influence.matrices import input_rows
 
 # Dense layers with fewer units than this are too narrow for a product per vector.
 _NARROW = 64
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D)
 
 
 class Contraction:
@@ -214,7 +214,7 @@ def _is_dense(site):
 
 def _weight_gradients(objective, site, delta, weights):
     """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape)."""
-    rows = _rows(site)
+    rows = input_rows(site.layer, site.inputs)
     if rows is None:
         return _by_differentiation(objective, site, delta, weights)
     batch, width = tf.shape(delta)[0], delta.shape[-1]
@@ -231,26 +231,6 @@ def _weight_gradients(objective, site, delta, weights):
         tf.reduce_sum(delta, 1) if v is getattr(site.layer, "bias", None) else kernel_gradient
         for v in weights
     ]
-
-
-def _rows(site):
-    """R with f(a; W, b) = R W + b, (b, positions, rows of W), for dense layers and convolutions."""
-    layer, a = site.layer, site.inputs
-    if isinstance(layer, keras.layers.Dense):
-        return tf.reshape(a, [tf.shape(a)[0], -1, a.shape[-1]])
-    if (
-        not isinstance(layer, _CONVOLUTIONS)
-        or layer.data_format != "channels_last"
-        or layer.padding not in ("valid", "same")
-    ):
-        return None
-    size, strides, rates = layer.kernel_size, layer.strides, layer.dilation_rate
-    if isinstance(layer, keras.layers.Conv1D):
-        a, size, strides, rates = a[:, None], (1, *size), (1, *strides), (1, *rates)
-    patches = tf.image.extract_patches(
-        a, [1, *size, 1], [1, *strides, 1], [1, *rates, 1], layer.padding.upper()
-    )
-    return tf.reshape(patches, [tf.shape(a)[0], -1, patches.shape[-1]])
 
 
 def _by_differentiation(objective, site, delta, weights):

@@ -122,6 +122,11 @@ class _Statistics:
         self._seed = tf.Variable([0, 0], trainable=False)
         self._bases = []
 
+    @property
+    def state(self):
+        """What `checks` found that compiled kernels depend on."""
+        return self._objective.state, self._objective.sums
+
     def bases(self, batches, num_samples, seed):
         """(Q_A, Q_S) of each layer."""
         total = self._sum(self._covariances, batches, num_samples, seed)

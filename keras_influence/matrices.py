@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 layers = keras.layers
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 
 class View(NamedTuple):
@@ -60,9 +61,28 @@ def as_matrix(site):
     return None if read is None else read(site.layer, site.inputs)
 
 
-def _dense(layer, x):
+def input_rows(layer, x):
+    """a with z = a W + bias, (b, T, K), for dense layers and convolutions; None for others.
+
+    With groups each one multiplies its own part of K.
+    """
+    if isinstance(layer, layers.Dense):
+        return _positions(x)
+    if not isinstance(layer, _CONVOLUTIONS) or layer.data_format != "channels_last":
+        return None
+    if layer.rank == 3 and set(layer.dilation_rate) != {1}:
+        return None
+    return _positions(_patches(layer, x))
+
+
+def _product(layer, x):
+    """Of a dense layer or a convolution, whose W is the kernel over the patches of the input."""
+    rows = input_rows(layer, x)
+    if rows is None or getattr(layer, "groups", 1) != 1:
+        return None
     kernel = layer.kernel
-    return View(kernel, (0, 1), kernel.shape[0], layer.bias, _positions(x), _positions)
+    height = int(np.prod(kernel.shape[:-1]))
+    return View(kernel, tuple(range(len(kernel.shape))), height, layer.bias, rows, _positions)
 
 
 def _embedding(layer, x):
@@ -75,18 +95,6 @@ def _positions(tensor):
     inner = tensor.shape[1:-1]
     count = int(np.prod(inner)) if None not in inner else -1
     return tf.reshape(tensor, [tf.shape(tensor)[0], count, tensor.shape[-1]])
-
-
-def _convolution(layer, x):
-    """W is the kernel over the patches of the input."""
-    if layer.groups != 1 or layer.data_format != "channels_last":
-        return None
-    if layer.rank == 3 and set(layer.dilation_rate) != {1}:
-        return None
-    kernel = layer.kernel
-    height = int(np.prod(kernel.shape[:-1]))
-    order = tuple(range(len(kernel.shape)))
-    return View(kernel, order, height, layer.bias, _positions(_patches(layer, x)), _positions)
 
 
 def _patches(layer, x):
@@ -153,10 +161,7 @@ def _einsum_axes(equation, rank):
 
 
 _READERS = {
-    layers.Dense: _dense,
     layers.Embedding: _embedding,
     layers.EinsumDense: _einsum,
-    layers.Conv1D: _convolution,
-    layers.Conv2D: _convolution,
-    layers.Conv3D: _convolution,
+    **dict.fromkeys((layers.Dense, *_CONVOLUTIONS), _product),
 }
