@@ -37,7 +37,8 @@ PRODUCTS = [
 SOLVER = CG(tol=1e-4, preconditioner=Nystrom(50))
 CALLS = [
     ("softmax", 5000, 10, {"method": CG(tol=1e-5), "damping": 0.01}),
-    ("softmax", 5000, 100, {"method": CG(tol=1e-5), "damping": 0.01}),
+    ("softmax", 5000, 10, {"method": CG(tol=1e-5, preconditioner=Nystrom(50)), "damping": 0.01}),
+    ("softmax", 5000, 100, {"method": CG(tol=1e-5, preconditioner=Nystrom(50)), "damping": 0.01}),
     ("mlp", 2000, 10, {"method": SOLVER, "damping": 0.01, "curvature": "gauss_newton"}),
     ("conv", 500, 10, {"method": SOLVER, "damping": 0.01, "curvature": "gauss_newton"}),
 ]

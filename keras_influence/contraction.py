@@ -10,7 +10,8 @@ layer's input a and output gradients δ once, and there are two ways to go on:
 A layer that uses each weight at P positions of an example (pixels, time steps) pays about
 P·p per vector to apply, and P·p once and p per vector to form; formed gradients of a batch
 take b·p numbers of memory. So: one vector is applied; many are formed where P > 1 (or where
-the weights are few) and applied where P = 1. `_forms` is where this is decided.
+the weights are few) and applied where P = 1 or the weights are too many to be formed.
+`_forms` is where this is decided. Memory: see `VECTORS`.
 """
 
 import keras
@@ -20,9 +21,14 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.capture import apply, linear_layers, signals, weights_of
 from keras_influence.kernels import kernel, over_vectors
+from keras_influence.layerwise import weight_gradients
 from keras_influence.loss import structure
-from keras_influence.matrices import input_rows
 
+# Vectors that are taken together; the largest array in a kernel is that of one layer: for each
+# example of a batch its patches, or `_LARGE` numbers, or `VECTORS` outputs of a dense layer.
+VECTORS = 128
+# Layers with fewer weights are always formed; with more never: a batch of gradients is too large.
+_SMALL, _LARGE = 1000, 2**18
 # Dense layers with fewer units than this are too narrow for a product per vector.
 _NARROW = 64
 
@@ -141,7 +147,7 @@ class Contraction:
 
         if not pairs:
             return total
-        return total + tf.transpose(over_vectors(product, vectors, loop=False))
+        return total + tf.transpose(over_vectors(product, vectors, loop=True))
 
     def _dense(self, site, delta, vectors):
         """`_applied` for one dense layer of flat inputs, by large products of matrices."""
@@ -190,7 +196,7 @@ class Contraction:
         for site, delta in pairs:
             weights = [v for v in weights_of(site.layer) if id(v) in self._index]
             for v, gradient in zip(
-                weights, _weight_gradients(self._objective, site, delta, weights)
+                weights, weight_gradients(self._objective, site, delta, weights)
             ):
                 i = self._index[id(v)]
                 flat = tf.reshape(gradient, [tf.shape(delta)[0], self.parameters.sizes[i]])
@@ -202,51 +208,12 @@ def _forms(site):
     """Whether many vectors are cheaper with formed gradients: each weight is used more than once."""
     if isinstance(site.layer, keras.layers.Embedding):
         return False  # Each example uses a few of its rows.
-    return (
-        site.outputs.shape.rank > 2
-        or sum(int(np.prod(v.shape)) for v in weights_of(site.layer)) < 1000
-    )
+    size = sum(int(np.prod(v.shape)) for v in weights_of(site.layer))
+    return size < _SMALL or (site.outputs.shape.rank > 2 and size <= _LARGE)
 
 
 def _is_dense(site):
     return isinstance(site.layer, keras.layers.Dense) and site.outputs.shape.rank == 2
-
-
-def _weight_gradients(objective, site, delta, weights):
-    """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape)."""
-    rows = input_rows(site.layer, site.inputs)
-    if rows is None:
-        return _by_differentiation(objective, site, delta, weights)
-    batch, width = tf.shape(delta)[0], delta.shape[-1]
-    delta = tf.reshape(delta, [batch, -1, width])
-    groups = getattr(site.layer, "groups", 1)
-    if groups == 1:
-        kernel_gradient = tf.matmul(rows, delta, transpose_a=True)
-    else:
-        area, depth = int(np.prod(site.layer.kernel_size)), site.inputs.shape[-1] // groups
-        rows = tf.reshape(rows, [batch, -1, area, groups, depth])
-        parts = tf.reshape(delta, [batch, -1, groups, width // groups])
-        kernel_gradient = tf.einsum("bpkgc,bpgf->bkcgf", rows, parts)
-    return [
-        tf.reduce_sum(delta, 1) if v is getattr(site.layer, "bias", None) else kernel_gradient
-        for v in weights
-    ]
-
-
-def _by_differentiation(objective, site, delta, weights):
-    """The same for any layer: its own gradient, example by example, vectorised."""
-    values = [tf.convert_to_tensor(v.value) for v in weights]
-
-    def gradients_of(one):
-        a, d = one
-        alone = site._replace(arguments=(a[None], *site.arguments[1:]))
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            with objective.with_values(list(zip(weights, values))):
-                pairing = tf.reduce_sum(apply(alone) * d[None])
-        return [tf.convert_to_tensor(g) for g in tape.gradient(pairing, values)]
-
-    return tf.vectorized_map(gradients_of, (site.inputs, delta))
 
 
 def _sum(t):

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 
 from keras_influence import _keras, checks, data, solvers
-from keras_influence.contraction import Contraction
+from keras_influence.contraction import VECTORS, Contraction
 from keras_influence.damping import automatic_damping
 from keras_influence.errors import CurvatureWarning, SolverError
 from keras_influence.objective import Objective
@@ -186,8 +186,17 @@ class Session:
         title = f"Scores of {self.train.n} training examples"
         shown = self.progress.over(self.train, title, len(self.train))
         kernels = self.contraction if self.contraction.trusted(self.train) else self.objective
-        parts = [kernels.scores(batch, self.weight(batch), rows).numpy() for batch in shown]
-        return np.concatenate(parts).T / self.train.n
+        blocks = [rows[start : start + VECTORS] for start in range(0, len(rows), VECTORS)]
+        values = np.empty((len(rows), self.train.n), rows.dtype)
+        start = 0
+        for batch in shown:
+            weight = self.weight(batch)
+            parts = [kernels.scores(batch, weight, block).numpy() for block in blocks]
+            part = np.concatenate(parts, axis=1)
+            values[:, start : start + len(part)] = part.T
+            start += len(part)
+        values /= self.train.n
+        return values
 
     @property
     def contraction(self):

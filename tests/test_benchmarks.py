@@ -66,13 +66,15 @@ def traces(monkeypatch):
 
 
 def test_other_numbers_of_examples_are_not_traced_again(traces, rng):
+    """One vector and several are two programs: CG needs both if its last column is alone."""
     model = truth.softmax_model(4, 3, l2=truth.L2)
 
     def call(n_train, n_test):
         x, y = rng.normal(size=(n_train, 4)), rng.integers(0, 3, n_train)
-        ki.influence(model, (x[:n_test], y[:n_test]), (x, y), method="cg", batch_size=8)
+        ki.influence(model, (x[:n_test], y[:n_test]), (x, y), method="cg", batch_size=8, verbose=0)
 
     call(20, 2)
+    call(20, 1)
     assert len(traces) == len(set(traces)) > 0
     traces.clear()
     call(37, 5)
