@@ -6,7 +6,7 @@
 
 Reads EXPORT/<model>.npz and writes PEERS/<model>/<method>.npz with `scores` (200, 1000), positive
 where leaving the training example out raises the margin, and `seconds` of one reference model.
-"x 5" is the mean of the scores of five reference models, as `lds.py` does it for its own. Files
+"x 3" is the mean of the scores of three reference models, as `lds.py` does it for its own. Files
 that are there already are kept.
 """
 
@@ -22,17 +22,17 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # Method's name: peer, its method, damping, settings, reference models to average.
 METHODS = {
-    "kronfluence EK-FAC, own damping": ("kronfluence", "ekfac", 0.0, {"heuristic_damping": 1}, 5),
+    "kronfluence EK-FAC, own damping": ("kronfluence", "ekfac", 0.0, {"heuristic_damping": 1}, 3),
     "kronfluence EK-FAC, damping 0.001": ("kronfluence", "ekfac", 1e-3, {}, 1),
-    "kronfluence EK-FAC, damping 0.01": ("kronfluence", "ekfac", 1e-2, {}, 5),
+    "kronfluence EK-FAC, damping 0.01": ("kronfluence", "ekfac", 1e-2, {}, 3),
     "kronfluence EK-FAC, damping 0.1": ("kronfluence", "ekfac", 1e-1, {}, 1),
-    "TRAK, 512 dimensions": ("trak", "trak", 0.0, {"dim": 512, "batch": 1000}, 5),
+    "TRAK, 512 dimensions": ("trak", "trak", 0.0, {"dim": 512, "batch": 1000}, 3),
     "TRAK, 2,048 dimensions, ridge 0.1": (
         "trak",
         "trak",
         0.0,
         {"dim": 2048, "batch": 1000, "ridge": 0.1},
-        5,
+        3,
     ),
     "pyDVL CG, Hessian, damping 0.1": (
         "pydvl",
@@ -105,6 +105,6 @@ if __name__ == "__main__":
         parser.add_argument(name, type=pathlib.Path)
     parser.add_argument("--models", nargs="+", default=["mlp", "conv"])
     parser.add_argument("--only", nargs="+", help="these peers")
-    parser.add_argument("--references", type=int, default=5, help="reference models at most")
+    parser.add_argument("--references", type=int, default=3, help="reference models at most")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     main(parser.parse_args())
