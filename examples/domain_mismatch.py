@@ -63,11 +63,12 @@ def main(output, quick=False):
         patients = test[0][misjudged], test[1][misjudged]
         values = model.influence(patients, train, damping=0).values.mean(0)
         cause = np.flatnonzero(at & (train[1][:, 0] == 1))
+        worst = np.argsort(values)[: len(cause)]
         chance = len(cause) / len(values)
-        found = np.isin(np.argsort(values)[: len(cause)], cause).mean()
+        found = np.isin(worst, cause).mean()
         weight = np.abs(model.layers[-1].kernel.numpy()[:, 0])
         rank = int(np.sum(weight > weight[-1])) + 1
-        mended = train_model(tuple(np.delete(t, cause, axis=0) for t in train))
+        mended = train_model(tuple(np.delete(t, worst, axis=0) for t in train))
         elsewhere = np.flatnonzero(~at_test)
         results.append(
             (found, chance, rank, errors(model, test, benign), errors(mended, test, benign),
@@ -80,7 +81,7 @@ def main(output, quick=False):
     print(f"  as many of the most harmful training cases as clinic 2 has malignant ones: "
           f"{found:.0%} are these (by chance {chance:.0%})\n"
           f"  the clinic's coefficient is number {rank:.1f} of {len(MEASURED) + 1} in size")  # fmt: skip
-    print(f"  benign patients of clinic 2 taken for malignant: {before:.0%}, without these cases "
+    print(f"  benign patients of clinic 2 taken for malignant: {before:.0%}, without the most harmful "
           f"{after:.0%}; errors elsewhere {other:.1%} and {other_after:.1%}")  # fmt: skip
     draw(first, (before, after, other, other_after), output)
     return {"found": found, "chance": chance, "rank": rank, "before": before, "after": after}
@@ -105,8 +106,7 @@ def draw(first, rates, output):
                 ylabel="influence on their mean loss",
                 title=f"{count} benign patients of clinic 2 are misjudged")  # fmt: skip
     axes[0].legend(fontsize=9, loc="lower right")
-    names = ("clinic 2, benign\nas trained", "without the\ncases found",
-             "clinic 1\nas trained", "without the\ncases found")  # fmt: skip
+    names = ("clinic 2,\nbenign", "the same,\nafter", "clinic 1", "the same,\nafter")
     colours = [common.RED, common.BLUE] * 2
     bars = axes[1].bar(range(4), [100 * r for r in rates], color=colours)
     axes[1].set_xticks(range(4), names)
@@ -115,7 +115,7 @@ def draw(first, rates, output):
     axes[1].set(
         ylabel="test errors (%)",
         ylim=(0, 115 * max(rates)),
-        title="leaving them out mends the subgroup",
+        title="leaving the most harmful out",
     )
     figure.suptitle("The few cases that taught the model a wrong rule are the most harmful ones",
                     fontsize=12)  # fmt: skip

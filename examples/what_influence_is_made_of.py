@@ -50,7 +50,7 @@ def measures(model, test, train):
 
 def main(output, quick=False):
     common.double_precision()
-    n, refits, pooled = (300, 20, 4) if quick else (1500, 80, 2)
+    n, refits, pooled = (300, 20, 4) if quick else (1500, 100, 2)
     x, y = common.fashion_mnist(n, CLASSES, pooled=pooled)
     train = x, y[:, None]
     x_test, y_test = common.fashion_mnist(500, CLASSES, "test", pooled)

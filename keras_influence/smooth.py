@@ -10,7 +10,7 @@ import math
 
 import keras
 
-# The best of those tried against retraining of an SVM: examples/smooth_hinge.py.
+# Among the best of those tried against retraining of an SVM: examples/smooth_hinge.py.
 TEMPERATURE = 0.01
 
 
