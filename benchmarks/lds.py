@@ -3,10 +3,11 @@
 Protocol (Park et al. 2023, section 2). Data: the first 1,000 training and 200 test images of
 Fashion-MNIST. Models: an MLP 784-64-10 and a conv net (8 and 16 filters 3 x 3, stride 2,
 dense), ReLU, L2 of 1e-3 on kernels, SGD with momentum for 30 epochs (`lds_models.py`). 100
-random subsets of half the data (seed 0), each trained from scratch with seeds 0, 1, 2; the
-output is the margin log(p / (1 - p)) of the right class, averaged over the seeds. Scores are of
-models trained on all data with seeds 100, 101, ...; the rows "x 5" are the mean of the scores
-of five such models. The interval is a 95 % bootstrap interval over the 200 test examples.
+random subsets of half the data for the MLP, 60 for the conv net (seed 0), each trained from
+scratch with seeds 0, 1, 2; the output is the margin log(p / (1 - p)) of the right class, averaged
+over the seeds. Scores are of models trained on all data with seeds 100, 101, ...; the rows
+"x 3" are the mean of the scores of three such models. The interval is a 95 % bootstrap
+interval over test examples; the table is over the first 100 of the 200 test images (--tests).
 
     python benchmarks/lds.py FOLDER [--models mlp conv] [--only-train] [--export OUT] [--peers DIR]
 
@@ -14,8 +15,8 @@ FOLDER keeps the outputs of the subset models and all scores, so that a second c
 
 --export writes OUT/<model>.npz for other libraries, plain arrays only:
     x_train (1000, 28, 28, 1) float32 in [0, 1], y_train (1000,) int64, x_test, y_test likewise
-    outputs (100, 3, 200): margin by subset, seed and test example
-    masks (100, 1000) bool: which training examples a subset had
+    outputs (subsets, 3, 200): margin by subset, seed and test example
+    masks (subsets, 1000) bool: which training examples a subset had
     weights_<k>_<i>: weight i of reference model k = 0..4, trained on all data, in the order of
         Keras's `model.weights`: kernel, bias of each layer; dense kernels are (in, out), conv
         kernels (height, width, in, out), activations are flattened as (height, width, channel)
@@ -25,6 +26,7 @@ sign (positive: leaving the training example out raises the margin), and adds th
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import time
@@ -40,33 +42,40 @@ from problems import environment
 
 from keras_influence.evaluation import lds, subset_outputs
 
-SUBSETS, SEEDS = 100, (0, 1, 2)
+SUBSETS, SEEDS = {"mlp": 100, "conv": 60}, (0, 1, 2)
 REFERENCES = tuple(range(100, 105))
 
 
-def main(folder, kinds, only_train, export, peers):
-    train, test, name = lds_models.data()
-    print(f"{name}, n = {len(train[1])}, {len(test[1])} test examples, margin as output")
-    print(f"{SUBSETS} subsets of 50 % x {len(SEEDS)} seeds. {environment()}\n", flush=True)
+def main(folder, kinds, only_train, export, peers, tests):
+    train, unseen, name = lds_models.data()
+    print(f"{name}, n = {len(train[1])}, {len(unseen[1])} test examples, margin as output")
+    print(f"Subsets of 50 %, {len(SEEDS)} seeds each. {environment()}\n", flush=True)
     for kind in kinds:
         keras.utils.set_random_seed(0)
         start = time.perf_counter()
         outputs = subset_outputs(
             lds_models.build(kind),
-            test,
+            unseen,
             train,
             fit=lds_models.fit,
             target=lds_models.margin,
-            subsets=SUBSETS,
+            subsets=SUBSETS[kind],
             seeds=SEEDS,
             folder=folder / kind / "outputs",
         )
         print(f"{outputs!r}: {time.perf_counter() - start:.0f} s", flush=True)
         models = [reference(kind, seed, train, folder / kind) for seed in REFERENCES]
         if export is not None:
-            write(export, kind, train, test, outputs, models)
+            write(export, kind, train, unseen, outputs, models)
         if not only_train:
+            test, outputs = first(tests, unseen, outputs)
             table(kind, folder / kind, outputs, models, train, test, peers)
+
+
+def first(count, test, outputs):
+    """The first test examples, and their outputs."""
+    outputs = dataclasses.replace(outputs, outputs=outputs.outputs[:, :, :count])
+    return (test[0][:count], test[1][:count]), outputs
 
 
 def reference(kind, seed, train, folder):
@@ -97,7 +106,7 @@ def write(folder, kind, train, test, outputs, models):
 def table(kind, folder, outputs, models, train, test, peers):
     """One row per method, best first."""
     rows = []
-    for name, (compute, count) in METHODS.items():
+    for name, (compute, count) in sorted(METHODS.items(), key=lambda item: item[1][1]):
         parts, seconds = zip(
             *(scores(folder, name, compute, k, models[k], test, train) for k in range(count))
         )
@@ -106,7 +115,8 @@ def table(kind, folder, outputs, models, train, test, peers):
             total = f"{sum(seconds):.0f}"
             rows.append((lds(np.mean(parts, 0), outputs), f"{name} x {count}", total))
     for file in sorted((peers / kind).glob("*.npz")) if peers else ():
-        rows.append((lds(np.load(file)["scores"], outputs), f"peer: {file.stem}", ""))
+        values = np.load(file)["scores"][: len(test[1])]
+        rows.append((lds(values, outputs), f"peer: {file.stem}", ""))
     print(f"\n| {kind}: method | LDS | 95 % interval | seconds |\n|---|---|---|---|")
     for score, name, seconds in sorted(rows, key=lambda row: -row[0].mean):
         low, high = score.interval
@@ -117,7 +127,7 @@ def table(kind, folder, outputs, models, train, test, peers):
 def scores(folder, name, compute, k, model, test, train):
     """A method's scores for reference model k and the seconds they took, kept in the folder."""
     slug = "".join(c if c.isalnum() else "_" for c in name)
-    file = folder / f"scores_{slug}_{k}.npz"
+    file = folder / f"scores_{slug}_{k}_{len(test[1])}.npz"
     if not file.exists():
         start = time.perf_counter()
         with warnings.catch_warnings():
@@ -136,5 +146,6 @@ if __name__ == "__main__":
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--export", type=pathlib.Path)
     parser.add_argument("--peers", type=pathlib.Path)
-    options = parser.parse_args()
-    main(options.folder, options.models, options.only_train, options.export, options.peers)
+    parser.add_argument("--tests", type=int, default=100, help="test examples in the table")
+    o = parser.parse_args()
+    main(o.folder, o.models, o.only_train, o.export, o.peers, o.tests)

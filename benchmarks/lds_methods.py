@@ -30,10 +30,10 @@ def influence(damping, curvature="gauss_newton", method=None):
 
 
 METHODS = {
-    "gradient dot product (damping 1e6)": (influence(1e6), 5),
+    "gradient dot product (damping 1e6)": (influence(1e6), 3),
     "Gauss-Newton, CG, damping 1": (influence(1.0), 1),
     "Gauss-Newton, CG, damping 0.1": (influence(0.1), 1),
-    "Gauss-Newton, CG, damping 0.01": (influence(0.01), 5),
+    "Gauss-Newton, CG, damping 0.01": (influence(0.01), 3),
     "Gauss-Newton, CG, damping 0.001": (influence(0.001), 1),
     "Gauss-Newton, Nystrom(200), damping 0.01": (influence(0.01, method=Nystrom(200)), 1),
     "Hessian, MINRES, damping 0.1": (influence(0.1, "hessian", MINRES(tol=TOL)), 1),

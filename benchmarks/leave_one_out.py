@@ -88,33 +88,41 @@ class SoftmaxRegression:
         return h
 
 
-def minimum(problem, theta):
+def minimum(problem, kept):
     """The minimum by L-BFGS, then Newton's method with a Hessian kept fixed; and its factor."""
+    shape = problem.x.shape[1], CLASSES
 
     def value(flat):
-        t = flat.reshape(theta.shape)
+        t = flat.reshape(shape)
         penalty = (problem.penalty * t**2).sum() / 2
         return problem.losses(t).mean() + penalty, problem.gradients(t, [None]).ravel()
 
-    options = {"maxiter": 60, "gtol": 1e-5}
-    found = scipy.optimize.minimize(
-        value, theta.ravel(), jac=True, method="L-BFGS-B", options=options
-    )
-    theta = found.x.reshape(theta.shape)
-    h = problem.hessian(theta)
-    # One shift of all biases changes nothing: give that direction some curvature. It is orthogonal
-    # to all gradients, so no answer depends on it.
-    shift = np.zeros(theta.shape)
-    shift[-1] = 1 / np.sqrt(CLASSES)
-    last = np.arange(theta.size - CLASSES, theta.size)
-    h[np.ix_(last, last)] += np.outer(shift[-1], shift[-1])
-    factor = scipy.linalg.cho_factor(h, lower=True, overwrite_a=True, check_finite=False)
-    for _ in range(60):
-        g = problem.gradients(theta, [None])
-        if np.linalg.norm(g) < 1e-10:
-            break
-        theta = theta - _solve(factor, g, theta.shape)
-    return theta, factor[0]
+    def near():
+        options = {"maxiter": 40, "gtol": 1e-5}
+        start = np.zeros(shape).ravel()
+        return scipy.optimize.minimize(
+            value, start, jac=True, method="L-BFGS-B", options=options
+        ).x.reshape(shape)
+
+    def factorised():
+        h = problem.hessian(theta)
+        # One shift of all biases changes nothing: give that direction some curvature. It is
+        # orthogonal to all gradients, so no answer depends on it.
+        h[-CLASSES:, -CLASSES:] += 1 / CLASSES
+        return scipy.linalg.cho_factor(h, lower=True, overwrite_a=True, check_finite=False)[0]
+
+    def newton():
+        t = theta
+        for _ in range(60):
+            g = problem.gradients(t, [None])
+            if np.linalg.norm(g) < 1e-10:
+                break
+            t = t - _solve(factor, g, shape)
+        return t
+
+    theta = kept.get("near", near)
+    factor = kept.get("factor", factorised), True
+    return kept.get("theta", newton), factor
 
 
 def _solve(factor, gradients, shape):
@@ -167,11 +175,7 @@ def main(n, removals, l2, block, plot, folder):
     kept = Folder(folder, {"n": n, "l2": l2, "block": block, "removals": removals})
     start = begin = time.perf_counter()
     problem = SoftmaxRegression(x, y, l2)
-    found = {}
-    if "theta" not in kept:
-        found["theta"], found["factor"] = minimum(problem, np.zeros((785, CLASSES)))
-    theta = kept.get("theta", lambda: found["theta"])
-    factor = kept.get("factor", lambda: found["factor"]), True
+    theta, factor = minimum(problem, kept)
     gradient = np.linalg.norm(problem.gradients(theta, [None]))
     print(f"minimum: gradient {gradient:.1e}, {time.perf_counter() - start:.0f} s", flush=True)
 

@@ -4,7 +4,7 @@
 softmax regression with L2 to its minimum; an MLP by Adam for a few epochs, as people do. Printed
 is the fraction of the wrong labels among the first 10 % and 20 % in the order of each ranking.
 
-    python benchmarks/mislabelled.py [--n 2000] [--plot FILE]
+    python benchmarks/mislabelled.py [--n 1000] [--plot FILE]
 """
 
 import argparse
@@ -57,7 +57,6 @@ STUDIES = {
     "softmax regression, damping 0.1": (softmax, None, {"damping": 0.1}),
     "MLP 32, 20 epochs": (mlp, fit, {"curvature": "gauss_newton", "damping": 0.01}),
     "MLP 32, damping 0.1": (mlp, fit, {"curvature": "gauss_newton", "damping": 0.1}),
-    "MLP 32, damping 1": (mlp, fit, {"curvature": "gauss_newton", "damping": 1.0}),
 }
 
 
@@ -66,7 +65,7 @@ def main(n, plot):
     print("| data | model | ranking | found in 10 % | in 20 % | area (best) | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
     x, y, name = fashion_mnist(n)
-    for label, train in {f"{name}, n = {n}": (x, y), "digits, n = 1797": digits()}.items():
+    for label, train in {"digits, n = 1797": digits(), f"{name}, n = {n}": (x, y)}.items():
         for study, (build, training, options) in STUDIES.items():
             keras.utils.set_random_seed(0)
             start = time.perf_counter()
@@ -97,7 +96,7 @@ def main(n, plot):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=2000)
+    parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--plot", help="write the curve of the first MLP to this file")
     options = parser.parse_args()
     main(options.n, options.plot)

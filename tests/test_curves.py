@@ -45,24 +45,42 @@ def test_mislabel_curve_counts_by_hand(rng):
     assert curve.scores["loss"] == pytest.approx(closed.losses(truth.get_flat(model)))
 
 
-def test_mislabel_curve_plants_and_finds():
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x, y = digits.data[:300] / 16, digits.target[:300]
-    model = truth.softmax_model(64, 10, 1 / 64)
-    curve = evaluation.mislabel_curve(model, (x, y), fraction=0.1, seed=1, verbose=0)
+def test_mislabel_curve_plants_and_finds(rng):
+    y = rng.integers(0, 3, 90)
+    x = 2 * np.eye(3)[y] + 0.5 * rng.normal(size=(90, 3))
+    model = truth.softmax_model(3, 3, L2)
+    curve = evaluation.mislabel_curve(model, (x, y), fraction=0.1, seed=1, tol=1e-6, verbose=0)
     labels, wrong = evaluation.plant_wrong_labels(y, 0.1, seed=1)
     assert (curve.wrong == wrong).all()
-    # Self-influence by the closed form at the minimum for the planted labels.
-    closed = truth.SoftmaxRegression(x, labels, 10, 1 / 64)
-    theta = closed.fit(np.zeros(650), tol=1e-10)
+    # Self-influence by the closed form, at the minimum for the planted labels.
+    closed = truth.SoftmaxRegression(x, labels, 3, L2)
+    theta = closed.fit(np.zeros(12), tol=1e-10)
     g = closed.example_gradients(theta)
-    h = closed.hessian(theta) + 0.01 * np.eye(650)
-    expected = np.einsum("np,pn->n", g, np.linalg.solve(h, g.T))
-    assert truth.relative_error(curve.scores["self-influence"], expected) < 1e-3
-    assert curve.found_after(0.2)["self-influence"] > 0.7
+    expected = np.einsum(
+        "np,pn->n", g, np.linalg.solve(closed.hessian(theta) + 0.01 * np.eye(12), g.T)
+    )
+    assert truth.relative_error(curve.scores["self-influence"], expected) < 1e-4
+    assert curve.found_after(0.1)["self-influence"] > 0.8
     assert "self-influence" in repr(curve)
+
+
+def test_mislabel_curve_with_a_fit_of_ones_own(rng):
+    """The copy is trained by `fit` on the planted labels, and its losses are ranked."""
+    y = rng.integers(0, 3, 30)
+    x = rng.normal(size=(30, 3))
+    theta = rng.normal(size=12)
+    model = truth.softmax_model(3, 3, L2)
+    seen = []
+
+    def fit(model, data):
+        seen.append(data["y"])
+        truth.set_flat(model, theta)
+
+    curve = evaluation.mislabel_curve(model, (x, y), seed=2, fit=fit, verbose=0)
+    labels, _ = evaluation.plant_wrong_labels(y, 0.1, seed=2)
+    assert (seen[0] == labels).all()
+    closed = truth.SoftmaxRegression(x, labels, 3, L2)
+    assert curve.scores["loss"] == pytest.approx(closed.losses(theta))
 
 
 # ---- removal

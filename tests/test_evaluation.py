@@ -90,6 +90,31 @@ def test_leave_one_out_with_a_fit_of_ones_own(ridge):
     assert "2 seeds" in repr(result)
 
 
+def test_a_fit_by_keras_weighs_out_the_example(ridge):
+    """One full-batch SGD step from seeded weights, against the same step by hand."""
+    model, train, test = ridge
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    starts = []
+
+    def step(model, data):
+        starts.append(truth.get_flat(model))
+        model.fit(**data, epochs=1, batch_size=40, verbose=0)
+
+    result = evaluation.leave_one_out(model, test, train, [7], fit=step, verbose=0)
+    assert (starts[0] == starts[1]).all()
+    x, y = train[0], train[1][:, 0]
+
+    def loss_after(weights):
+        slope = 2 * x.T @ (weights * (x @ starts[0] - y)) / 40 + 2 * L2 * starts[0]
+        return (test[1][:, 0] - test[0] @ (starts[0] - 0.1 * slope)) ** 2
+
+    kept = np.ones(40)
+    kept[7] = 0
+    expected = loss_after(kept) - loss_after(np.ones(40))
+    # Keras keeps a learning rate in float32.
+    assert truth.relative_error(result.actual[:, 0], expected) < 1e-5
+
+
 def test_leave_one_out_of_a_target(ridge):
     model, train, test = ridge
 
@@ -109,10 +134,11 @@ def test_leave_one_out_of_a_target(ridge):
 
 def test_wrong_signed_scores_have_slope_minus_one(ridge):
     model, train, test = ridge
-    groups = np.arange(40)
-    scores = -ridge_changes(train, test, groups).T
+    groups = np.arange(8)
+    scores = np.zeros((3, 40))
+    scores[:, :8] = -ridge_changes(train, test, groups).T
     result = evaluation.leave_one_out(
-        model, test, train, groups, scores=scores, tol=1e-8, verbose=0
+        model, test, train, groups, scores=scores, tol=1e-7, verbose=0
     )
     assert result.slope == pytest.approx(-1, abs=1e-5)
     assert result.pearson == pytest.approx(-1, abs=1e-8)

@@ -76,7 +76,9 @@ class LeaveOneOut:
         figure, axis = plots.figure()
         low = min(self.predicted.min(), self.actual.min())
         high = max(self.predicted.max(), self.actual.max())
-        axis.plot([low, high], [low, high], color="#777777", linewidth=0.8, label="equal")
+        axis.plot(
+            [low, high], [low, high], color="#777777", linewidth=0.8, label="predicted = actual"
+        )
         axis.scatter(
             self.predicted, self.actual, s=9, color=plots.COLOURS[0], alpha=0.6, linewidths=0
         )
@@ -85,6 +87,7 @@ class LeaveOneOut:
         axis.ticklabel_format(style="sci", scilimits=(-2, 3))
         title = f"Pearson {self.pearson:.4f}, slope {self.slope:.3f}"
         axis.set_title(title, fontsize=10)
+        axis.legend(frameon=False, fontsize=8)
         return figure
 
 
