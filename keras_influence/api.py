@@ -255,8 +255,8 @@ def self_influences(session, indices=None):
 
 def _self_influence(session, asked):
     """Yield the self-influence of block after block of the training examples `asked` for."""
-    for batch in session.progress.over(asked, "Self-influence", len(asked)):
-        rows = session.objective.example_gradients(batch).numpy()
+    shown = session.progress.over(asked, "Self-influence", len(asked))
+    for rows in session.gradients_by_batch(shown, asked):
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             solution = session.solve(block.T, quiet=True)

@@ -170,15 +170,18 @@ class Session:
         if target is not None:
             checks.check_target(target, self.objective, batches)
         shown = self.progress.over(batches, f"Gradients of {batches.n} examples", len(batches))
+        return np.concatenate(list(self.gradients_by_batch(shown, batches, target)))
+
+    def gradients_by_batch(self, shown, batches, target=None):
+        """`example_gradients` batch after batch, for batches taken from `batches`."""
+        if target is not None:
+            for batch in shown:
+                yield self.objective.target_gradients(batch, target).numpy()
+            return
         plain = self.objective.masked or not self.contraction.trusted(batches)
         kernels = self.objective if plain else self.contraction
-        parts = [
-            kernels.example_gradients(batch)
-            if target is None
-            else self.objective.target_gradients(batch, target)
-            for batch in shown
-        ]
-        return np.concatenate([part.numpy() for part in parts])
+        for batch in shown:
+            yield kernels.example_gradients(batch).numpy()
 
     def scores(self, rows):
         """∂/∂ω_j ⟨∇L, s⟩ for each training example j and each row s, (k, n)."""

@@ -216,7 +216,7 @@ class TracIn(keras.callbacks.Callback):
         session = _session(model, train, batch_size, class_weight, variables)
 
         def squares():
-            rows = (session.objective.example_gradients(batch).numpy() for batch in session.train)
+            rows = session.gradients_by_batch(session.train, session.train)
             return np.concatenate([np.square(r, dtype=np.float64).sum(1) for r in rows])
 
         return self._integral(squares, session, verbose)
