@@ -185,7 +185,7 @@ def fingerprint(session):
     return {
         "weights": _weights(session.model),
         "data": [checksum.hexdigest() for checksum in data],
-        "losses": session.objective.eager_losses(session.train.head(_PROBE)).tolist(),
+        "losses": session.objective.losses(session.train.head(_PROBE)).numpy().tolist(),
     }
 
 

@@ -35,6 +35,6 @@ class Trainer:
             parts = [objective.eager_targets(batch, target) for batch in test]
         else:
             parts = [
-                objective.eager_losses(b) / (size_of(b) if objective.sums else 1) for b in test
+                objective.losses(b).numpy() / (size_of(b) if objective.sums else 1) for b in test
             ]
         return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
