@@ -23,7 +23,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 # Method's name: peer, its method, damping, settings, reference models to average.
 METHODS = {
     "kronfluence EK-FAC, own damping": ("kronfluence", "ekfac", 0.0, {"heuristic_damping": 1}, 3),
-    "kronfluence EK-FAC, damping 0.001": ("kronfluence", "ekfac", 1e-3, {}, 1),
+    "kronfluence EK-FAC, damping 0.0001": ("kronfluence", "ekfac", 1e-4, {}, 1),
+    "kronfluence EK-FAC, damping 0.001": ("kronfluence", "ekfac", 1e-3, {}, 3),
     "kronfluence EK-FAC, damping 0.01": ("kronfluence", "ekfac", 1e-2, {}, 3),
     "kronfluence EK-FAC, damping 0.1": ("kronfluence", "ekfac", 1e-1, {}, 1),
     "TRAK, 512 dimensions": ("trak", "trak", 0.0, {"dim": 512, "batch": 1000}, 3),

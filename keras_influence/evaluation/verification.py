@@ -231,7 +231,7 @@ def _about_retraining(result, damping):
         return (
             f"{start} Rankings can be trusted, sizes less: the loss is not quadratic over the "
             "way that a removal goes. More `damping` or L2 shortens it."
-        ), True
+        ), False
     return (
         f"{start} Scores do NOT predict retraining here. Train to convergence, add L2 "
         "regularisation, or raise `damping`; rankings over many test examples may still be of "
