@@ -85,6 +85,7 @@ class LeaveOneOut:
         axis.set_xlabel(f"predicted change of {self.target}")
         axis.set_ylabel("actual change")
         axis.ticklabel_format(style="sci", scilimits=(-2, 3))
+        axis.locator_params(nbins=6)
         title = f"Pearson {self.pearson:.4f}, slope {self.slope:.3f}"
         axis.set_title(title, fontsize=10)
         axis.legend(frameon=False, fontsize=8)
