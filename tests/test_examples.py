@@ -109,5 +109,7 @@ def test_cleaning(quick):
     table, images = quick(cleaning).values()
     assert table["found"] > 0.6
     assert table["suspects mended"] > table["wrong labels in"]
-    assert table["suspects mended"] > 0.5 * (table["true labels"] + table["wrong labels in"])
+    # At least half of what the wrong labels cost; 114 test examples, so ties happen.
+    half = 0.5 * (table["true labels"] + table["wrong labels in"])
+    assert table["suspects mended"] >= half - 1e-9
     assert images["found"] > 0.5
