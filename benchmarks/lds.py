@@ -129,6 +129,7 @@ def scores(folder, name, compute, k, model, test, train):
     slug = "".join(c if c.isalnum() else "_" for c in name)
     file = folder / f"scores_{slug}_{k}_{len(test[1])}.npz"
     if not file.exists():
+        keras.utils.set_random_seed(REFERENCES[k])
         start = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -4,6 +4,8 @@
 one line.
 """
 
+import lds_models
+
 import keras_influence as ki
 from keras_influence import CG, EKFAC, MINRES, Nystrom
 
@@ -29,6 +31,12 @@ def influence(damping, curvature="gauss_newton", method=None):
     return compute
 
 
+def tracin(model, test, train, target):
+    """Of a copy of the model, trained anew with checkpoints."""
+    copy, checkpoints = lds_models.traced(model, train)
+    return checkpoints.influence(copy, test, train, target=target, verbose=0)
+
+
 METHODS = {
     "gradient dot product (damping 1e6)": (influence(1e6), 3),
     "Gauss-Newton, CG, damping 1": (influence(1.0), 1),
@@ -39,6 +47,7 @@ METHODS = {
     "EKFAC(4), damping 0.01": (influence(0.01, method=EKFAC(num_samples=4)), 1),
     "EKFAC(4), damping 0.001": (influence(0.001, method=EKFAC(num_samples=4)), 3),
     "EKFAC(4), damping 0.0001": (influence(0.0001, method=EKFAC(num_samples=4)), 1),
+    "TracIn, 11 checkpoints": (tracin, 3),
     "Hessian, MINRES, damping 0.1": (influence(0.1, "hessian", MINRES(tol=TOL)), 1),
     "Hessian, MINRES, damping 0.01": (influence(0.01, "hessian", MINRES(tol=TOL)), 1),
 }

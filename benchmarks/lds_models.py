@@ -7,11 +7,12 @@ import numpy as np
 import tensorflow as tf
 from problems import fashion_mnist
 
+from keras_influence import TracIn
+
 layers = keras.layers
 
 N_TRAIN, N_TEST = 1000, 200
 BATCH_SIZE, RATE, MOMENTUM = 50, 0.05, 0.9
-EPOCHS = {"mlp": 30, "conv": 30}
 _L2 = 1e-3
 
 
@@ -34,10 +35,23 @@ def build(kind):
             layers.Flatten(),
         ],
     }[kind]
-    model = keras.Sequential([keras.Input((28, 28, 1)), *body, layers.Dense(10, **l2)])
+    return _compiled(keras.Sequential([keras.Input((28, 28, 1)), *body, layers.Dense(10, **l2)]))
+
+
+def _compiled(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM), loss)
     return model
+
+
+def traced(model, train, epochs=30, every=3):
+    """An untrained copy of `model`, trained by `model.fit` as `fit` does, and its `TracIn`."""
+    copy, tracin = _compiled(keras.models.clone_model(model)), TracIn(every=every)
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch: RATE * (1 - epoch / epochs))
+    copy.fit(
+        *train, epochs=epochs, batch_size=BATCH_SIZE, callbacks=[rate, tracin], verbose=0
+    )
+    return copy, tracin
 
 
 def margin(x, y, y_pred):
@@ -62,12 +76,12 @@ def fit(model, data, epochs=30):
     order = np.stack([o[: steps * BATCH_SIZE].reshape(steps, BATCH_SIZE) for o in orders])
     rates = np.repeat(RATE * (1 - np.arange(epochs) / epochs), steps).astype(np.float32)
     if model not in _loops:
-        _loops[model] = _compiled(model)
+        _loops[model] = _loop(model)
     order = order.reshape(-1, BATCH_SIZE).astype(np.int32)
     _loops[model](tf.constant(x), tf.constant(y), order, rates)
 
 
-def _compiled(model):
+def _loop(model):
     velocity = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in model.trainable_variables]
     variables = [v.value for v in model.trainable_variables]
 

@@ -28,7 +28,7 @@ from keras_influence.evaluation.minimiser import Minimiser
 
 layers = keras.layers
 N, N_TEST, EPOCHS = 300, 4, 20
-DAMPINGS = (1e-3, 1e-2, 1e-1)
+DAMPINGS = (0.0, 1e-3, 1e-2, 1e-1)
 
 
 def conv(activation, l2):

@@ -1,8 +1,7 @@
-"""The seams with Keras and TensorFlow: every use of a non-public name stands here."""
+"""The seams with Keras: every use of a non-public name stands here."""
 
 import contextlib
 import inspect
-import threading
 
 import keras
 import tensorflow as tf
@@ -24,7 +23,6 @@ __all__ = [
     "loss_state",
     "replaced_losses",
     "uses_loss",
-    "twice_differentiable",
 ]
 
 
@@ -107,36 +105,3 @@ def full_precision(model):
     finally:
         for layer, policy in zip(mixed, policies):
             layer._dtype_policy = policy
-
-
-_patch_lock = threading.RLock()
-
-
-@contextlib.contextmanager
-def twice_differentiable():
-    """Give two TensorFlow functions their second derivative while a kernel is traced.
-
-    `tf.nn.moments` stops the gradient of the mean inside the variance. First derivatives
-    are not affected (E[x - mean] is zero), second ones are: Hessian products through
-    LayerNormalization and GroupNormalization come out wrong. The gradient of
-    `tf.nn.softsign` has no gradient of its own.
-    """
-    with _patch_lock:
-        originals = tf.nn.moments, tf.nn.softsign
-        tf.nn.moments, tf.nn.softsign = _moments, _softsign
-        try:
-            yield
-        finally:
-            tf.nn.moments, tf.nn.softsign = originals
-
-
-def _moments(x, axes, shift=None, keepdims=False, name=None):
-    mean = tf.reduce_mean(x, axes, keepdims=True)
-    variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=True)
-    if not keepdims:
-        mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
-    return mean, variance
-
-
-def _softsign(features, name=None):
-    return features / (1 + tf.abs(features))

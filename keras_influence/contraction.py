@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence import _keras
+from keras_influence import primitives
 from keras_influence.capture import apply, linear_layers, signals, weights_of
 from keras_influence.kernels import kernel, over_vectors
 from keras_influence.layerwise import weight_gradients
@@ -79,7 +79,7 @@ class Contraction:
         """Compare formed and applied gradients of a few examples with those of the plain loss."""
         rng = np.random.default_rng(0)
         theta = self.parameters.tensors()
-        with _keras.twice_differentiable():
+        with primitives.replaced():
             formed = self._formed_gradients(batch)
             size = formed[0].shape[0]
             omega = tf.constant(rng.uniform(0.5, 1.5, size), self.parameters.dtype)

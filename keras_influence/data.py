@@ -57,19 +57,17 @@ class Batches:
 
     Iterating yields `(x,)`, `(x, y)` or `(x, y, sample_weight)` of tensors.
 
+    Args:
+        name: the argument's name, for messages.
+        sizes: number of examples in each batch.
+
     Attributes:
         n: number of examples.
     """
 
-    def __init__(self, name):
+    def __init__(self, name, sizes):
         self._name = name
-        self.n, self._count = 0, 0
-        for batch in self:
-            _check_batch(batch, name)
-            self.n += _size(batch)
-            self._count += 1
-        if self.n == 0:
-            raise ValueError(f"`{name}` should have at least one example, but it is empty.")
+        self.n, self._count = sum(sizes), len(sizes)
 
     def __len__(self):
         """Number of batches."""
@@ -106,10 +104,14 @@ class ArrayBatches(Batches):
     """Batches of tensors that are held in memory, cut once from one structure `whole`."""
 
     def __init__(self, whole, batch_size, name):
-        starts = range(0, _size(whole), batch_size)
-        parts = [_rows(whole, slice(start, start + batch_size)) for start in starts]
-        self._batches = [tf.nest.map_structure(tf.convert_to_tensor, part) for part in parts]
-        super().__init__(name)
+        whole = tf.nest.map_structure(tf.convert_to_tensor, whole)
+        _check_batch(whole, name)
+        n = _size(whole)
+        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+        # Most pieces of a split share the memory of the whole.
+        leaves = [tf.split(leaf, sizes) for leaf in tf.nest.flatten(whole)]
+        self._batches = [tf.nest.pack_sequence_as(whole, parts) for parts in zip(*leaves)]
+        super().__init__(name, sizes)
 
     def __iter__(self):
         return iter(self._batches)
@@ -135,9 +137,14 @@ class StreamBatches(Batches):
     def __init__(self, epoch, name):
         self._epoch = epoch
         self._fingerprints = None
-        first = []
+        first, sizes = [], []
         self._seen = first.append
-        super().__init__(name)
+        for batch in self:
+            _check_batch(batch, name)
+            sizes.append(_size(batch))
+        if not sum(sizes):
+            raise ValueError(f"`{name}` should have at least one example, but it is empty.")
+        super().__init__(name, sizes)
         self._fingerprints, self._seen = first, lambda _: None
 
     def __iter__(self):

@@ -5,7 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from keras_influence import _keras
+from keras_influence import primitives
 
 # A vectorised map turns each convolution into a wider one, which was slower than
 # a loop on CPU, and it cannot follow the while-loops of recurrent layers.
@@ -47,7 +47,7 @@ class _Compiled:
         vector = tf.TensorSpec([None if many else 1, owner.parameters.size], self._dtype)
 
         def trace(flat, weight, vectors):
-            with _keras.twice_differentiable():
+            with primitives.replaced():
                 return function(owner, tf.nest.pack_sequence_as(structure, flat), weight, *vectors)
 
         try:

@@ -4,11 +4,13 @@ import warnings
 import weakref
 
 import numpy as np
+import tensorflow as tf
 
 from keras_influence import _keras, checks, data, solvers
 from keras_influence.contraction import VECTORS, Contraction
 from keras_influence.damping import automatic_damping
 from keras_influence.errors import CurvatureWarning, SolverError
+from keras_influence.loss import batch_size as size_of
 from keras_influence.objective import Objective
 from keras_influence.operators import Damped, GaussNewton, Hessian
 from keras_influence.progress import Progress
@@ -189,15 +191,15 @@ class Session:
         title = f"Scores of {self.train.n} training examples"
         shown = self.progress.over(self.train, title, len(self.train))
         kernels = self.contraction if self.contraction.trusted(self.train) else self.objective
-        blocks = [rows[start : start + VECTORS] for start in range(0, len(rows), VECTORS)]
+        parts = [slice(start, start + VECTORS) for start in range(0, len(rows), VECTORS)]
+        blocks = [(part, tf.convert_to_tensor(rows[part])) for part in parts]
         values = np.empty((len(rows), self.train.n), rows.dtype)
         start = 0
         for batch in shown:
-            weight = self.weight(batch)
-            parts = [kernels.scores(batch, weight, block).numpy() for block in blocks]
-            part = np.concatenate(parts, axis=1)
-            values[:, start : start + len(part)] = part.T
-            start += len(part)
+            weight, stop = self.weight(batch), start + size_of(batch)
+            for part, block in blocks:
+                values[part, start:stop] = np.asarray(kernels.scores(batch, weight, block)).T
+            start = stop
         values /= self.train.n
         return values
 

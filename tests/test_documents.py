@@ -44,3 +44,21 @@ def test_the_quickstart_explains_and_finds_wrong_labels(float32, tmp_path, capsy
     assert quickstart.find_wrong_labels(model, train, changed) > 0.9
     assert isinstance(model, keras.Model)
     assert len(np.unique(changed)) == 71
+
+
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "docs", "benchmarks", "benchmarks/peers", "benchmarks/results")
+    for path in (ROOT / folder).glob("*.md")
+)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_name_files_that_exist_and_are_finished(path):
+    text = path.read_text()
+    assert not re.findall(r"@@|TODO|FIXME|TBD", text)
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    named = re.findall(r"`((?:tests|examples|benchmarks|docs|keras_influence)/[\w/.-]*\w)`", text)
+    missing = [link for link in links if not (path.parent / link).exists()]
+    missing += [name for name in named if not (ROOT / name).exists()]
+    assert not missing

@@ -1,6 +1,7 @@
 """Curvature of the full training objective, as operators over batches of data."""
 
 import numpy as np
+import tensorflow as tf
 
 from keras_influence import kronecker
 from keras_influence.loss import batch_size as size_of
@@ -41,11 +42,14 @@ class Curvature(LinearOperator):
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
         total = np.zeros(rows.shape, np.float64)
         width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
-        blocks = [slice(start, start + width) for start in range(0, len(rows), width)]
+        parts = [slice(start, start + width) for start in range(0, len(rows), width)]
+        blocks = [(total[part], tf.convert_to_tensor(rows[part])) for part in parts]
         for batch in batches:
-            for block in blocks:
-                total[block] += self.kernel_product(batch, rows[block], share).numpy()
-        return (total.T / count).astype(self.dtype)
+            for sums, block in blocks:
+                # A view of the tensor's memory, where `numpy()` would copy it.
+                sums += np.asarray(self.kernel_product(batch, block, share))
+        total /= count
+        return total.astype(self.dtype).T
 
     def kernel_product(self, batch, rows, share=1.0):
         """b · C_B v for each row v, with the weight that the batch has among all n examples."""

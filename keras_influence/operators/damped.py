@@ -19,7 +19,8 @@ class Damped(LinearOperator):
         self.share = operator.share
 
     def matmat(self, columns):
-        return self.operator.matmat(columns) + self.damping * columns
+        product = self.operator.matmat(columns)
+        return product + self.damping * columns if self.damping else product
 
     def samples(self, batch_size, seed):
         for sample in self.operator.samples(batch_size, seed):
