@@ -156,6 +156,25 @@ def test_converged_columns_drop_out_of_the_passes(rng):
     assert widths[5:-1] == [1] * (len(widths) - 6)
 
 
+def test_right_hand_sides_share_their_directions(rng):
+    """k columns reach the answer in n / k passes and one to check; equal ones cost nothing."""
+    matrix, _ = spectral(np.geomspace(1e-3, 1, 40))
+    v = rng.normal(size=(40, 10))
+    together = CG(tol=1e-10).solve(Dense(matrix), v)
+    assert truth.relative_error(together.x, np.linalg.solve(matrix, v)) < 1e-7
+    assert together.passes <= 4 + 1
+    widths = []
+
+    class Watched(Dense):
+        def matmat(self, columns):
+            widths.append(columns.shape[1])
+            return super().matmat(columns)
+
+    equal = CG(tol=1e-10).solve(Watched(matrix), np.hstack([v[:, :2]] * 5))
+    assert equal.converged.all()
+    assert set(widths[:-1]) == {2}
+
+
 def test_passes_are_counted(rng):
     matrix, _ = spectral(np.geomspace(0.1, 1, 20))
     calls = []
@@ -184,7 +203,7 @@ def test_a_factor_is_made_once(solver, rng):
 
 def test_nystrom_preconditioner_saves_passes_on_a_low_rank_spectrum(rng):
     matrix, _ = spectral(np.r_[np.full(170, 1e-8), np.geomspace(1e-2, 10, 30)])
-    damped, v = Damped(Dense(matrix), 1e-3), rng.normal(size=(200, 3))
+    damped, v = Damped(Dense(matrix), 1e-3), rng.normal(size=(200, 1))
     plain = CG().solve(damped, v)
     helped = CG(preconditioner=Nystrom(30)).solve(damped, v)
     assert helped.converged.all()

@@ -1,17 +1,24 @@
-"""Conjugate gradients (Hestenes and Stiefel 1952), preconditioned, for many right-hand sides."""
+"""Block conjugate gradients (O'Leary 1980), preconditioned, for many right-hand sides."""
 
 import numpy as np
+import scipy.linalg
 
 from keras_influence.errors import NegativeCurvatureError
 from keras_influence.solvers import preconditioners
 from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 
+# Directions whose angle to the span of the others is smaller than the root of this are left out.
+_DEPENDENT = 1e-12
+
 
 class CG(Solver):
     """Conjugate gradients, for positive definite systems; exact up to `tol`.
 
-    Each iteration costs one pass over the data, shared by all right-hand sides
-    that have not converged yet.
+    Each iteration costs one pass over the data, shared by all right-hand sides that have not
+    converged yet. They share their search directions too: every solution is the best one, in the
+    norm of A, in the span of all directions so far, so that many right-hand sides need far
+    fewer passes than one. Dependent directions are left out (the breakdown-free form of
+    Ji and Li 2017), so equal right-hand sides cost what one costs.
 
     Args:
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
@@ -37,61 +44,65 @@ class CG(Solver):
         x, norms = problem.start.copy(), column_norms(problem.columns)
         r = problem.columns - problem.product(x) if x.any() else problem.columns.copy()
         x[:, norms == 0] = r[:, norms == 0] = 0
-        z = precondition(r)
-        p = z.copy()
-        rho = _dots(r, z)
         # A little below `tol`: in float32 the recurrence drifts from the true residual.
         target = 0.9 * self.tol * norms
         iterations = np.zeros(len(norms), int)
         active = np.flatnonzero(column_norms(r) > target)
-        steps = _Lanczos(len(norms))
+        block = None
         while active.size and iterations.max() < self.max_iter:
-            q = problem.product(p[:, active])
-            alpha = rho[active] / _dots(p[:, active], q)
-            if not (alpha > 0).all():
-                self._refuse(problem, steps, p, q, active, alpha)
-            x[:, active] += alpha * p[:, active]
-            r[:, active] -= alpha * q
             z = precondition(r[:, active])
-            previous, rho[active] = rho[active], _dots(r[:, active], z)
-            beta = rho[active] / previous
-            steps.add(active, alpha, beta)
-            p[:, active] = z + beta * p[:, active]
+            block = _Block(problem, z, block)
+            change = block.coefficients(block.p.T @ r[:, active])
+            x[:, active] += block.p @ change
+            r[:, active] -= block.q @ change
             iterations[active] += 1
             left = column_norms(r[:, active])
             problem.on_step(iterations.max(), (left / norms[active]).max())
             active = active[left > target[active]]
         return Answer(x, iterations)
 
-    def _refuse(self, problem, steps, p, q, active, alpha):
-        bad = [i for i, a in enumerate(alpha) if not a > 0]
-        if problem.factor is None:
-            values = [steps.smallest(active[i], alpha[i]) for i in bad]
-        else:  # The Lanczos matrix is that of the preconditioned operator: use Rayleigh quotients.
-            directions = p[:, active[bad]]
-            values = _dots(directions, q[:, bad]) / _dots(directions, directions)
-        raise NegativeCurvatureError(min(values), "CG")
+
+class _Block:
+    """Search directions P, conjugate to those before them, with their images Q = A P.
+
+    Args:
+        problem: a `Problem`.
+        z: (p, k) preconditioned residuals.
+        before: the `_Block` before this one, or None.
+
+    Raises:
+        NegativeCurvatureError: A is not positive definite on them.
+    """
+
+    def __init__(self, problem, z, before):
+        if before is not None:
+            z -= before.p @ before.coefficients(before.q.T @ z)
+        # In the operator's precision, so that Q is the image of these very numbers.
+        self.p = _basis(z).astype(problem.operator.dtype).astype(np.float64)
+        self.q = problem.product(self.p)
+        energy = self.p.T @ self.q
+        try:
+            self._factor = scipy.linalg.cho_factor((energy + energy.T) / 2)
+        except np.linalg.LinAlgError as error:
+            raise NegativeCurvatureError(self._smallest(before), "CG") from error
+
+    def coefficients(self, overlaps):
+        """(Pᵀ A P)⁻¹ times (k, m) overlaps."""
+        return scipy.linalg.cho_solve(self._factor, overlaps)
+
+    def _smallest(self, before):
+        """The smallest Ritz value of A on the span of these directions and those before."""
+        blocks = [self] if before is None else [before, self]
+        p, q = (np.hstack([getattr(b, name) for b in blocks]) for name in "pq")
+        basis, triangle = np.linalg.qr(p)
+        images = scipy.linalg.solve_triangular(triangle, q.T, trans="T").T
+        small = basis.T @ images
+        return np.linalg.eigvalsh((small + small.T) / 2)[0]
 
 
-def _dots(a, b):
-    return np.einsum("ij,ij->j", a, b)
-
-
-class _Lanczos:
-    """CG's step lengths, which are the entries of Lanczos's tridiagonal matrix."""
-
-    def __init__(self, count):
-        self._steps = [[] for _ in range(count)]
-
-    def add(self, active, alpha, beta):
-        for column, a, b in zip(active, alpha, beta):
-            self._steps[column].append((a, b))
-
-    def smallest(self, column, last_alpha):
-        """The smallest Ritz value of A on the Krylov space of one column."""
-        alpha = np.array([a for a, _ in self._steps[column]] + [last_alpha])
-        beta = np.array([b for _, b in self._steps[column]])
-        diagonal = 1 / alpha
-        diagonal[1:] += beta / alpha[:-1]
-        off = np.sqrt(beta) / alpha[:-1]
-        return np.linalg.eigvalsh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))[0]
+def _basis(z):
+    """An orthonormal basis of the columns' span, less what is dependent but for rounding."""
+    z = z / column_norms(z).clip(1e-300)
+    values, vectors = np.linalg.eigh(z.T @ z)
+    kept = values > _DEPENDENT * values[-1]
+    return z @ (vectors[:, kept] / np.sqrt(values[kept]))
