@@ -157,10 +157,10 @@ def test_converged_columns_drop_out_of_the_passes(rng):
 
 
 def test_right_hand_sides_share_their_directions(rng):
-    """k columns reach the answer in n / k passes and one to check; equal ones cost nothing."""
-    matrix, _ = spectral(np.geomspace(1e-3, 1, 40))
+    """k columns of n unknowns need n / k passes and one to check; equal ones cost nothing."""
+    matrix, _ = spectral(np.geomspace(0.1, 1, 40))
     v = rng.normal(size=(40, 10))
-    together = CG(tol=1e-10).solve(Dense(matrix), v)
+    together = CG(tol=1e-8).solve(Dense(matrix), v)
     assert truth.relative_error(together.x, np.linalg.solve(matrix, v)) < 1e-7
     assert together.passes <= 4 + 1
     widths = []
@@ -170,7 +170,7 @@ def test_right_hand_sides_share_their_directions(rng):
             widths.append(columns.shape[1])
             return super().matmat(columns)
 
-    equal = CG(tol=1e-10).solve(Watched(matrix), np.hstack([v[:, :2]] * 5))
+    equal = CG(tol=1e-8).solve(Watched(matrix), np.hstack([v[:, :2]] * 5))
     assert equal.converged.all()
     assert set(widths[:-1]) == {2}
 
