@@ -1,6 +1,15 @@
-"""Peak memory of one question, in a process of its own.
+"""Peak memory of one question, in a process of its own, and the bound that it should keep.
 
 python benchmarks/memory.py scores mlp 5000 100
+
+In bytes, with p parameters, k vectors, n training examples, batches of b, and per example a
+numbers in all outputs of all layers, c in the widest output of a dense layer:
+
+    hvp         24 p k + 32 p v + 32 a b v             v = vectors that share a batch, at most 128
+    scores      12 p k + 4 n k + 12 b w + 32 a b       w = max(128 c, 2**18): what is formed at once
+    influence   hvp + scores + 64 p k                  CG's own arrays, in float64
+
+None grows with n beyond the result.
 """
 
 import functools
@@ -20,6 +29,21 @@ def measured(what, name, n, vectors, seed=0):
     command = [sys.executable, __file__, what, name, str(n), str(vectors), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def bound(what, model, n, k, batch=256):
+    """Bytes that a question may take beyond the model and the data; see above."""
+    import keras
+    import numpy as np
+
+    p = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    outputs = [int(np.prod(layer.output.shape[1:])) for layer in model.layers]
+    dense = [layer.units for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    shared = min(k, 128)
+    hvp = 24 * p * k + 32 * p * shared + 32 * sum(outputs) * batch * shared
+    wide = max(128 * max(dense), 2**18)
+    scores = 12 * p * k + 4 * n * k + 12 * batch * wide + 32 * sum(outputs) * batch
+    return {"hvp": hvp, "scores": scores, "influence": hvp + scores + 64 * p * k}[what]
 
 
 def _resident():
@@ -65,6 +89,12 @@ def main(what, name, n, vectors, seed):
         few = Session(model, (x[:512], y[:512]), curvature="hessian", damping=0.0)
         few.scores(rows[:2])
         action = functools.partial(session.scores, rows)
+    elif what == "influence":
+        options = {"method": ki.CG(tol=1e-2, max_iter=5), "curvature": "gauss_newton", "verbose": 0}
+        call = functools.partial(ki.influence, model, damping=0.1, **options)
+        test = data(name, vectors, "test")
+        call((test[0][:2], test[1][:2]), (x[:512], y[:512]))
+        action = functools.partial(call, test, (x, y))
     else:
         ki.hvp(model, v[:, : min(vectors, 2)], (x[:512], y[:512]))
         action = functools.partial(ki.hvp, model, v, (x, y))
@@ -81,6 +111,7 @@ def main(what, name, n, vectors, seed):
                 "vectors": vectors,
                 "p": size,
                 "megabytes": peak.top - peak.start,
+                "bound": bound(what, model, len(x), vectors) / 1e6,
                 "seconds": seconds,
             }
         )

@@ -42,14 +42,15 @@ def calls(rows):
 
 def memory(rows):
     lines = [
-        "| what | model | p | n | vectors | peak MB | result MB |",
-        "|---|---|---|---|---|---|---|",
+        "| what | model | p | n | vectors | peak MB | result MB | bound MB | |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        length = r["n"] if r["what"] == "scores" else r["p"]
+        length = r["p"] if r["what"] == "hvp" else r["n"]
         result = 4 * length * r["vectors"] / 1e6
         start = [r["what"], r["model"], f"{r['p']:,}", f"{r['n']:,}", r["vectors"]]
-        lines.append(_line([*start, f"{r['megabytes']:.0f}", f"{result:.0f}"]))
+        sizes = [f"{size:.0f}" for size in (r["megabytes"], result, r["bound"])]
+        lines.append(_line([*start, *sizes, "" if r["megabytes"] <= r["bound"] else "EXCEEDED"]))
     return "\n".join(lines)
 
 

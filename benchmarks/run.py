@@ -48,6 +48,10 @@ MEMORY = [
     *(("scores", "conv", n, 100) for n in (1000, 4000)),
     ("hvp", "mlp", 5000, 10),
     ("hvp", "mlp", 5000, 100),
+    ("hvp", "conv", 1000, 10),
+    ("influence", "mlp", 2000, 100),
+    ("influence", "mlp", 8000, 100),
+    ("influence", "conv", 1000, 10),
 ]
 QUICK = [
     ("softmax", 1000, (1, 10), (1, 100)),
@@ -89,7 +93,7 @@ def large_call(options):
 
 
 def peak_memory(options):
-    """Growth of a process while it works, as far as it is beyond the model and the data."""
+    """Growth of a process while it works, beyond the model and the data; bound: `memory.py`."""
     rows = [memory.measured(*case) for case in MEMORY]
     return report.memory(rows), rows
 

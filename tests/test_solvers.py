@@ -172,7 +172,7 @@ def test_right_hand_sides_share_their_directions(rng):
 
     equal = CG(tol=1e-8).solve(Watched(matrix), np.hstack([v[:, :2]] * 5))
     assert equal.converged.all()
-    assert set(widths[:-1]) == {2}
+    assert max(widths[:-1]) == 2
 
 
 def test_passes_are_counted(rng):

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import platform
-import resource
 import time
 
 import numpy as np
@@ -117,7 +116,7 @@ def main(methods, prepare, packages, description):
 
     problem = Problem.load(options.problem)
     prepared = prepare(problem, options.threads)
-    before, seconds, processor, phases = _rss(), [], [], []
+    before, seconds, processor, phases = _resident("VmRSS"), [], [], []
     for _ in range(options.calls):
         clock = Clock()
         start, busy = time.perf_counter(), time.process_time()
@@ -130,7 +129,7 @@ def main(methods, prepare, packages, description):
         "processor_seconds": processor,
         "phases": phases,
         "memory_before_mb": before,
-        "memory_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_peak_mb": _resident("VmHWM"),
         "method": options.method,
         "settings": settings,
         "details": answer.details,
@@ -148,10 +147,13 @@ def record_of(result):
     return json.loads(str(result["record"]))
 
 
-def _rss():
-    """The process's present resident memory, MB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+def _resident(name):
+    """The process's resident memory in MB: at present (VmRSS), or at its peak (VmHWM).
+
+    `getrusage` has the peak of the parent in it, which a new program inherits.
+    """
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
 
 
 def _versions(packages):

@@ -9,7 +9,7 @@ from keras_influence.operators.base import LinearOperator
 
 # Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
 # within limits. More gain nothing, and leave the processor's cache.
-_BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 32
+_BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 128
 
 
 class Curvature(LinearOperator):
