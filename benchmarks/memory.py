@@ -3,11 +3,13 @@
 python benchmarks/memory.py scores mlp 5000 100
 
 In bytes, with p parameters, k vectors, n training examples, batches of b, and per example a
-numbers in all outputs of all layers, c in the widest output of a dense layer:
+numbers in all outputs of all layers:
 
-    hvp         24 p k + 32 p v + 32 a b v             v = vectors that share a batch, at most 128
-    scores      12 p k + 4 n k + 12 b w + 32 a b       w = max(128 c, 2**18): what is formed at once
-    influence   hvp + scores + 64 p k                  CG's own arrays, in float64
+    hvp         24 p k + 32 (p + a b) v        v vectors share a batch: at most 2**20 / p (8 at least,
+                                               128 at most), for convolutions 10
+    scores      12 p k + 4 n k + 12 b w + 32 a b   w: 128 outputs of the widest dense layer, or the
+                                               weights of the largest other layer up to 2**18
+    influence   hvp + scores + 64 p k          CG's own arrays, in float64
 
 None grows with n beyond the result.
 """
@@ -37,12 +39,13 @@ def bound(what, model, n, k, batch=256):
     import numpy as np
 
     p = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    outputs = [int(np.prod(layer.output.shape[1:])) for layer in model.layers]
-    dense = [layer.units for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    shared = min(k, 128)
-    hvp = 24 * p * k + 32 * p * shared + 32 * sum(outputs) * batch * shared
-    wide = max(128 * max(dense), 2**18)
-    scores = 12 * p * k + 4 * n * k + 12 * batch * wide + 32 * sum(outputs) * batch
+    a = sum(int(np.prod(layer.output.shape[1:])) for layer in model.layers)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    others = [layer.count_params() for layer in model.layers if layer not in dense]
+    shared = min(k, 10 if any(others) else max(8, min(128, 2**20 // p)))
+    wide = max(128 * max(layer.units for layer in dense), *(min(c, 2**18) for c in others))
+    hvp = 24 * p * k + 32 * (p + a * batch) * shared
+    scores = 12 * p * k + 4 * n * k + 12 * batch * wide + 32 * a * batch
     return {"hvp": hvp, "scores": scores, "influence": hvp + scores + 64 * p * k}[what]
 
 

@@ -47,7 +47,7 @@ class _Compiled:
         vector = tf.TensorSpec([None if many else 1, owner.parameters.size], self._dtype)
 
         def trace(flat, weight, vectors):
-            with primitives.replaced():
+            with primitives.replaced(many):
                 return function(owner, tf.nest.pack_sequence_as(structure, flat), weight, *vectors)
 
         try:
