@@ -239,6 +239,13 @@ def test_negative_curvature_is_an_error_that_says_how_negative(solver, rng):
     assert -0.5 - 1e-9 <= caught.value.eigenvalue < 0
 
 
+def test_cg_says_that_a_product_is_not_finite(rng):
+    matrix, _ = spectral(np.linspace(0.5, 2, 10))
+    matrix[3, 4] = np.nan
+    with pytest.raises(ki.SolverError, match="product with the curvature is NaN.*gauss_newton"):
+        CG().solve(Dense(matrix), rng.normal(size=(10, 2)))
+
+
 def test_cg_estimates_the_most_negative_eigenvalue_well():
     matrix, q = spectral(np.r_[-1.0, np.linspace(3, 4, 9)])
     v = 0.2 * q[:, :1] + q[:, 1:].sum(1, keepdims=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-from keras_influence.errors import NegativeCurvatureError
+from keras_influence.errors import NegativeCurvatureError, SolverError
 from keras_influence.solvers import preconditioners
 from keras_influence.solvers.base import Answer, Solver, check_number, column_norms
 
@@ -72,6 +72,7 @@ class _Block:
 
     Raises:
         NegativeCurvatureError: A is not positive definite on them.
+        SolverError: a product with A is not finite.
     """
 
     def __init__(self, problem, z, before):
@@ -81,6 +82,12 @@ class _Block:
         self.p = _basis(z).astype(problem.operator.dtype).astype(np.float64)
         self.q = problem.product(self.p)
         energy = self.p.T @ self.q
+        if not np.isfinite(energy).all():
+            raise SolverError(
+                "a product with the curvature is NaN or infinite: some layer or loss has no finite "
+                "second derivative at these data, as the square root of 0. curvature='gauss_newton' "
+                "needs none of the network's."
+            )
         try:
             self._factor = scipy.linalg.cho_factor((energy + energy.T) / 2)
         except np.linalg.LinAlgError as error:
