@@ -106,9 +106,10 @@ def run(contender, name, file, options):
     python = sys.executable if ours else options.environments / contender.peer / "bin" / "python"
     slug = "".join(c if c.isalnum() else "_" for c in contender.label)
     result = options.work / f"{name}-{slug}.npz"
-    result.unlink(missing_ok=True)
+    partial = options.work / f"{name}-{slug}.partial.npz"
+    partial.unlink(missing_ok=True)
     script = HERE / "peers" / f"run_{contender.peer}.py"
-    command = [str(python), str(script), str(file), str(result), *contender.arguments(name)]
+    command = [str(python), str(script), str(file), str(partial), *contender.arguments(name)]
     paths = {"PYTHONPATH": str(HERE.parent)} if ours else {}
     surroundings = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **paths}
     try:
@@ -123,9 +124,10 @@ def run(contender, name, file, options):
     except (subprocess.TimeoutExpired, OSError) as error:
         says = f"more than {options.timeout:g} s" if hasattr(error, "timeout") else str(error)
         return {"failed": says[:200]}
-    if done.returncode or not result.exists():
+    if done.returncode or not partial.exists():
         lines = done.stderr.strip().splitlines() or ["no message"]
         return {"failed": lines[-1][:200]}
+    os.replace(partial, result)
     with np.load(result) as found:
         return {**record_of(found), "file": str(result)}
 
