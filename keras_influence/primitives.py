@@ -23,13 +23,14 @@ def replaced(many=False):
             `max_pool` is faster.
     """
     with _lock:
+        before = {name: getattr(tf.nn, name) for name in _REPLACEMENTS}
         try:
             for name, function in _REPLACEMENTS.items():
                 if many or name != "max_pool":
                     setattr(tf.nn, name, function)
             yield
         finally:
-            for name, function in _ORIGINALS.items():
+            for name, function in before.items():
                 setattr(tf.nn, name, function)
 
 

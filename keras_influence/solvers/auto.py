@@ -20,8 +20,9 @@ class Auto:
     The unit is a product of the curvature of all n training examples with one vector, about
     6 n p floating-point operations. Writing the matrix out takes p products, and p³ / 3
     operations to factorise; conjugate gradients take about 50 for each right-hand side, fewer
-    where many share their directions, and 50 once, for the preconditioner. The cheaper of the two is chosen if it is within `budget`;
-    beyond it EK-FAC, whose cost does not depend on the number of right-hand sides.
+    where many share their directions, and 50 once, for the preconditioner. The cheaper of the
+    two is chosen if it is within `budget`; beyond it EK-FAC, whose cost does not depend on the
+    number of right-hand sides.
 
     Args:
         budget: floating-point operations that an exact solve may take. The default of 1e14
