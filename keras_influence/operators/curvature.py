@@ -8,7 +8,7 @@ from keras_influence.loss import batch_size as size_of
 from keras_influence.operators.base import LinearOperator
 
 # Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
-# within limits. More gain nothing, and leave the processor's cache.
+# within limits. More than that leave the processor's cache.
 _BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 128
 
 
