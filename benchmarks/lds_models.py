@@ -48,9 +48,7 @@ def traced(model, train, epochs=30, every=3):
     """An untrained copy of `model`, trained by `model.fit` as `fit` does, and its `TracIn`."""
     copy, tracin = _compiled(keras.models.clone_model(model)), TracIn(every=every)
     rate = keras.callbacks.LearningRateScheduler(lambda epoch: RATE * (1 - epoch / epochs))
-    copy.fit(
-        *train, epochs=epochs, batch_size=BATCH_SIZE, callbacks=[rate, tracin], verbose=0
-    )
+    copy.fit(*train, epochs=epochs, batch_size=BATCH_SIZE, callbacks=[rate, tracin], verbose=0)
     return copy, tracin
 
 

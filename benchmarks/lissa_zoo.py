@@ -18,8 +18,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from keras_influence import CG, LiSSA
-from keras_influence.operators import Damped, GaussNewton
-from keras_influence.session import Session
+from keras_influence.engine.curvature import GaussNewton
+from keras_influence.linalg.operators import Damped
+from keras_influence.questions.session import Session
 
 layers = keras.layers
 

@@ -9,7 +9,7 @@ from problems import data, trained
 from timing import alternate
 
 import keras_influence as ki
-from keras_influence.session import Session
+from keras_influence.questions.session import Session
 
 BATCH = 256
 

@@ -79,7 +79,7 @@ def main(what, name, n, vectors, seed):
     from problems import MODELS, data
 
     import keras_influence as ki
-    from keras_influence.session import Session
+    from keras_influence.questions.session import Session
 
     x, y = data(name, n)
     model = MODELS[name]()

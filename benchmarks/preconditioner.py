@@ -22,8 +22,9 @@ from problems import environment, fashion_mnist, trained
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, LiSSA, Nystrom
-from keras_influence.operators import Damped, GaussNewton
-from keras_influence.session import Session
+from keras_influence.engine.curvature import GaussNewton
+from keras_influence.linalg.operators import Damped
+from keras_influence.questions.session import Session
 
 TOL = 1e-3
 

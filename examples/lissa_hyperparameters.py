@@ -12,6 +12,7 @@ writes `<output>.csv` and `<output>-knobs.png` and prints the tables of docs/lis
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import platform
@@ -49,10 +50,8 @@ def measure(
     found, start = [], time.perf_counter()
     for seed in range(seeds):
         solver = LiSSA(sigma, depth, repeats, batch_size, seed=100_000 * seed)
-        try:
+        with contextlib.suppress(DivergenceError):
             found.append(solver.solve(operator, system.columns).x)
-        except DivergenceError:
-            pass
     row = {
         "study": study,
         "model": system.name,

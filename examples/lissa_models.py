@@ -6,9 +6,10 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from keras_influence.operators import Damped, GaussNewton, Hessian
-from keras_influence.operators.base import LinearOperator
-from keras_influence.session import Session
+from keras_influence.engine.curvature import GaussNewton, Hessian
+from keras_influence.linalg.operators import Damped
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.questions.session import Session
 
 N, TESTS, L2 = 500, 4, 1 / 64
 

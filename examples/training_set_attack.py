@@ -71,7 +71,7 @@ def attack(model, head, train, test, count, steps):
     # The images with which a move of all pixels by one level does most.
     chosen = np.argsort(-np.abs(slopes).sum((1, 2, 3)))[:count]
     budget = LEVELS / 255
-    for step in range(steps):
+    for _ in range(steps):
         slope = model.input_influence(test, (x, y), indices=chosen, **options)[0]
         moved = x[chosen] - 2 * budget / steps * np.sign(slope)
         moved = np.clip(moved, train[0][chosen] - budget, train[0][chosen] + budget)

@@ -10,8 +10,8 @@ if _keras_package.backend.backend() != "tensorflow":
     )
 
 from keras_influence import evaluation
-from keras_influence.api import hvp, influence, inverse_hvp, self_influence
 from keras_influence.callbacks import InfluenceCallback
+from keras_influence.engine.loss.smooth import SmoothHinge
 from keras_influence.errors import (
     ConvergenceWarning,
     CurvatureWarning,
@@ -22,13 +22,7 @@ from keras_influence.errors import (
     StaleError,
 )
 from keras_influence.evaluation.verification import verify
-from keras_influence.groups import group_influence, parameter_influence, with_change
-from keras_influence.inputs import input_influence
-from keras_influence.models import InfluenceMixin, InfluenceModel
-from keras_influence.prepared import load_prepared, prepare
-from keras_influence.scores import InfluenceScores
-from keras_influence.smooth import SmoothHinge
-from keras_influence.solvers import (
+from keras_influence.linalg.solvers import (
     ASTRA,
     CG,
     EKFAC,
@@ -40,8 +34,14 @@ from keras_influence.solvers import (
     LiSSA,
     Nystrom,
 )
-from keras_influence.spectrum import hessian_eigenvalues, hessian_trace
-from keras_influence.tracin import TracIn
+from keras_influence.models import InfluenceMixin, InfluenceModel
+from keras_influence.questions.api import hvp, influence, inverse_hvp, self_influence
+from keras_influence.questions.explainer import load_prepared, prepare
+from keras_influence.questions.groups import group_influence, parameter_influence, with_change
+from keras_influence.questions.inputs import input_influence
+from keras_influence.questions.scores import InfluenceScores
+from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
+from keras_influence.questions.tracin import TracIn
 from keras_influence.version import __version__
 
 __all__ = [

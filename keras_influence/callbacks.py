@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence import api
-from keras_influence.solvers.base import check_number
+from keras_influence.questions import api
+from keras_influence.validate import check_number
 
 # Training examples whose self-influence goes into TensorBoard's histogram: one solve each.
 _SAMPLE = 256

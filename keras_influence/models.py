@@ -7,8 +7,10 @@ Functional model too. Here the one instance gets a class of its own instead.
 
 import keras
 
-from keras_influence import _keras, api, groups, inputs, prepared, spectrum
+from keras_influence import _keras
 from keras_influence.evaluation import verification
+from keras_influence.questions import api, groups, inputs, spectrum
+from keras_influence.questions import explainer as prepared
 
 _REGISTER = keras.saving.register_keras_serializable(package="keras_influence")
 

@@ -55,7 +55,7 @@ class _Stage:
                 self._total, interval=0.2, stateful_metrics=list(values)
             )
         finished = self._count == self._total
-        self._bar.update(self._count, [(k, v) for k, v in values.items()], finalize=finished)
+        self._bar.update(self._count, list(values.items()), finalize=finished)
 
     def close(self):
         if self._bar is not None and self._count != self._total:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import kernels
-from keras_influence.session import Session
+from keras_influence.engine.kernels import kernel as kernels
+from keras_influence.questions.session import Session
 from tests import truth
 
 ROOT = pathlib.Path(__file__).parent.parent

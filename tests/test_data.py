@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_influence as ki
-from keras_influence import data as data_room
+from keras_influence.engine.data import batches as data_room
 from tests import truth
 from tests.truth import L2
 

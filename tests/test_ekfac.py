@@ -6,8 +6,8 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC
-from keras_influence.operators import Damped, Dense
-from keras_influence.session import Session
+from keras_influence.linalg.operators import Damped, Dense
+from keras_influence.questions.session import Session
 from tests import truth
 
 layers = keras.layers
@@ -153,7 +153,7 @@ def _normalised(width=6):
 
 @pytest.mark.parametrize("limit", [1500, 1])
 def test_the_rest_is_solved_exactly(limit, float64, rng, monkeypatch):
-    monkeypatch.setattr("keras_influence.solvers.ekfac._DENSE_REST", limit)
+    monkeypatch.setattr("keras_influence.linalg.solvers.ekfac._DENSE_REST", limit)
     model = _normalised()
     train = (rng.normal(size=(N, 5)), rng.integers(0, 3, N))
     operator = Damped(_operator(model, train), 0.01)

@@ -6,7 +6,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import CG, EKFAC, Arnoldi, Auto, Direct, LiSSA, Nystrom, StaleError
-from keras_influence.operators import Damped, Dense
+from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.test_solvers import spectral
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_influence.capture import linear_layers, signals
-from keras_influence.session import Session
+from keras_influence.engine.layers.sites import linear_layers, signals
+from keras_influence.questions.session import Session
 from tests import truth
 from tests.conftest import set_precision
 

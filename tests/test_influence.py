@@ -198,7 +198,7 @@ def test_blocks_end_with_one_curvature():
     """A later block that meets negative curvature has the earlier ones solved again."""
     from types import SimpleNamespace
 
-    from keras_influence.session import Session
+    from keras_influence.questions.session import Session
 
     session = SimpleNamespace(used="auto")
 

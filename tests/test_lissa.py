@@ -9,9 +9,10 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import LiSSA
-from keras_influence.operators import Damped, Dense, GaussNewton
-from keras_influence.operators.base import LinearOperator
-from keras_influence.session import Session
+from keras_influence.engine.curvature import GaussNewton
+from keras_influence.linalg.operators import Damped, Dense
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.questions.session import Session
 from tests import truth
 from tests.conftest import set_precision
 

@@ -242,7 +242,9 @@ def test_the_model_comes_back_as_it_was(fails, data, monkeypatch):
     if fails:
         with pytest.raises(ki.NegativeCurvatureError):
             # -λI: no positive definite system.
-            monkeypatch.setattr("keras_influence.operators.Damped.matmat", lambda self, c: -c)
+            monkeypatch.setattr(
+                "keras_influence.linalg.operators.Damped.matmat", lambda self, c: -c
+            )
             model.influence(data, data, curvature="hessian", method="cg")
     else:
         model.influence(data, data, damping=1.0)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_influence as ki
-from keras_influence.operators import Damped, Dense
+from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.truth import L2
 
@@ -119,9 +119,9 @@ def test_damping_adds_a_multiple_of_v(softmax_problem, rng):
 
 
 def test_minibatch_estimates_are_unbiased(softmax_problem, rng):
-    from keras_influence import data
-    from keras_influence.operators import Hessian
-    from keras_influence.session import objective_of
+    from keras_influence.engine.curvature import Hessian
+    from keras_influence.engine.data import batches as data
+    from keras_influence.questions.session import objective_of
 
     x, y, _ = softmax_problem
     model = truth.softmax_model(4, 3, l2=L2)
@@ -149,9 +149,9 @@ def test_scipy_sees_the_same_matrix(rng):
 def test_keras_model_as_scipy_operator(softmax_problem):
     from scipy.sparse.linalg import eigsh
 
-    from keras_influence import data
-    from keras_influence.operators import Hessian
-    from keras_influence.session import objective_of
+    from keras_influence.engine.curvature import Hessian
+    from keras_influence.engine.data import batches as data
+    from keras_influence.questions.session import objective_of
 
     x, y, _ = softmax_problem
     model = truth.softmax_model(4, 3, l2=L2)

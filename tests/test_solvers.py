@@ -5,18 +5,9 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import (
-    ASTRA,
-    CG,
-    MINRES,
-    NCG,
-    Arnoldi,
-    Direct,
-    LiSSA,
-    Nystrom,
-    solvers,
-)
-from keras_influence.operators import Damped, Dense
+from keras_influence import ASTRA, CG, MINRES, NCG, Arnoldi, Direct, LiSSA, Nystrom
+from keras_influence.linalg import solvers
+from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.truth import L2
 

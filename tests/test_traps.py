@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_influence as ki
-from keras_influence import primitives
+from keras_influence.engine.kernels import primitives
 from tests import truth
 
 layers = keras.layers

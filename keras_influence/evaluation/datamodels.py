@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from keras_influence import api
-from keras_influence.evaluation import plots
 from keras_influence.evaluation.agreement import pearson, ranks
 from keras_influence.evaluation.folder import (
     Folder,
@@ -16,7 +14,9 @@ from keras_influence.evaluation.folder import (
 from keras_influence.evaluation.study import check_scores
 from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
-from keras_influence.solvers.base import check_number
+from keras_influence.questions import api
+from keras_influence.report import plots
+from keras_influence.validate import check_number
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from keras_influence.evaluation import plots
 from keras_influence.evaluation.agreement import pearson, slope, spearman
 from keras_influence.evaluation.study import Study
-from keras_influence.groups import as_positions
+from keras_influence.report import plots
+from keras_influence.validate import as_positions
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

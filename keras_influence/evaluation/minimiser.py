@@ -7,11 +7,11 @@ import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
-from keras_influence import checks
+from keras_influence.copies import double, double_precision, same
+from keras_influence.engine.loss import checks
 from keras_influence.errors import ConvergenceWarning
-from keras_influence.evaluation.copies import double, double_precision, same
 from keras_influence.evaluation.trainer import Trainer
-from keras_influence.solvers.base import check_number
+from keras_influence.validate import check_number
 
 # Losses and gradients take little memory, so batches may be larger than elsewhere.
 _BATCH_SIZE = 2048

@@ -5,11 +5,10 @@ import dataclasses
 
 import numpy as np
 
-from keras_influence import api
-from keras_influence.evaluation import plots
 from keras_influence.evaluation.training import trainer_of
-from keras_influence.groups import as_positions
-from keras_influence.solvers.base import check_number
+from keras_influence.questions import api
+from keras_influence.report import plots
+from keras_influence.validate import as_positions, check_number
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

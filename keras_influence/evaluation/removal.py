@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from keras_influence.evaluation import plots
 from keras_influence.evaluation.study import Study
-from keras_influence.solvers.base import check_number
+from keras_influence.report import plots
+from keras_influence.validate import check_number
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

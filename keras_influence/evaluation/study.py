@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_influence import api
 from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
+from keras_influence.questions import api
 
 
 class Study:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_influence import checks
-from keras_influence.loss import batch_size as size_of
-from keras_influence.session import Session
+from keras_influence.engine.loss import checks
+from keras_influence.engine.loss.compiled import batch_size as size_of
+from keras_influence.questions.session import Session
 
 
 class Trainer:

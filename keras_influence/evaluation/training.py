@@ -5,11 +5,11 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from keras_influence import checks
-from keras_influence.evaluation.copies import Worker, seeded
+from keras_influence.copies import Worker, seeded
+from keras_influence.engine.loss import checks
 from keras_influence.evaluation.minimiser import Minimiser
 from keras_influence.evaluation.trainer import Trainer
-from keras_influence.solvers.base import check_number
+from keras_influence.validate import check_number
 
 
 class Fitter(Trainer):

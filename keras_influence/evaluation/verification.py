@@ -6,11 +6,11 @@ import warnings
 
 import numpy as np
 
-from keras_influence import api
 from keras_influence.errors import ConvergenceWarning, CurvatureWarning
 from keras_influence.evaluation.left_out import LeaveOneOut, leave_one_out
 from keras_influence.evaluation.minimiser import Minimiser
-from keras_influence.solvers.base import check_number
+from keras_influence.questions import api
+from keras_influence.validate import check_number
 
 # Finite differences in float64: about 1e-9 for smooth models, more across the kinks of a ReLU.
 _HVP_TOLERANCE = 1e-3

@@ -1,0 +1,127 @@
+"""Curvature of the full training objective, as operators over batches of data."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_influence.engine.layers import kronecker
+from keras_influence.engine.loss.compiled import batch_size as size_of
+from keras_influence.linalg.operators.base import LinearOperator
+
+# Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
+# within limits. More than that leave the processor's cache.
+_BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 128
+
+
+class Curvature(LinearOperator):
+    """A curvature matrix of the loss of n training examples, as one batch.
+
+    Args:
+        objective: an `Objective`.
+        batches: the `Batches` of the training data.
+    """
+
+    def __init__(self, objective, batches):
+        self._objective = objective
+        self._batches = batches
+        self.n = batches.n
+        self.size = objective.parameters.size
+        self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
+
+    def _kernel(self, batch, weight, rows):
+        """b · C_B v for each row v."""
+        raise NotImplementedError
+
+    def matmat(self, columns):
+        return self.average(columns, self._batches, self.n)
+
+    def average(self, columns, batches, count, share=1.0):
+        """Σ_B (b / count) C_B v; each batch stands for its part of all n examples.
+
+        `share` multiplies the weight of the examples: with 0 only the regulariser is left.
+        """
+        rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
+        total = np.zeros(rows.shape, np.float64)
+        width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
+        parts = [slice(start, start + width) for start in range(0, len(rows), width)]
+        blocks = [(total[part], tf.convert_to_tensor(rows[part])) for part in parts]
+        for batch in batches:
+            for sums, block in blocks:
+                # A view of the tensor's memory, where `numpy()` would copy it.
+                sums += np.asarray(self.kernel_product(batch, block, share))
+        total /= count
+        return total.astype(self.dtype).T
+
+    def kernel_product(self, batch, rows, share=1.0):
+        """b · C_B v for each row v, with the weight that the batch has among all n examples."""
+        return self._kernel(batch, share * self._objective.weight_in(batch, self.n), rows)
+
+    def samples(self, batch_size, seed):
+        if batch_size >= self.n:
+            yield from super().samples(batch_size, seed)
+        for batch in self._batches.sampler(batch_size, seed):
+            yield _Sample(self, batch)
+
+    def kronecker_blocks(self, num_samples, seed):
+        """Of the Gauss-Newton matrix, which approximates the Hessian too."""
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (self.size, 1))
+        one = self._batches.head(1)
+        # Exact where the regulariser acts on each weight by itself.
+        regulariser = signs * self.average(signs, [one], size_of(one), share=0.0)
+        return kronecker.blocks(
+            self._objective, self._batches, regulariser[:, 0], num_samples, seed
+        )
+
+    def without(self, group):
+        """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""
+        return _Without(self, group, self.n)
+
+
+class Hessian(Curvature):
+    """∇²L(θ), regularisers included. Indefinite away from a minimum."""
+
+    def _kernel(self, batch, weight, rows):
+        return self._objective.hvp(batch, weight, rows)
+
+
+class GaussNewton(Curvature):
+    """Jᵀ (∇²_z ℓ) J plus the regulariser's Hessian, z the model's outputs or logits.
+
+    Positive semi-definite for losses that are convex in z, and equal to the
+    Hessian for generalised linear models (Schraudolph 2002; Martens 2020, §8).
+    """
+
+    def _kernel(self, batch, weight, rows):
+        return self._objective.gauss_newton(batch, weight, rows)
+
+
+class _Sample(LinearOperator):
+    """The estimate of a `Curvature` from one minibatch."""
+
+    def __init__(self, whole, batch):
+        self._whole, self._batch = whole, batch
+        self.size, self.dtype = whole.size, whole.dtype
+        self.share = size_of(batch) / whole.n
+
+    def matmat(self, columns):
+        """As `average` over this one batch, without its detour through float64.
+
+        Columns in Fortran order are rows in C order, as the kernels want them: no copy.
+        """
+        rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
+        product = self._whole.kernel_product(self._batch, rows).numpy()
+        product /= size_of(self._batch)
+        return product.T
+
+
+class _Without(LinearOperator):
+    """A `Curvature` less what some of its examples contribute."""
+
+    def __init__(self, whole, group, n):
+        self._whole, self._group, self._n = whole, group, n
+        self.size, self.dtype = whole.size, whole.dtype
+
+    def matmat(self, columns):
+        with_group, without = (
+            self._whole.average(columns, self._group, self._n, share) for share in (1.0, 0.0)
+        )
+        return self._whole.matmat(columns) - (with_group - without)

@@ -1,0 +1,1 @@
+"""A user's data as batches in a stable order."""

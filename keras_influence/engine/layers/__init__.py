@@ -1,0 +1,1 @@
+"""What single layers see and give: sites, views, contraction, Kronecker factors."""

@@ -1,0 +1,221 @@
+"""Scores and example gradients by layers: one forward and one backward for all vectors.
+
+The plain way, `Objective.scores`, needs a second backward for each vector. Where every
+weight belongs to a layer that is linear in its own weights, `capture.signals` gives each
+layer's input a and output gradients δ once, and there are two ways to go on:
+
+    apply   ⟨∇ℓᵢ, s⟩ = Σ_layers ⟨f(aᵢ; s), δᵢ⟩        a forward of the layer for each vector
+    form    gᵢ = ∂⟨f(aᵢ; w), δᵢ⟩/∂w, then gᵢᵀ s       a backward of the layer, then one product
+
+A layer that uses each weight at P positions of an example (pixels, time steps) pays about
+P·p per vector to apply, and P·p once and p per vector to form; formed gradients of a batch
+take b·p numbers of memory. So: one vector is applied; many are formed where P > 1 (or where
+the weights are few) and applied where P = 1 or the weights are too many to be formed.
+`_forms` is where this is decided. Memory: see `VECTORS`.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_influence.engine.kernels import primitives
+from keras_influence.engine.kernels.kernel import kernel, over_vectors
+from keras_influence.engine.layers.gradients import weight_gradients
+from keras_influence.engine.layers.sites import apply, linear_layers, signals, weights_of
+from keras_influence.engine.loss.compiled import structure
+
+# Vectors that are taken together; the largest array in a kernel is that of one layer: for each
+# example of a batch its patches, or `_LARGE` numbers, or `VECTORS` outputs of a dense layer.
+VECTORS = 128
+# Layers with fewer weights are always formed; with more never: a batch of gradients is too large.
+_SMALL, _LARGE = 1000, 2**18
+# Dense layers with fewer units than this are too narrow for a product per vector.
+_NARROW = 64
+
+
+class Contraction:
+    """What `Objective.scores` and `.example_gradients` give, from layer inputs and gradients.
+
+    Args:
+        objective: an `Objective`.
+        model: its model; not kept.
+    """
+
+    def __init__(self, objective, model):
+        self._objective = objective
+        self.parameters = objective.parameters
+        self.kernels = {}
+        self._index = {id(v): i for i, v in enumerate(self.parameters.variables)}
+        held = {id(v) for layer in self._layers(model) for v in weights_of(layer)}
+        self._covers = all(i in held for i in self._index)
+        self._trusted = {}
+
+    def _layers(self, model):
+        return linear_layers(model, self.parameters.variables)
+
+    @property
+    def state(self):
+        """What `checks` found that compiled kernels depend on."""
+        return self._objective.state, self._objective.sums
+
+    def trusted(self, batches):
+        """Whether the contraction is right for this model and data: found out once, on 4 examples.
+
+        It is not where a weight is used outside its layer, or the batch is not a layer's
+        leading axis.
+        """
+        if not self._covers:
+            return False
+        few = batches.head(4)
+        key = structure(few)
+        if key not in self._trusted:
+            try:
+                self._trusted[key] = self._agrees(few)
+            except (ValueError, TypeError, IndexError, tf.errors.OpError):
+                self._trusted[key] = False
+        return self._trusted[key]
+
+    def _agrees(self, batch):
+        """Compare formed and applied gradients of a few examples with those of the plain loss."""
+        rng = np.random.default_rng(0)
+        theta = self.parameters.tensors()
+        with primitives.replaced():
+            formed = self._formed_gradients(batch)
+            size = formed[0].shape[0]
+            omega = tf.constant(rng.uniform(0.5, 1.5, size), self.parameters.dtype)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(theta)
+                loss, _ = self._objective.example_losses_sum(theta, batch, omega)
+            plain = [
+                np.zeros(g.shape[1]) if t is None else tf.reshape(t, [-1]).numpy()
+                for t, g in zip(tape.gradient(loss, theta), formed)
+            ]
+            s = tf.constant(rng.standard_normal((1, self.parameters.size)), self.parameters.dtype)
+            applied = self._applied(*self._signals(batch), s)[:, 0].numpy()
+        total = np.linalg.norm(np.concatenate(plain))
+        for p, g in zip(plain, formed):
+            error = np.linalg.norm(omega.numpy() @ g.numpy() - p)
+            if not error <= 1e-3 * np.linalg.norm(p) + 1e-5 * total:
+                return False
+        paired = np.concatenate(formed, axis=1) @ s[0].numpy()
+        return bool(np.linalg.norm(applied - paired) <= 1e-3 * np.linalg.norm(paired) + 1e-12)
+
+    # ---- kernels, as those of `Objective`
+
+    @kernel
+    def example_gradients(self, batch, weight):
+        """∇ℓ(z) of each example, (b, p), without the regulariser."""
+        return weight * tf.concat(self._formed_gradients(batch), axis=1)
+
+    @kernel
+    def scores(self, batch, weight, vectors):
+        """∇ℓ(zᵢ)ᵀ s for each example i and each row s, (b, k)."""
+        sites, deltas = self._signals(batch)
+        # `Objective.scores` is b · ∂/∂ω of a sum as well as of a mean.
+        if self._objective.sums:
+            weight = weight * self._objective._size(batch)
+        many = vectors.shape[0] != 1
+        formed = [(s, d) for s, d in zip(sites, deltas) if many and _forms(s)]
+        others = [(s, d) for s, d in zip(sites, deltas) if not (many and _forms(s))]
+        total = 0.0
+        if others:
+            total += self._applied(*zip(*others), vectors)
+        starts = np.cumsum([0, *self.parameters.sizes])
+        for i, gradient in self._formed(formed).items():
+            part = vectors[:, starts[i] : starts[i + 1]]
+            total += tf.matmul(gradient, part, transpose_b=True)
+        return weight * total
+
+    def _signals(self, batch):
+        objective = self._objective
+        return signals(objective, self._layers(objective._model()), batch)
+
+    def _applied(self, sites, deltas, vectors):
+        """Σ_sites ⟨f(aᵢ; s), δᵢ⟩ for each row s, (b, k)."""
+        many = vectors.shape[0] != 1
+        pairs = list(zip(sites, deltas))
+        total = tf.add_n(
+            [self._dense(s, d, vectors) for s, d in pairs if many and _is_dense(s)]
+            or [tf.zeros([tf.shape(deltas[0])[0], tf.shape(vectors)[0]], vectors.dtype)]
+        )
+        pairs = [(s, d) for s, d in pairs if not (many and _is_dense(s))]
+
+        def product(s):
+            with self._objective.with_values(self._values(sites, s)):
+                outputs = [apply(site) for site, _ in pairs]
+            return tf.add_n([_sum(z * d) for z, (_, d) in zip(outputs, pairs)])
+
+        if not pairs:
+            return total
+        return total + tf.transpose(over_vectors(product, vectors, loop=True))
+
+    def _dense(self, site, delta, vectors):
+        """`_applied` for one dense layer of flat inputs, by large products of matrices."""
+        (depth, width), k = site.layer.kernel.shape, tf.shape(vectors)[0]
+        total = 0.0
+        for v, part in self._values([site], vectors):
+            if v is site.layer.bias:
+                total += tf.matmul(delta, part, transpose_b=True)
+            elif width < _NARROW:
+                # One product for all vectors, at the price of a transposed copy of them.
+                wide = tf.reshape(tf.transpose(part, [1, 0, 2]), [depth, k * width])
+                z = tf.reshape(tf.matmul(site.inputs, wide), [-1, k, width])
+                total += tf.reduce_sum(z * delta[:, None], axis=2)
+            else:
+                z = tf.matmul(site.inputs[None], part)
+                total += tf.transpose(tf.reduce_sum(z * delta, axis=2))
+        return total
+
+    def _values(self, sites, vectors):
+        """Pairs of a weight and its part of `vectors`, (..., p); zero for one that is not in θ."""
+        starts = np.cumsum([0, *self.parameters.sizes])
+        weights = {id(v): v for site in sites for v in weights_of(site.layer)}
+        values, leading = [], tf.shape(vectors)[:-1]
+        for key, v in weights.items():
+            shape = tf.concat([leading, v.shape], 0)
+            if key in self._index:
+                i = self._index[key]
+                part = tf.reshape(vectors[..., starts[i] : starts[i + 1]], shape)
+                part = tf.ensure_shape(part, [*vectors.shape[:-1], *v.shape])
+            else:
+                part = tf.zeros(shape, vectors.dtype)
+            values.append((v, part))
+        return values
+
+    def _formed_gradients(self, batch):
+        """∇ℓ(z) of each example as a list of (b, size) for the variables."""
+        sites, deltas = self._signals(batch)
+        formed = self._formed(zip(sites, deltas))
+        rows = tf.shape(deltas[0])[0]
+        sizes = enumerate(self.parameters.sizes)
+        return [formed.get(i, tf.zeros([rows, size], self.parameters.dtype)) for i, size in sizes]
+
+    def _formed(self, pairs):
+        """∂⟨f(aᵢ; w), δᵢ⟩/∂w for the weights of these sites, by index in θ."""
+        found = {}
+        for site, delta in pairs:
+            weights = [v for v in weights_of(site.layer) if id(v) in self._index]
+            for v, gradient in zip(
+                weights, weight_gradients(self._objective, site, delta, weights)
+            ):
+                i = self._index[id(v)]
+                flat = tf.reshape(gradient, [tf.shape(delta)[0], self.parameters.sizes[i]])
+                found[i] = found[i] + flat if i in found else flat
+        return found
+
+
+def _forms(site):
+    """Whether many vectors are cheaper with formed gradients: each weight is used more than once."""
+    if isinstance(site.layer, keras.layers.Embedding):
+        return False  # Each example uses a few of its rows.
+    size = sum(int(np.prod(v.shape)) for v in weights_of(site.layer))
+    return size < _SMALL or (site.outputs.shape.rank > 2 and size <= _LARGE)
+
+
+def _is_dense(site):
+    return isinstance(site.layer, keras.layers.Dense) and site.outputs.shape.rank == 2
+
+
+def _sum(t):
+    """Sum over all axes but the first."""
+    return tf.reduce_sum(t, axis=list(range(1, t.shape.rank)))

@@ -1,0 +1,208 @@
+"""The eigenvalue-corrected Kronecker factors of a network's Gauss-Newton matrix (EK-FAC).
+
+A layer with weights W (K, O), inputs a and pseudo-gradients δ at its output adds Σ_t a_t δ_tᵀ
+to the gradient of an example. With A = E[a aᵀ] = Q_A · Q_Aᵀ and S = E[δ δᵀ] = Q_S · Q_Sᵀ,
+its block of the matrix is close to diagonal in the basis Q_A ⊗ Q_S, and the diagonal there
+is measured: Λ = E[(Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²] (George et al. 2018; Grosse et al. 2023, §2.2).
+The bias is one more row of W, whose input is 1.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from keras_influence.engine.kernels.kernel import kernel
+from keras_influence.engine.layers.sites import linear_layers, signals
+from keras_influence.engine.layers.views import as_matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One layer's block of the matrix: (Q_A ⊗ Q_S) diag(Λ) (Q_A ⊗ Q_S)ᵀ.
+
+    Attributes:
+        name: the layer's path.
+        rows: (K, O) positions in θ of W, the bias as its last row.
+        q_inputs: Q_A, (K, K); empty for the identity, where inputs are indices.
+        q_outputs: Q_S, (O, O).
+        eigenvalues: Λ, (K, O).
+    """
+
+    name: str
+    rows: np.ndarray
+    q_inputs: np.ndarray
+    q_outputs: np.ndarray
+    eigenvalues: np.ndarray
+
+    def solve(self, columns, damping):
+        """(block + λI)⁻¹ times the block's rows of (p, k) columns, (K · O, k)."""
+        v = columns[self.rows.ravel()].T.reshape(-1, *self.rows.shape)
+        inner = self._turned(v, self.q_inputs, self.q_outputs)
+        inner /= self.eigenvalues + damping
+        x = self._turned(inner, self.q_inputs.T, self.q_outputs.T)
+        return x.reshape(len(x), -1).T
+
+    def astype(self, dtype):
+        """The same with its bases in another precision, in which its products are then made."""
+        bases = {name: getattr(self, name).astype(dtype) for name in ("q_inputs", "q_outputs")}
+        return dataclasses.replace(self, **bases)
+
+    @staticmethod
+    def _turned(v, q_inputs, q_outputs):
+        """Q_Aᵀ v Q_S for each of (k, K, O)."""
+        v = v @ q_outputs
+        return q_inputs.T @ v if q_inputs.size else v
+
+
+def blocks(objective, batches, regulariser, num_samples, seed):
+    """The `Block`s of all layers that are covered, in two passes over the data.
+
+    Args:
+        objective: an `Objective`.
+        batches: the training data, n examples.
+        regulariser: (p,) diagonal of the regulariser's Hessian.
+        num_samples: pseudo-gradients for each example.
+        seed: of the pseudo-gradients.
+    """
+    matrices = _covered(objective, batches)
+    if not matrices:
+        return ()
+    statistics = _Statistics(objective, matrices)
+    bases = statistics.bases(batches, num_samples, seed)
+    total = statistics.eigenvalues(batches, bases, num_samples, seed)
+    share = 1.0 if objective.sums else 1.0 / batches.n
+    found = []
+    for layer, (q_inputs, q_outputs), value in zip(matrices, bases, total):
+        rows = matrices[layer]
+        extra = _in_basis(regulariser[rows], q_inputs, q_outputs)
+        eigenvalues = share / num_samples * value + extra
+        found.append(Block(layer.path, rows, q_inputs, q_outputs, eigenvalues))
+    return tuple(found)
+
+
+def _covered(objective, batches):
+    """{layer: positions in θ of its weights as a (K, O) matrix} for the layers covered."""
+    parameters = objective.parameters
+    ends = np.cumsum(parameters.sizes)
+    positions = {
+        id(v): np.arange(end - size, end).reshape(v.shape)
+        for v, size, end in zip(parameters.variables, parameters.sizes, ends)
+    }
+    layers = linear_layers(objective._model(), parameters.variables)
+    sites, _ = signals(objective, layers, batches.head(1))
+    found = {}
+    for site in sites:
+        view = as_matrix(site)
+        if view is not None and id(view.kernel) in positions:
+            found[site.layer] = view.rows(positions)
+    return found
+
+
+def _in_basis(diagonal, q_inputs, q_outputs):
+    """The diagonal of Qᵀ diag(d) Q for Q = Q_A ⊗ Q_S, (K, O)."""
+    turned = diagonal @ q_outputs.astype(np.float64) ** 2
+    return (q_inputs.T.astype(np.float64) ** 2) @ turned if q_inputs.size else turned
+
+
+def _eigenvectors(matrix):
+    return np.linalg.eigh(matrix)[1]
+
+
+class _Statistics:
+    """The two passes over the data: covariances, then eigenvalues in their eigenbases.
+
+    Args:
+        matrices: {layer: rows}, as in `Block.rows`.
+    """
+
+    def __init__(self, objective, matrices):
+        self._objective, self._matrices = objective, matrices
+        self.parameters, self.kernels = objective.parameters, {}
+        self._seed = tf.Variable([0, 0], trainable=False)
+        self._bases = []
+
+    @property
+    def state(self):
+        """What `checks` found that compiled kernels depend on."""
+        return self._objective.state, self._objective.sums
+
+    def bases(self, batches, num_samples, seed):
+        """(Q_A, Q_S) of each layer."""
+        total = self._sum(self._covariances, batches, num_samples, seed)
+        return [(_eigenvectors(a), _eigenvectors(s)) for a, s in total]
+
+    def eigenvalues(self, batches, bases, num_samples, seed):
+        """Σ (Q_Aᵀ G Q_S)² of each layer, over examples and samples."""
+        dtype = self.parameters.dtype
+        self._bases = [[tf.constant(q, dtype) for q in pair] for pair in bases]
+        return [s for (s,) in self._sum(self._squares, batches, num_samples, seed)]
+
+    def _sum(self, statistic, batches, num_samples, seed):
+        total = None
+        for number, batch in enumerate(batches):
+            for sample in range(num_samples):
+                self._seed.assign([seed + sample, number])
+                parts = tf.nest.map_structure(
+                    lambda t: t.numpy().astype(np.float64), statistic(batch)
+                )
+                total = parts if total is None else tf.nest.map_structure(np.add, total, parts)
+        return total
+
+    @kernel
+    def _covariances(self, batch, weight):
+        return [_covariance(*signals) for _, *signals in self._stacked(batch)]
+
+    @kernel
+    def _squares(self, batch, weight):
+        pairs = zip(self._stacked(batch), self._bases)
+        return [(_square(*layer, *basis),) for layer, basis in pairs]
+
+    def _stacked(self, batch):
+        """K, inputs a (b, T, K), or indices (b, T), and δ (b, T, O) of each layer.
+
+        The calls of a layer that is called more than once stand side by side.
+        """
+        found = signals(self._objective, list(self._matrices), batch, self._seed.read_value())
+        for layer, rows in self._matrices.items():
+            calls = [
+                as_matrix(site).signals(delta, height=len(rows))
+                for site, delta in zip(*found)
+                if site.layer is layer
+            ]
+            yield len(rows), *(tf.concat(parts, 1) for parts in zip(*calls))
+
+
+def _covariance(a, delta):
+    """Σ a aᵀ and Σ δ δᵀ over examples and positions; no A for indices."""
+    outputs = tf.einsum("bto,btp->op", delta, delta)
+    if a.dtype.is_integer:
+        return tf.zeros([0, 0], delta.dtype), outputs
+    # An example without weight has no δ; its input should not count either.
+    a = a * tf.cast(tf.reduce_any(delta != 0, 2, keepdims=True), a.dtype)
+    return tf.einsum("btk,btl->kl", a, a), outputs
+
+
+def _square(height, a, delta, q_inputs, q_outputs):
+    """Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)², (K, O)."""
+    delta = delta @ tf.cast(q_outputs, delta.dtype)
+    if a.dtype.is_integer:
+        return _square_of_indices(a, delta, height)
+    a = a @ tf.cast(q_inputs, a.dtype)
+    if a.shape[1] == 1:
+        return tf.matmul(tf.square(a[:, 0]), tf.square(delta[:, 0]), transpose_a=True)
+    zero = tf.zeros([a.shape[2], delta.shape[2]], delta.dtype)
+    return tf.foldl(_add_square, (a, delta), zero)
+
+
+def _add_square(total, pair):
+    return total + tf.square(tf.matmul(*pair, transpose_a=True))
+
+
+def _square_of_indices(indices, delta, height):
+    """The same where a_t is the unit vector of an index: equal indices of an example add up."""
+    example = tf.range(tf.shape(indices)[0])[:, None]
+    keys, places = tf.unique(tf.reshape(example * height + indices, [-1]))
+    flat = tf.reshape(delta, [-1, delta.shape[2]])
+    sums = tf.math.unsorted_segment_sum(flat, places, tf.size(keys))
+    return tf.math.unsorted_segment_sum(tf.square(sums), keys % height, height)

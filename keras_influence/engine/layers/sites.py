@@ -1,0 +1,186 @@
+"""What the layers of a network are given, and the loss's gradients at their outputs, for a batch.
+
+Most layers are linear in their own weights w: z = f(a; w), with a the input and z the
+output before the activation. All that the weights do to the loss then goes through z:
+
+    ⟨∂ℓᵢ/∂w, s⟩ = ⟨f(aᵢ; s), δᵢ⟩        δᵢ = ∂ℓᵢ/∂zᵢ
+
+    sites, deltas = signals(objective, linear_layers(model, variables), batch)
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_influence.engine.kernels.objective import curved_outputs
+
+_LINEAR = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        *("Dense", "EinsumDense", "Embedding"),
+        *("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"),
+        *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+        *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
+    )
+)
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+class Site(NamedTuple):
+    """One call of a layer.
+
+    Attributes:
+        layer: the layer.
+        arguments: its positional arguments; the first is the input a.
+        keywords: its keyword arguments.
+        outputs: z, its output before the activation.
+    """
+
+    layer: keras.layers.Layer
+    arguments: tuple
+    keywords: dict
+    outputs: tf.Tensor
+
+    @property
+    def inputs(self):
+        """The input a, (b, ...)."""
+        return self.arguments[0]
+
+
+def linear_layers(model, variables):
+    """The layers of `model` that are linear in their own weights, with a weight in `variables`.
+
+    Layers of a class that overrides Keras's, with LoRA or quantised, are left out.
+    """
+    known = {id(v) for v in variables}
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if type(layer) in _LINEAR
+        and not getattr(layer, "lora_enabled", False)
+        and getattr(layer, "quantization_mode", None) is None
+        and any(id(v) in known for v in weights_of(layer))
+    ]
+
+
+def weights_of(layer):
+    """The weights that the output of a linear layer is linear in."""
+    return [v for v in layer.variables if v.name not in _STATISTICS]
+
+
+@contextlib.contextmanager
+def recording(layers):
+    """Collect a `Site` for each call of these layers; they are as before afterwards."""
+    sites = []
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_recorded(layer, sites))
+        yield sites
+
+
+def _recorded(layer, sites):
+    """`layer` with a `call` that adds to `sites`; its activation is where z is seen."""
+    call, activation = layer.call, getattr(layer, "activation", None)
+    seen = []
+
+    def activate(z):
+        seen.append(z)
+        return activation(z)
+
+    def recorded(*arguments, **keywords):
+        seen.clear()
+        y = call(*arguments, **keywords)
+        sites.append(Site(layer, arguments, keywords, seen[0] if seen else y))
+        return y
+
+    return _replaced(layer, call=recorded, **({"activation": activate} if activation else {}))
+
+
+@contextlib.contextmanager
+def _replaced(layer, **attributes):
+    """An object with other attributes for a while. Keras must not track them, so in `__dict__`."""
+    own = vars(layer)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            if name in before:
+                own[name] = before[name]
+            else:
+                del own[name]
+
+
+def apply(site):
+    """f(a; w) with the weights as they are in the scope now, without the activation."""
+    layer = site.layer
+    linear = {"activation": _identity} if getattr(layer, "activation", None) else {}
+    with _replaced(layer, **linear):
+        return layer.call(*site.arguments, **site.keywords)
+
+
+def _identity(z):
+    return z
+
+
+def signals(objective, layers, batch, seed=None):
+    """What each of `layers` was given, and δᵢ = ∂ℓᵢ/∂zᵢ of each example, (b, ...).
+
+    Args:
+        objective: an `Objective`.
+        layers: from `linear_layers`.
+        batch: a batch of tensors, eager or in a kernel.
+        seed: None for the loss's own gradients. With two integers, a tensor (2,), in their
+            place ∂⟨uᵢ, yᵢ⟩/∂zᵢ with y the model's output or logits and u random with
+            E[u uᵀ] = ∂²ℓᵢ/∂y²: weight gradients whose second moment is the Gauss-Newton
+            matrix, as for labels drawn from the model's own distribution.
+
+    Returns:
+        `(sites, deltas)`, two lists. A layer that was called twice has two sites.
+        Regularisers are in no δ. Sites that the loss does not depend on are left out.
+    """
+    theta = objective.parameters.tensors()
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        outer.watch(theta)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+            inner.watch(theta)
+            with recording(layers) as sites:
+                loss, y_pred = objective.example_losses_sum(theta, batch)
+        if seed is None:
+            return gradients_at(inner, loss, sites)
+        y = curved_outputs(inner, loss, y_pred)
+        slopes = inner.gradient(loss, y)
+    pairs = enumerate(zip(slopes, y))
+    u = [_random(outer, slope, output, seed + i) for i, (slope, output) in pairs]
+    return gradients_at(inner, y, sites, u)
+
+
+def gradients_at(tape, target, sites, cotangents=None):
+    """The sites in the graph of `target` that it depends on, and its gradients there."""
+    here = _graph(tf.nest.flatten(target)[0])
+    sites = [site for site in sites if _graph(site.outputs) is here]
+    found = tape.gradient(target, [site.outputs for site in sites], output_gradients=cotangents)
+    reached = [(s, tf.convert_to_tensor(g)) for s, g in zip(sites, found) if g is not None]
+    return [s for s, _ in reached], [g for _, g in reached]
+
+
+def _graph(tensor):
+    return getattr(tensor, "graph", None) if tf.is_symbolic_tensor(tensor) else None
+
+
+def _random(tape, slope, y, seed):
+    """u with E[u uᵀ] = ∂slope/∂y, for a y whose positions have no part in one another."""
+    signs = tf.where(tf.random.stateless_uniform(tf.shape(y), seed) < 0.5, -1.0, 1.0)
+    signs = tf.cast(signs, y.dtype)
+    if y.shape.rank == 1:
+        return signs * tf.sqrt(tf.nn.relu(tape.gradient(slope, y)))
+
+    def row(direction):
+        return tape.gradient(slope, y, output_gradients=tf.broadcast_to(direction, tf.shape(y)))
+
+    rows = tf.vectorized_map(row, tf.eye(y.shape[-1], dtype=y.dtype))
+    values, vectors = tf.linalg.eigh(tf.stack(tf.unstack(rows, y.shape[-1]), axis=-1))
+    return tf.linalg.matvec(vectors, signs * tf.sqrt(tf.nn.relu(values)))

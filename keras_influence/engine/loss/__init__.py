@@ -1,0 +1,1 @@
+"""The one scalar that everything is a derivative of."""

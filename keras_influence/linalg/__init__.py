@@ -1,0 +1,1 @@
+"""Symmetric linear systems: operators, factors, solvers. NumPy and SciPy alone."""

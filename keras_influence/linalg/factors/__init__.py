@@ -1,0 +1,1 @@
+"""What can be computed once for a matrix, and its inverse."""

@@ -1,0 +1,42 @@
+"""What a solver has computed once, as plain arrays and back."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_influence.engine.layers.kronecker import Block
+from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.solvers.direct import DenseFactor
+from keras_influence.linalg.solvers.ekfac import Kronecker
+
+FACTORS = {c.__name__: c for c in (Block, DenseFactor, Kronecker, LowRank)}
+
+
+def pack(value, arrays):
+    """A factor as a tree of dicts, lists and numbers that JSON can hold.
+
+    Args:
+        value: None, a number, a string, an array, a tuple of these or one of `FACTORS`.
+        arrays: a list that the arrays are added to; the tree has their positions.
+    """
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return {"array": len(arrays) - 1}
+    if isinstance(value, tuple):
+        return [pack(item, arrays) for item in value]
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: pack(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, "fields": fields}
+    return value
+
+
+def unpack(tree, arrays):
+    """What `pack` was given."""
+    if isinstance(tree, list):
+        return tuple(unpack(item, arrays) for item in tree)
+    if not isinstance(tree, dict):
+        return tree
+    if "array" in tree:
+        return arrays[tree["array"]]
+    fields = {name: unpack(value, arrays) for name, value in tree["fields"].items()}
+    return FACTORS[tree["class"]](**fields)

@@ -1,0 +1,8 @@
+"""Symmetric linear operators: what solvers see of a model and its data."""
+
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.damped import Damped
+from keras_influence.linalg.operators.dense import Dense
+from keras_influence.linalg.operators.metered import Metered
+
+__all__ = ["Damped", "Dense", "LinearOperator", "Metered"]

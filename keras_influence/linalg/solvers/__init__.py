@@ -1,0 +1,84 @@
+"""Solvers of A X = V for symmetric A: one file each, and a table of their names."""
+
+from keras_influence.linalg.solvers.arnoldi import Arnoldi
+from keras_influence.linalg.solvers.astra import ASTRA
+from keras_influence.linalg.solvers.auto import Auto
+from keras_influence.linalg.solvers.base import Solution, Solver
+from keras_influence.linalg.solvers.cg import CG
+from keras_influence.linalg.solvers.direct import Direct
+from keras_influence.linalg.solvers.ekfac import EKFAC
+from keras_influence.linalg.solvers.lissa import LiSSA
+from keras_influence.linalg.solvers.minres import MINRES
+from keras_influence.linalg.solvers.ncg import NCG
+from keras_influence.linalg.solvers.nystrom import Nystrom
+
+SOLVERS = {
+    "arnoldi": Arnoldi,
+    "astra": ASTRA,
+    "auto": Auto,
+    "cg": CG,
+    "direct": Direct,
+    "ekfac": EKFAC,
+    "lissa": LiSSA,
+    "minres": MINRES,
+    "ncg": NCG,
+    "nystrom": Nystrom,
+}
+
+__all__ = [
+    "ASTRA",
+    "Arnoldi",
+    "Auto",
+    "CG",
+    "Direct",
+    "EKFAC",
+    "LiSSA",
+    "MINRES",
+    "NCG",
+    "Nystrom",
+    "SOLVERS",
+    "Solution",
+    "Solver",
+    "get",
+]
+
+
+def get(identifier):
+    """Turn a name, a config or a solver into a solver, as `keras.optimizers.get` does.
+
+    Args:
+        identifier: a name in `SOLVERS`; a dict
+            `{"class_name": ..., "config": {...}}`; or a `Solver`.
+
+    Raises:
+        ValueError, TypeError: it is none of these.
+    """
+    if isinstance(identifier, (Solver, Auto)):
+        return identifier
+    if isinstance(identifier, dict):
+        return _from_config(identifier)
+    if isinstance(identifier, str) and identifier.lower() in SOLVERS:
+        return SOLVERS[identifier.lower()]()
+    expected = f"`method` should be one of {sorted(SOLVERS)}, a solver such as CG(), or its config"
+    if isinstance(identifier, str):
+        raise ValueError(f"{expected}. Received: method={identifier!r}")
+    raise TypeError(f"{expected}. Received: method={identifier!r}")
+
+
+def _from_config(config):
+    name = config.get("class_name")
+    if not isinstance(name, str) or name.lower() not in SOLVERS:
+        raise ValueError(
+            f"`method`, as a dict, should have a class_name among {sorted(SOLVERS)}. "
+            f"Received: method={config}"
+        )
+    options = {k: _nested(v) for k, v in config.get("config", {}).items()}
+    try:
+        return SOLVERS[name.lower()](**options)
+    except TypeError as error:
+        raise TypeError(f"`method` has a config that {name} cannot take: {error}") from error
+
+
+def _nested(value):
+    """An option that is itself the config of a solver becomes that solver."""
+    return _from_config(value) if isinstance(value, dict) and "class_name" in value else value

@@ -1,0 +1,34 @@
+"""Stochastic iterations preconditioned by EK-FAC, as in ASTRA (Wang et al. 2025)."""
+
+from keras_influence.linalg.solvers.ekfac import EKFAC
+from keras_influence.linalg.solvers.lissa import LiSSA
+
+
+class ASTRA(LiSSA):
+    """`LiSSA` whose minibatch steps are preconditioned by `EKFAC`.
+
+    The Neumann series of ASTRA (arXiv 2507.14740) runs in the basis where EK-FAC has made
+    the curvature nearly the identity, so that few steps go far; here with the tuning, the
+    certified residual and the guard of `LiSSA`. It goes on from EK-FAC's answer towards the
+    exact one for as many passes as are allowed.
+
+    Args:
+        batch_size: examples in each minibatch.
+        seed: of the minibatches and of EK-FAC.
+        tol: relative residual to reach.
+        max_passes: passes over the data at most.
+        num_samples: pseudo-gradients for each example, as in `EKFAC`.
+    """
+
+    advice = "Raise `max_passes`, `batch_size` or `damping`, or use CG(preconditioner=EKFAC())."
+    approximates = "gauss_newton"
+
+    def __init__(self, batch_size=128, seed=0, tol=1e-2, max_passes=100, num_samples=1):
+        super().__init__(
+            batch_size=batch_size,
+            seed=seed,
+            tol=tol,
+            max_passes=max_passes,
+            preconditioner=EKFAC(num_samples, seed),
+        )
+        self.num_samples = num_samples

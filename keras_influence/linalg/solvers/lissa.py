@@ -1,0 +1,248 @@
+"""LiSSA: a truncated Neumann series over random minibatches (Agarwal, Bullins and Hazan 2017)."""
+
+import itertools
+
+import numpy as np
+
+from keras_influence.errors import DivergenceError, NegativeCurvatureError
+from keras_influence.linalg.solvers import preconditioners
+from keras_influence.linalg.solvers.base import Answer, Solver, column_norms
+from keras_influence.validate import check_number
+
+_MAX_DOUBLINGS = 12
+# Heavy-ball momentum, and a step that is stable with it: (1 - 0.9) · 4 / σ.
+_MOMENTUM = 0.9
+_STEP = 0.4
+# A run of the self-tuning recurrence sees each example this often at most.
+_LONGEST = 4
+
+
+class LiSSA(Solver):
+    """h ← v + h - A_B h / σ over minibatches B; x = h / σ, averaged over `num_samples` runs.
+
+    A_B is the damped curvature of a fresh minibatch, so that the fixed point is
+    (H + λI)⁻¹ v with the same λ as in every other solver. Other implementations
+    write `(1 - damping) h - H h / scale`, which solves (H + scale · damping · I) x = v.
+
+    With a `recursion_depth` T it is exactly that plain recurrence. Stopping after T steps
+    leaves about the bias of an extra ridge σ / T.
+
+    Without one it tunes itself: short recurrences, each for what is left of v. One pass over
+    the full data then gives A times the correction, and with it the correction's best length,
+    what makes it conjugate to the one before, and the exact residual, which is the right-hand
+    side of the next: flexible conjugate gradients (Notay 2000) with the recurrence for a
+    preconditioner. So the error falls from run to run whatever σ is, and the noise of the
+    minibatches, in proportion to the correction, dies out. A run that made slow progress is
+    followed by a longer one; σ is doubled when noise or growth made a correction too long.
+
+    Args:
+        scale: σ, the inverse step size. It must exceed half the largest eigenvalue of
+            every A_B. None estimates it by power iteration on up to eight minibatches, and
+            doubles it if the iteration still grows.
+        recursion_depth: T, steps in each run. None tunes itself until `tol`.
+        num_samples: runs to average; divides the variance, not the bias. Only with a
+            `recursion_depth`.
+        batch_size: examples in each minibatch. None takes a sixteenth of the data, but at
+            least 32 and at most 256: below that a step costs its overhead, not its examples.
+        seed: of the minibatches; the same seed gives the same answer.
+        tol: relative residual to reach, or, with a `recursion_depth`, to warn above.
+        max_passes: passes over the data at most. Only without a `recursion_depth`.
+        preconditioner: a `Nystrom` that is made once, None for none, or "auto" for a
+            `Nystrom(rank=20)` where the curvature allows one. Only without a
+            `recursion_depth`.
+    """
+
+    advice = (
+        "Raise `max_passes` or `recursion_depth` (bias), `batch_size` or `num_samples` (noise), or "
+        "`damping`; method='cg' is better whenever a few dozen passes over the data are affordable."
+    )
+
+    def __init__(
+        self,
+        scale=None,
+        recursion_depth=None,
+        num_samples=1,
+        batch_size=None,
+        seed=0,
+        tol=1e-5,
+        max_passes=500,
+        preconditioner="auto",
+    ):
+        check_number("scale", scale, strict=True, optional=True)
+        check_number("recursion_depth", recursion_depth, low=1, integer=True, optional=True)
+        check_number("num_samples", num_samples, low=1, integer=True)
+        check_number("batch_size", batch_size, low=1, integer=True, optional=True)
+        check_number("seed", seed, integer=True)
+        check_number("tol", tol, strict=True)
+        check_number("max_passes", max_passes, low=1)
+        self.preconditioner = preconditioners.check_preconditioner(preconditioner)
+        self.scale = scale
+        self.recursion_depth = recursion_depth
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.tol = tol
+        self.max_passes = max_passes
+
+    def factorise(self, operator):
+        if self.recursion_depth is not None:
+            return None
+        return preconditioners.factorise(self.preconditioner, operator, rank=20)
+
+    def _solve(self, problem):
+        batch_size = self.batch_size or _batch_size(problem.operator)
+        precondition = _preconditioner(problem)
+        scale = self.scale or self._safe_scale(problem.operator, precondition, batch_size)
+        samples = problem.operator.samples(batch_size, self.seed)
+        solve = self._refined if self.recursion_depth is None else self._plain
+        x, steps, used = solve(problem, samples, scale, precondition)
+        # What refinement leaves is not the bias of a cut series: the residual tells it.
+        extra_ridge = used / self.recursion_depth if self.recursion_depth else 0.0
+        details = {"scale": used, "batch_size": batch_size, "extra_ridge": extra_ridge}
+        return Answer(x, steps, details={k: float(v) for k, v in details.items()})
+
+    # ---- the plain recurrence
+
+    def _plain(self, problem, samples, scale, _):
+        total = np.zeros_like(problem.columns)
+        for _ in range(self.num_samples):
+            x = self._run(problem, samples, scale)
+            for _ in range(0 if self.scale else _MAX_DOUBLINGS):
+                if x is not None:
+                    break
+                scale *= 2
+                x = self._run(problem, samples, scale)
+            if x is None:
+                raise _diverged(scale)
+            total += x
+        return total / self.num_samples, self.recursion_depth * self.num_samples, scale
+
+    def _run(self, problem, samples, scale):
+        """One recurrence from h = v, or σ x0 if there is one; None if it grew without bound."""
+        dtype = problem.operator.dtype
+        v = np.asfortranarray(problem.columns, dtype)
+        h = (problem.start * scale).astype(dtype) if problem.start.any() else v.copy()
+        # With 0 ≼ A_B ≼ 2σI the norm grows by at most ‖v‖ a step.
+        first, growth = column_norms(h), column_norms(v)
+        for step in range(1, self.recursion_depth + 1):
+            update = v - next(samples).matmat(h) / dtype.type(scale)
+            h += update
+            if step % 50 == 0 or step == self.recursion_depth:
+                if not (column_norms(h) <= 2 * (first + (step + 1) * growth)).all():
+                    return None
+                left = column_norms(update) / growth.clip(1e-300)
+                problem.on_step(step, float(left.max()))
+        return h.astype(np.float64) / scale
+
+    # ---- the self-tuning one
+
+    def _refined(self, problem, samples, scale, precondition):
+        x, norms = problem.start.copy(), column_norms(problem.columns).clip(1e-300)
+        r = problem.columns - problem.product(x) if x.any() else problem.columns.copy()
+        left, share = column_norms(r) / norms, next(samples).share
+        depth, steps, doublings, before = max(10, round(1 / share)), 0, 0, None
+        while left.max() > 0.9 * self.tol and problem.operator.passes < self.max_passes:
+            depth = min(depth, 1 + round((self.max_passes - problem.operator.passes) / share))
+            correction = _correction(r, samples, scale, precondition, depth)
+            steps += depth
+            if correction is None:
+                doublings += 1
+                if doublings > _MAX_DOUBLINGS:
+                    raise _diverged(scale)
+                scale *= 2
+                continue
+            before = _Direction(correction, problem.product(correction), before)
+            length = before.length(r)
+            x += length * before.columns
+            r -= length * before.image
+            previous, left = left.max(), column_norms(r) / norms
+            if left.max() > 0.3 * previous:
+                scale *= 2 if length.min() < 0.5 else 1
+                depth *= 2 if depth * share < _LONGEST else 1
+            problem.on_step(steps, left.max())
+        return x, steps, scale
+
+    def _safe_scale(self, operator, precondition, batch_size):
+        """1.2 times the largest eigenvalue over sampled minibatches of the size used."""
+        largest, samples = 0.0, operator.samples(batch_size, self.seed + 1)
+        rng = np.random.default_rng(self.seed)
+        first = next(samples)
+        others = min(8, round(1 / first.share)) - 1  # As many as there are different ones.
+        for sample in (first, *itertools.islice(samples, others)):
+            w = rng.standard_normal((operator.size, 1))
+            for _ in range(10):
+                w = (w / max(np.linalg.norm(w), 1e-30)).astype(operator.dtype)
+                w = precondition(sample.matmat(w))
+            largest = max(largest, float(np.linalg.norm(w)))
+        if not np.isfinite(largest) or largest == 0:
+            raise DivergenceError("LiSSA found no finite curvature to set its `scale` from.")
+        return 1.2 * largest
+
+
+def _batch_size(operator):
+    """A sixteenth of the examples, within 32 and 256."""
+    share = next(operator.samples(32, 0)).share
+    return int(np.clip(2 / share, 32, 256))
+
+
+def _preconditioner(problem):
+    """The factor's product in the operator's own precision, which is what the steps cost in."""
+    if problem.factor is None:
+        return lambda columns: columns
+    return problem.factor.astype(problem.operator.dtype).precondition
+
+
+def _correction(r, samples, scale, precondition, depth):
+    """About A⁻¹ r by `depth` steps with momentum, averaged over the last quarter; or None."""
+    first = next(samples)
+    dtype = first.dtype.type
+    # Fortran order, here and so in all that follows: the kernels want each column in one piece.
+    r = np.asfortranarray(r, dtype)
+    d, velocity, tail = np.zeros_like(r), np.zeros_like(r), np.zeros_like(r)
+    last = max(1, depth // 4)
+    for step, sample in enumerate(itertools.chain([first], itertools.islice(samples, depth - 1))):
+        pull = precondition(r - sample.matmat(d) if step else r)
+        velocity *= dtype(_MOMENTUM)
+        velocity += dtype(_STEP / scale) * pull
+        d += velocity
+        if step >= depth - last:
+            tail += d
+        if step % 20 == 19 and not np.isfinite(d).all():
+            return None
+    return tail.astype(np.float64) / last if np.isfinite(tail).all() else None
+
+
+class _Direction:
+    """A correction with its image under A, made conjugate to the one before it.
+
+    Raises:
+        NegativeCurvatureError: A is not positive definite along it.
+    """
+
+    def __init__(self, columns, image, before):
+        if before is not None:
+            overlap = _dots(before.image, columns) / before.energy
+            columns -= overlap * before.columns
+            image -= overlap * before.image
+        self.columns, self.image, self.energy = columns, image, _dots(columns, image)
+        if (self.energy < 0).any():
+            quotients = self.energy / _dots(columns, columns).clip(1e-300)
+            raise NegativeCurvatureError(quotients.min(), "LiSSA")
+        self.energy[self.energy == 0] = 1  # A column of zeros, which stays zero.
+
+    def length(self, r):
+        """The multiple of each column that brings x nearest to A⁻¹ v in the norm of A."""
+        return _dots(self.columns, r) / self.energy
+
+
+def _dots(a, b):
+    return np.einsum("ij,ij->j", a, b)
+
+
+def _diverged(scale):
+    return DivergenceError(
+        f"LiSSA diverged with scale={scale:.3g}, which is less than half the largest "
+        "eigenvalue of some minibatch, or the curvature is not positive definite. "
+        "Raise `scale` (or leave it out), `batch_size` or `damping`, or use "
+        "curvature='gauss_newton'."
+    )

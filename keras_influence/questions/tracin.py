@@ -1,0 +1,281 @@
+"""TracIn: influence as gradients that agree along the path of training (Pruthi et al. 2020)."""
+
+import contextlib
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_influence.progress import Progress
+from keras_influence.questions.api import name_of
+from keras_influence.questions.scores import InfluenceScores
+from keras_influence.questions.session import Session
+from keras_influence.validate import check_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The weights at one moment of training.
+
+    Attributes:
+        epoch: finished epochs.
+        steps: optimizer steps so far.
+        time: sum of the learning rates of these steps, the time of gradient flow.
+        weights: arrays aligned with `model.weights`, or the file that holds them.
+    """
+
+    epoch: int
+    steps: int
+    time: float
+    weights: list | pathlib.Path
+
+    def arrays(self):
+        if not isinstance(self.weights, pathlib.Path):
+            return self.weights
+        with np.load(self.weights, allow_pickle=False) as file:
+            return [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
+
+    def written(self, folder):
+        """The same checkpoint with its weights in a file."""
+        path = folder / f"checkpoint_{self.epoch:04d}.npz"
+        np.savez(path, *self.weights, moment=np.array([self.epoch, self.steps, self.time]))
+        return dataclasses.replace(self, weights=path)
+
+    @classmethod
+    def read(cls, path):
+        with np.load(path, allow_pickle=False) as file:
+            if "moment" not in file.files:
+                raise ValueError(f"`folder` should hold checkpoints of TracIn; {path} is none.")
+            epoch, steps, time = file["moment"]
+        return cls(int(epoch), int(steps), float(time), path)
+
+
+class TracIn(keras.callbacks.Callback):
+    """Keep checkpoints while a model is trained, and trace test losses back along them.
+
+    With θ(t) the path of training and t the sum of the learning rates so far,
+
+        values[i, j] = (1/n) ∫ ∇ℓ(test_i, θ(t)) · ∇ℓ(train_j, θ(t)) dt
+
+    by the trapezoidal rule over the checkpoints. A step of SGD with learning rate η takes
+    each of n examples with an expected weight η/n, whatever the batch size. So this is, to
+    first order, how much the visits to train_j lowered test loss i, or how much higher it
+    would be without them: positive = helpful, in units of the loss, as in `influence`.
+    Summed over all training examples it is the whole drop of the test loss by SGD.
+
+    Against the checkpoint sum of Pruthi et al. (2020, section 3.2), Σ η ∇ℓ · ∇ℓ, it is
+    smaller by n over the steps between checkpoints, and counts half of each interval at
+    either end. What a visit did to later steps is left out: where training converged, and
+    for optimizers other than SGD, trust the ranking more than the size.
+
+    Use it as a callback: `model.fit(..., callbacks=[tracin])`, then
+    `tracin.influence(model, test, train)`. Training is left untouched.
+
+    Args:
+        every: keep a checkpoint after each `every`-th epoch, besides the first and last state.
+        folder: keep the weights in files there, not in memory; `TracIn.load` reads them.
+
+    Attributes:
+        checkpoints: list of `Checkpoint`, oldest first.
+    """
+
+    def __init__(self, every=1, folder=None):
+        super().__init__()
+        check_number("every", every, low=1, integer=True)
+        self.checkpoints = []
+        self._every = every
+        self._folder = None if folder is None else pathlib.Path(folder)
+        self._epochs, self._steps, self._time = 0, 0, 0.0
+
+    @classmethod
+    def load(cls, folder):
+        """The checkpoints that a `TracIn(folder=folder)` left there.
+
+        Raises:
+            ValueError: there are none.
+        """
+        tracin = cls(folder=folder)
+        found = [Checkpoint.read(path) for path in tracin._files()]
+        if not found:
+            raise ValueError(f"`folder` should hold checkpoints of TracIn. Received: {folder}")
+        tracin.checkpoints = sorted(found, key=lambda checkpoint: checkpoint.steps)
+        return tracin
+
+    def _files(self):
+        return sorted(self._folder.glob("checkpoint_*.npz"))
+
+    # ---- while training
+
+    def on_train_begin(self, logs=None):
+        if self._folder is not None and self._files():
+            raise ValueError(
+                f"`folder` already holds the checkpoints of another training: {self._folder}. "
+                "Choose another one, or delete them."
+            )
+        self.checkpoints = []
+        self._epochs, self._steps, self._time = 0, 0, 0.0
+        self._seen = self._iterations()
+        self._keep()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._rate = float(self.model.optimizer.learning_rate)
+
+    def on_train_batch_end(self, batch, logs=None):
+        # More than one with `steps_per_execution`, none while gradients accumulate.
+        steps = self._iterations() - self._seen
+        self._seen += steps
+        self._steps += steps
+        self._time += steps * self._rate
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._epochs = epoch + 1
+        if self._epochs % self._every == 0:
+            self._keep()
+
+    def on_train_end(self, logs=None):
+        if self.checkpoints[-1].epoch != self._epochs:
+            self._keep()
+
+    def _iterations(self):
+        return int(self.model.optimizer.iterations)
+
+    def _keep(self):
+        arrays = [_plain(w) for w in self.model.get_weights()]
+        checkpoint = Checkpoint(self._epochs, self._steps, self._time, arrays)
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            checkpoint = checkpoint.written(self._folder)
+        self.checkpoints.append(checkpoint)
+
+    # ---- afterwards
+
+    def influence(
+        self,
+        model,
+        test,
+        train,
+        *,
+        target=None,
+        batch_size=None,
+        class_weight=None,
+        variables=None,
+        verbose="auto",
+    ):
+        """How much training on each example lowered each test loss.
+
+        The model's weights take the values of each checkpoint in turn, and are as before
+        afterwards.
+
+        Args:
+            model: the model that was trained; its present weights do not matter.
+            test, train, target, batch_size, class_weight, variables, verbose: as in
+                `keras_influence.influence`.
+
+        Returns:
+            `InfluenceScores` with `curvature="none"`: no linear system was solved.
+
+        Raises:
+            ValueError: there are no checkpoints, or they are not of this model.
+        """
+        session = _session(model, train, batch_size, class_weight, variables)
+        test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
+
+        def agreement():
+            return session.scores(session.example_gradients(test, target))
+
+        values = self._integral(agreement, session, verbose)
+        return InfluenceScores(
+            values=values,
+            residual=np.zeros(test.n),
+            iterations=np.zeros(test.n, int),
+            converged=np.ones(test.n, bool),
+            passes=float(len(self.checkpoints)),
+            solver={"class_name": "TracIn", "config": {"every": self._every}},
+            details={"epochs": [c.epoch for c in self.checkpoints]},
+            curvature="none",
+            damping=0.0,
+            target=name_of(target),
+            parameters=tuple(v.path for v in session.objective.parameters.variables),
+        )
+
+    def self_influence(
+        self, model, train, *, batch_size=None, class_weight=None, variables=None, verbose="auto"
+    ):
+        """How much training on each example lowered its own loss, times n.
+
+        Args:
+            As in `influence`.
+
+        Returns:
+            (n_train,) array of ∫ ‖∇ℓ(train_j, θ(t))‖² dt; wrong and odd labels come first.
+
+        Raises:
+            As `influence`.
+        """
+        session = _session(model, train, batch_size, class_weight, variables)
+
+        def squares():
+            rows = session.gradients_by_batch(session.train, session.train)
+            return np.concatenate([np.square(r, dtype=np.float64).sum(1) for r in rows])
+
+        return self._integral(squares, session, verbose)
+
+    def _integral(self, function, session, verbose):
+        """∫ function dt along the checkpoints; for a summed loss, dt counts visits instead."""
+        self._check(session.model)
+        last = self.checkpoints[-1]
+        per_step = last.epoch / last.steps if session.objective.sums else 1.0
+        count = len(self.checkpoints)
+        shown = Progress(verbose).over(self.checkpoints, f"TracIn, {count} checkpoints", count)
+        total = 0.0
+        with _weights_restored(session.model):
+            for checkpoint, share in zip(shown, self._shares()):
+                session.model.set_weights(checkpoint.arrays())
+                total = total + per_step * share * function()
+        return total
+
+    def _shares(self):
+        """The part of the path that each checkpoint stands for: half of either side."""
+        intervals = np.diff([c.time for c in self.checkpoints])
+        return (np.append(0, intervals) + np.append(intervals, 0)) / 2
+
+    def _check(self, model):
+        if not self.checkpoints or not self.checkpoints[-1].steps:
+            raise ValueError(
+                "TracIn has no checkpoints of a training. Call `model.fit(..., callbacks=[tracin])` "
+                "first, or `TracIn.load(folder)`."
+            )
+        found = [a.shape for a in self.checkpoints[0].arrays()]
+        expected = [tuple(w.shape) for w in model.weights]
+        if found != expected:
+            raise ValueError(
+                "`model` should be the one that was trained: its weights have shapes "
+                f"{expected}, the checkpoints {found}."
+            )
+
+
+def _session(model, train, batch_size, class_weight, variables):
+    return Session(
+        model,
+        train,
+        curvature="hessian",
+        damping=0.0,
+        batch_size=batch_size,
+        class_weight=class_weight,
+        variables=variables,
+    )
+
+
+@contextlib.contextmanager
+def _weights_restored(model):
+    weights = model.get_weights()
+    try:
+        yield
+    finally:
+        model.set_weights(weights)
+
+
+def _plain(array):
+    """A copy in a type that `np.savez` knows: bfloat16 is none."""
+    return np.array(array, np.float32 if array.dtype.kind == "V" else array.dtype)

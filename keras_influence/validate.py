@@ -1,0 +1,31 @@
+"""Checks of arguments that many rooms share: numbers and positions, with errors that name them."""
+
+import numpy as np
+
+
+def check_number(name, value, low=0, integer=False, strict=False, optional=False):
+    """Raise unless `value` is a finite number >= `low` (> `low` if `strict`)."""
+    if optional and value is None:
+        return
+    kind = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    relation = ">" if strict else ">="
+    expected = f"`{name}` should be {'an integer' if integer else 'a number'} {relation} {low}"
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{expected}. Received: {name}={value!r}")
+    if not np.isfinite(value) or value < low or (strict and value == low):
+        raise ValueError(f"{expected}. Received: {name}={value!r}")
+
+
+def as_positions(group, n, name):
+    """Positions in the training data from positions or a boolean mask."""
+    expected = f"`{name}` should be positions in `train`, integers from 0 to {n - 1}, or a mask"
+    array = np.asarray(group)
+    if array.dtype == bool and array.shape == (n,):
+        array = np.flatnonzero(array)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(f"{expected}. Received: {type(group).__name__} of dtype {array.dtype}")
+    if not array.size or array.min() < 0 or array.max() >= n:
+        raise ValueError(f"{expected}. Received: {np.array2string(array, threshold=6)}")
+    if len(np.unique(array)) < len(array):
+        raise ValueError(f"`{name}` should name each example once, but has duplicates.")
+    return array
