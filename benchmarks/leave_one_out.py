@@ -140,7 +140,7 @@ def retrain(problem, theta, factor, left_out):
     before = np.linalg.norm(parts, axis=(1, 2))
     g = -parts.transpose(1, 0, 2).reshape(len(theta), -1)
     thetas = np.tile(theta, len(left_out))
-    for passes in range(1, 50):
+    for passes in range(1, 50):  # noqa: B007
         thetas -= _solve(factor, g, theta.shape)
         g = problem.gradients(thetas, left_out)
         norms = np.linalg.norm(g.reshape(len(theta), -1, CLASSES), axis=(0, 2))

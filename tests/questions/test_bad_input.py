@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
-from tests.test_data import PyData
+from tests.engine.test_data import PyData
 
 X, Y = np.random.default_rng(0).normal(size=(10, 4)), np.arange(10) % 3
 TRAIN = (X, Y)

@@ -16,7 +16,7 @@ from keras_influence.questions.session import Session
 from tests import truth
 from tests.conftest import set_precision
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
 import lissa_zoo

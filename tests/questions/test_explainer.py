@@ -8,7 +8,7 @@ import keras_influence as ki
 from keras_influence import CG, EKFAC, Arnoldi, Auto, Direct, LiSSA, Nystrom, StaleError
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
-from tests.test_solvers import spectral
+from tests.linalg.test_solvers import spectral
 
 layers = keras.layers
 N = 40

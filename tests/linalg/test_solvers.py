@@ -289,7 +289,7 @@ def test_missed_tolerance_warns_with_the_residual(rng):
     assert (solution.iterations == 2).all()
 
 
-# EK-FAC is an approximation by design: tests/test_ekfac.py.
+# EK-FAC is an approximation by design: tests/engine/test_kronecker.py.
 @pytest.mark.parametrize("method", sorted(set(solvers.SOLVERS) - {"ekfac"}))
 def test_all_methods_mean_the_same_damping_on_a_model(method, rng):
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
