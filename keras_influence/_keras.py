@@ -1,28 +1,40 @@
 """The seams with Keras: every use of a non-public name stands here."""
 
 import contextlib
+import copy
 import inspect
+import threading
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src.backend import Variable
+from keras import ops
+from keras.src.backend import Variable, get_keras_mask
+from keras.src.losses import loss as loss_module
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.trainers.data_adapters import get_data_adapter
 
 __all__ = [
     "Functional",
+    "LossCall",
     "Variable",
+    "added_losses",
     "build_compiled_loss",
     "call_model",
+    "calls_as_keras_does",
+    "calls_of_compiled_loss",
     "compute_loss",
-    "full_precision",
     "functional_init_arguments",
     "get_data_adapter",
     "has_default_loss",
+    "lock",
+    "looking_into",
     "loss_state",
-    "replaced_losses",
+    "loss_values",
+    "regularisers",
     "uses_loss",
+    "weighted_values",
 ]
 
 
@@ -61,40 +73,140 @@ def build_compiled_loss(model, y, y_pred):
 
 def uses_loss(model, functions):
     """Names of those of these loss functions that a model with a built loss is compiled with."""
-    return sorted({loss.fn.__name__ for loss in _wrappers(model, functions)})
-
-
-@contextlib.contextmanager
-def replaced_losses(model, replacements):
-    """Let the compiled loss call other functions of (y_true, y_pred) in place of known ones."""
-    wrappers = _wrappers(model, replacements)
-    originals = [loss.fn for loss in wrappers]
-    try:
-        for loss, fn in zip(wrappers, originals):
-            loss.fn = replacements[fn]
-        yield
-    finally:
-        for loss, fn in zip(wrappers, originals):
-            loss.fn = fn
-
-
-def _wrappers(model, functions):
     if not has_default_loss(model) or model._compile_loss is None:
         return []
-    losses = [entry.loss for entry in model._compile_loss._flat_losses or ()]
-    unique = {id(loss): loss for loss in losses if getattr(loss, "fn", None) in functions}
-    return list(unique.values())
+    found = [getattr(entry.loss, "fn", None) for entry in model._compile_loss._flat_losses or ()]
+    return sorted({fn.__name__ for fn in found if fn is not None and _in(fn, functions)})
+
+
+def _in(function, functions):
+    return any(function is known for known in functions)
+
+
+class LossCall(NamedTuple):
+    """One call of a loss object by the compiled losses.
+
+    Attributes:
+        loss: the loss object.
+        factor: its weight among the losses, or None.
+        y_true, y_pred, weight: what it is given; weight may be None.
+    """
+
+    loss: object
+    factor: object
+    y_true: object
+    y_pred: object
+    weight: object
+
+
+def calls_of_compiled_loss(model, y, y_pred, sample_weight):
+    """What Keras's compiled losses call, in order, found by letting a twin of them call it."""
+    compiled = model._compile_loss
+    if compiled is None:
+        return []
+    build_compiled_loss(model, y, y_pred)
+    calls = []
+
+    def recorder(entry):
+        def record(y_true, y_pred, weight=None):
+            calls.append(LossCall(entry.loss, entry.loss_weights, y_true, y_pred, weight))
+            return tf.zeros([])
+
+        return entry._replace(loss=record)
+
+    twin = copy.copy(compiled)
+    twin._flat_losses = [recorder(entry) for entry in compiled._flat_losses]
+    # One for each loss, or Keras stops after the first.
+    twin._metrics = [None] * len(twin._flat_losses)
+    twin.call(y, y_pred, sample_weight)
+    # For a single output Keras goes through all its losses and returns the first.
+    return calls if keras.tree.is_nested(y) or keras.tree.is_nested(y_pred) else calls[:1]
+
+
+def calls_as_keras_does(loss):
+    """Whether `loss(...)` is Keras's own way from `loss.call` to a scalar."""
+    return type(loss).__call__ is keras.losses.Loss.__call__
+
+
+def loss_values(loss, y_true, y_pred):
+    """What a loss object computes before Keras reduces it, and the mask that goes with it."""
+    masks = [get_keras_mask(y_pred)]
+    y_true, y_pred = (
+        keras.tree.map_structure(lambda t: ops.convert_to_tensor(t, dtype=loss.dtype), part)
+        for part in (y_true, y_pred)
+    )
+    values = ops.convert_to_tensor(loss.call(y_true, y_pred))
+    masks = [m for m in (*masks, get_keras_mask(values)) if m is not None]
+    mask = masks[0] & masks[-1] if masks else None
+    return ops.convert_to_tensor(values, dtype=loss.dtype), mask
+
+
+def weighted_values(loss, values, weight, mask):
+    """Values times sample weights and mask, as Keras shapes and multiplies them, not reduced."""
+    return loss_module.reduce_weighted_values(
+        values, sample_weight=weight, mask=mask, reduction=None, dtype=loss.dtype
+    )
+
+
+def added_losses(model):
+    """The sum of what layers added by `add_loss` and activity regularisers, a scalar."""
+    found = [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]
+    return ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
+
+
+def regularisers(model):
+    """The sum of the regularisers of the trainable weights, a scalar."""
+    found = model._get_regularization_losses()
+    return ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
+
+
+# Held by whoever looks into a live model: while it is traced or run outside of kernels.
+lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def full_precision(model):
+def looking_into(model):
+    """A model as its kernels see it: in full precision, in one piece, the same on any strategy.
+
+    Functions that the user compiled with `tf.function` run in line: once traced, they hold the
+    variables themselves, and a trace made here would be found by the next `fit`.
+    """
+    inline = tf.config.functions_run_eagerly()
+    with lock, _full_precision(model), _undistributed():
+        tf.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(inline)
+
+
+@contextlib.contextmanager
+def _undistributed():
+    """Keras divides losses by the number of replicas inside a strategy's scope; not here."""
+    original, owner = loss_module.scale_loss_for_distribution, threading.get_ident()
+
+    def scale(value):
+        return value if threading.get_ident() == owner else original(value)
+
+    loss_module.scale_loss_for_distribution = scale
+    try:
+        yield
+    finally:
+        loss_module.scale_loss_for_distribution = original
+
+
+@contextlib.contextmanager
+def _full_precision(model):
     """Let a mixed-precision model compute in the precision of its variables.
 
     Second derivatives in float16 or bfloat16 are too coarse to solve with.
     """
+    layers = model._flatten_layers()
+    # What a Sequential model runs is not among its layers.
+    layers += [f for layer in layers if (f := getattr(layer, "_functional", None)) is not None]
     mixed = [
         layer
-        for layer in model._flatten_layers()
+        for layer in layers
         if layer.compute_dtype != layer.variable_dtype and layer.variable_dtype is not None
     ]
     policies = [layer.dtype_policy for layer in mixed]

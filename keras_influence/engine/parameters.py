@@ -25,6 +25,11 @@ class Parameters:
         """The values of the variables now, for a `tf.GradientTape` to watch."""
         return [tf.convert_to_tensor(v.value) for v in self.variables]
 
+    def shifted(self, vector):
+        """The values of the variables now, plus a (p,) tensor."""
+        parts = tf.split(vector, self.sizes)
+        return [t + tf.reshape(part, t.shape) for t, part in zip(self.tensors(), parts)]
+
     def flatten(self, gradients):
         """Join per-variable tensors into one (p,) tensor; None counts as zero."""
         return tf.concat([self._dense(g, n) for g, n in zip(gradients, self.sizes)], axis=0)

@@ -5,56 +5,107 @@ import functools
 import keras
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
 
 # A vectorised map turns each convolution into a wider one, which was slower than
 # a loop on CPU, and it cannot follow the while-loops of recurrent layers.
 _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
+# What a vectorised map ends in where it cannot follow an operation.
+_NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
 
 
-def kernel(function):
-    """Compile `function(self, batch, weight, *vectors)` once for each structure of batch.
+def kernel(*extras):
+    """Compile `function(self, batch, weight, *extras)` once for each structure of batch.
 
-    `self` has `parameters`, a dict `kernels` to keep the compiled functions in, and a
-    hashable `state` of all else that the traced code depends on.
-    `weight` is a number (default 1); vectors are (k, p) arrays.
+    `weight` is a `Weighting`; in the function, of tensors. The names of the extra arguments say
+    what they are: "vectors" (k, p), "vector" (p,), "omega" (b,).
+
+    `self` has `parameters` and `kernels`, a `Kernels`.
     """
 
-    @functools.wraps(function)
-    def run(self, batch, weight=1.0, *vectors):
+    def decorate(function):
+        @functools.wraps(function)
+        def run(self, batch, weight, *values):
+            return self.kernels.run(self, function, extras, batch, weight, values)
+
+        return run
+
+    return decorate
+
+
+class Kernels:
+    """The compiled kernels of one owner.
+
+    Args:
+        weighting: the class that a kernel's weight is made of, by `of(vector)`.
+        loop: take vectors one by one in a loop, not all at once.
+
+    Attributes:
+        loop: the same; becomes true where the vectorised map fails.
+    """
+
+    def __init__(self, weighting, loop):
+        self.weighting = weighting
+        self.loop = loop
+        self._compiled = {}
+
+    def run(self, owner, function, extras, batch, weight, values):
+        """Run a kernel, compiled before if its like has been."""
         flat = tf.nest.flatten(batch)
-        many = bool(vectors) and vectors[0].shape[0] > 1
+        vector = tf.constant(weight.vector(), owner.parameters.dtype)
+        values = tuple(tf.convert_to_tensor(v, owner.parameters.dtype) for v in values)
+        many = any(name == "vectors" and len(v) > 1 for name, v in zip(extras, values))
         layout = tuple((t.dtype, t.shape.rank) for t in flat)
         skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
-        key = (function.__name__, many, skeleton, layout, self.state)
-        known = self.kernels.get(key)
-        if known is None or not known.accepts(flat):
-            known = self.kernels[key] = _Compiled(function, self, batch, flat, known, many)
-        return known(flat, weight, vectors)
+        key = (function.__name__, many, skeleton, layout, len(vector))
+        compile_ = functools.partial(self._compile, owner, function, extras, batch, len(vector))
+        try:
+            known = self._compiled.get(key)
+            if known is None or not known.accepts(flat):
+                known = self._compiled[key] = compile_(known, many)
+            return known(flat, vector, values)
+        except _NOT_VECTORISED:
+            if not many or self.loop:
+                raise
+        # Control flow of some kinds cannot be vectorised, at tracing or when it is run.
+        self.loop = True
+        known = self._compiled[key] = compile_(None, many)
+        return known(flat, vector, values)
 
-    return run
+    def forget(self):
+        """Trace everything anew when it is next asked for."""
+        self._compiled = {}
+
+    def _compile(self, owner, function, extras, batch, length, known, many):
+        with _keras.lock:
+            return _Compiled(self, owner, function, extras, batch, length, known, many)
 
 
 class _Compiled:
     """One traced kernel; axes other than the first relax only when they are seen to vary."""
 
-    def __init__(self, function, owner, batch, flat, known, many):
-        self._dtype = owner.parameters.dtype
+    def __init__(self, kernels, owner, function, extras, batch, length, known, many):
+        flat, dtype = tf.nest.flatten(batch), owner.parameters.dtype
         specs = known.specs if known else [t.shape for t in flat]
         self.specs = [_relaxed(t, spec) for t, spec in zip(flat, specs)]
-        structure = tf.nest.map_structure(lambda _: 0, batch)
-        count = function.__code__.co_argcount - 3
-        vector = tf.TensorSpec([None if many else 1, owner.parameters.size], self._dtype)
+        skeleton = tf.nest.map_structure(lambda _: 0, batch)
+        shapes = {
+            "vectors": [None if many else 1, owner.parameters.size],
+            "vector": [owner.parameters.size],
+            "omega": [None],
+        }
 
-        def trace(flat, weight, vectors):
+        def trace(flat, weight, values):
             with primitives.replaced(many):
-                return function(owner, tf.nest.pack_sequence_as(structure, flat), weight, *vectors)
+                batch = tf.nest.pack_sequence_as(skeleton, flat)
+                return function(owner, batch, kernels.weighting.of(weight), *values)
 
         try:
             self._function = tf.function(trace, autograph=False).get_concrete_function(
                 [tf.TensorSpec(shape, t.dtype) for shape, t in zip(self.specs, flat)],
-                tf.TensorSpec([], self._dtype),
-                (vector,) * count,
+                tf.TensorSpec([length], dtype),
+                tuple(tf.TensorSpec(shapes[name], dtype) for name in extras),
             )
         except LookupError as error:
             raise _not_differentiable(error) from error
@@ -62,17 +113,19 @@ class _Compiled:
     def accepts(self, flat):
         return all(s.is_compatible_with(t.shape) for s, t in zip(self.specs, flat))
 
-    def __call__(self, flat, weight, vectors):
-        weight = tf.constant(weight, self._dtype)
-        vectors = tuple(tf.convert_to_tensor(v) for v in vectors)
+    def __call__(self, flat, weight, values):
         try:
-            return self._function(flat, weight, vectors)
+            return self._function(flat, weight, values)
         except tf.errors.NotFoundError as error:  # Inside a while-loop it shows only when run.
             raise _not_differentiable(str(error).strip().splitlines()[-1]) from error
 
 
+class NotDifferentiableError(ValueError):
+    """An operation whose gradient TensorFlow cannot differentiate."""
+
+
 def _not_differentiable(error):
-    return ValueError(
+    return NotDifferentiableError(
         "`model` or its loss uses an operation whose gradient TensorFlow cannot differentiate "
         f"({error}). Replace that layer or loss by a smooth one; if it is in the network, "
         "curvature='gauss_newton' may do without."

@@ -1,91 +1,115 @@
 """The derivatives of the compiled loss, as batch kernels.
 
-With `capture`, which looks at single layers, the only place with gradient tapes.
+With `layers.sites`, which looks at single layers, the only place with gradient tapes.
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.kernels.kernel import kernel, over_vectors, prefers_loop
-from keras_influence.engine.loss.compiled import CompiledLoss, rows_of
+from keras_influence.engine.kernels.kernel import Kernels, kernel, over_vectors, prefers_loop
+from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
+from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
+from keras_influence.engine.loss.terms import rows_of
 
 
 class Objective(CompiledLoss):
     """The compiled loss of one model with its derivatives, batch by batch.
 
-    Kernels return sums over the batch: added up over batches and divided by n they
-    give the quantity of all n examples as one batch, whatever the batch sizes are.
-    Their argument `weight` multiplies every ω; see `CompiledLoss.weight_in`.
+    Kernels return sums over the batch: added up over batches and divided by n they give the
+    quantity of all n examples as one batch, whatever the batch sizes are. Their argument
+    `weight` is a `Weighting`, which belongs to a data set and a quantity: see `certify.Facts`.
+    Nothing of the data is kept here.
 
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
-        smooth: let the smooth versions of the hinge losses stand in for them.
+        reading, adds_by_example: see `CompiledLoss`.
     """
 
-    def __init__(self, model, variables, smooth=False):
-        super().__init__(model, variables, smooth)
-        self.kernels = {}
+    def __init__(self, model, variables, reading=None, adds_by_example=False):
+        super().__init__(model, variables, reading, adds_by_example)
+        self.kernels = Kernels(Weighting, prefers_loop(model))
         self.contraction = None
-        self.checked = {}
+        self._targets = Kernels(Weighting, False)
         self._target = None
-        self._loop = prefers_loop(model)
 
     # ---- first derivatives
 
-    @kernel
+    @kernel()
     def losses(self, batch, weight):
-        """Loss of each example, (b,): b · ∂L/∂ω; of length 0 if the loss ignores ω."""
-        omega = self._omega(batch, weight)
+        """Σ_k s_ik e_ik of each example, (b,)."""
+        omega = self._ones(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(omega)
-            loss, _ = self._loss(self.parameters.tensors(), omega, batch)
-        gradient = tape.gradient(loss, omega)
-        return tf.zeros([0]) if gradient is None else self._size(batch) * gradient
+            total = self.examples(self.parameters.tensors(), omega, batch, weight)
+        return filled([tape.gradient(total, omega)], [omega])[0]
 
-    @kernel
-    def gradient(self, batch, weight):
-        """b · ∂L/∂θ, (p,)."""
-        theta = self.parameters.tensors()
-        return self._size(batch) * self._flat_gradient(theta, self._omega(batch, weight), batch)
+    @kernel()
+    def counts(self, batch, weight):
+        """(terms, 3) what each term's divisor is made of; see `terms.Term`."""
+        with self._at(self.parameters.tensors()):
+            model, batch, y_pred = self._called(batch)
+            terms = self.reading.terms(model, batch, y_pred)
+        return tf.stack([tf.cast(term.counts, self.parameters.dtype) for term in terms])
 
-    @kernel
+    @kernel("omega", "vector")
+    def gradient(self, batch, weight, omega, shift):
+        """∂/∂θ of the batch's part of n L, with weights ω of the examples, at θ + shift, (p,)."""
+        theta = self.parameters.shifted(shift)
+        return self._gradient(theta, omega, batch, weight)[1]
+
+    @kernel()
     def value_and_gradient(self, batch, weight):
-        """b · L and b · ∂L/∂θ as one vector, (1 + p,)."""
+        """The batch's part of n L and its gradient as one vector, (1 + p,)."""
+        value, gradient = self._gradient(
+            self.parameters.tensors(), self._ones(batch), batch, weight
+        )
+        return tf.concat([value[None], gradient], 0)
+
+    @kernel()
+    def example_gradients(self, batch, weight):
+        """∇ of each example by itself, (b, p), without the regulariser."""
+        return tf.map_fn(
+            lambda i: self._alone(batch, i, weight),
+            tf.range(rows_of(batch)),
+            fn_output_signature=self.parameters.dtype,
+        )
+
+    def _alone(self, batch, i, weight):
+        """∇ of example i by itself, (p,)."""
         theta = self.parameters.tensors()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
-            loss, _ = self._loss(theta, self._omega(batch, weight), batch)
-        gradient = self.parameters.flatten(tape.gradient(loss, theta))
-        return self._size(batch) * tf.concat([loss[None], gradient], 0)
+            value = self.alone(theta, batch, i, weight)
+        return self.parameters.flatten(tape.gradient(value, theta))
 
-    @kernel
-    def example_gradients(self, batch, weight):
-        """∇ℓ(z) of each example by itself, (b, p), without the regulariser."""
+    def _gradient(self, theta, omega, batch, weight):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            value = self.value(theta, omega, batch, weight)
+        return value, self.parameters.flatten(tape.gradient(value, theta))
 
-        def loss_of(theta, one):
-            return self._loss(theta, self._omega(one), one)[0] - self._regulariser(theta, one)
+    # ---- a user's function of the outputs in place of the loss
 
-        return weight * self._one_by_one(loss_of, batch)
-
-    def target_gradients(self, batch, target):
+    def target_gradients(self, batch, weight, target):
         """∇t(x, y, y_pred) of each example by itself, (b, p), for a user's function t."""
+        self._aim(target)
+        return self._targets.run(self, _target_gradients, (), batch, weight, ())
+
+    def target_values(self, batch, weight, target):
+        """t of each example, (b,), compiled."""
+        self._aim(target)
+        return self._targets.run(self, _target_values, (), batch, weight, ())
+
+    def _aim(self, target):
         if self._target is not target:
             self._target = target
-            self.kernels = {k: v for k, v in self.kernels.items() if k[0] != "_target_gradients"}
-        return self._target_gradients(batch)
+            self._targets.forget()
 
-    @kernel
-    def _target_gradients(self, batch, weight):
-        def value_of(theta, one):
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(one)
-            with self._at(theta):
-                value = self._target(x, y, _keras.call_model(self._model(), x))
-            return tf.cast(value, self.parameters.dtype)
-
-        return weight * self._one_by_one(value_of, batch)
+    def forget_target(self):
+        """Trace the target anew: what it reads besides its arguments has changed."""
+        self._target = None
 
     def eager_targets(self, batch, target):
         """t(x, y, y_pred) of a batch, as `target` returns it."""
@@ -93,45 +117,23 @@ class Objective(CompiledLoss):
         with self._at(self.parameters.tensors()):
             return target(x, y, _keras.call_model(self._model(), x))
 
-    def _one_by_one(self, scalar, batch):
-        """∂scalar/∂θ for each example as a batch of one, (b, p)."""
-
-        def gradient_of(index):
-            one = tf.nest.map_structure(lambda t: t[index : index + 1], batch)
-            theta = self.parameters.tensors()
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(theta)
-                value = scalar(theta, one)
-            return self.parameters.flatten(tape.gradient(value, theta))
-
-        rows = tf.range(rows_of(batch))
-        return tf.map_fn(gradient_of, rows, fn_output_signature=self.parameters.dtype)
-
-    def _flat_gradient(self, theta, omega, batch):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(theta)
-            loss, _ = self._loss(theta, omega, batch)
-        return self.parameters.flatten(tape.gradient(loss, theta))
-
     # ---- second derivatives, for each row of a (k, p) matrix
 
-    @kernel
+    @kernel("vectors")
     def hvp(self, batch, weight, vectors):
-        """b · (∂²L/∂θ²) v for each row v, (k, p)."""
-        omega = self._omega(batch, weight)
-        product = self._second_derivative(lambda theta: self._loss(theta, omega, batch)[0])
-        return self._size(batch) * over_vectors(product, vectors, self._loop)
+        """∂²/∂θ² of the batch's part of n L times each row, (k, p)."""
+        omega = self._ones(batch)
+        product = self._second_derivative(
+            lambda theta: self.value(theta, omega, batch, weight)
+        )
+        return over_vectors(product, vectors, self.kernels.loop)
 
-    @kernel
+    @kernel("vectors")
     def gauss_newton(self, batch, weight, vectors):
-        """b · (Jᵀ (∂²L/∂z²) J + ∂²R/∂θ²) v for each row v, (k, p), with z of `curved_outputs`."""
+        """(Jᵀ (∂²/∂z²) J + ∂²(a A + b R)/∂θ²) times each row, (k, p), with z of `outputs`."""
         curvature = self._output_curvature(batch, weight)
-        regulariser = self._second_derivative(lambda theta: self._regulariser(theta, batch))
-
-        def product(v):
-            return curvature(v) + regulariser(v)
-
-        return self._size(batch) * over_vectors(product, vectors, self._loop)
+        rest = self._second_derivative(lambda theta: self.rest(theta, batch, weight))
+        return over_vectors(lambda v: curvature(v) + rest(v), vectors, self.kernels.loop)
 
     def _second_derivative(self, scalar):
         """v ↦ (∂²scalar/∂θ²) v, by reverse over reverse."""
@@ -150,9 +152,16 @@ class Objective(CompiledLoss):
 
     def _output_curvature(self, batch, weight):
         """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ; no second derivative of the network."""
-        theta = self.parameters.tensors()
-        flatten = self.parameters.flatten
-        inner, outer, z, slope = self._slope(theta, self._omega(batch, weight), batch)
+        theta, flatten = self.parameters.tensors(), self.parameters.flatten
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+            inner.watch(theta)
+            with self._at(theta):
+                model, batch, y_pred = self._called(batch)
+                z = curved_outputs(self.reading, model, batch, y_pred)
+        with self._at(theta):
+            outer, free, slope, z = slope_at_outputs(
+                self.reading, model, batch, y_pred, z, self._ones(batch), weight
+            )
         # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
         with tf.GradientTape(persistent=True) as dual:
             u = [tf.zeros_like(t) for t in z]
@@ -160,85 +169,73 @@ class Objective(CompiledLoss):
             pulled = flatten(inner.gradient(z, theta, output_gradients=u))
 
         def product(v):
-            pushed = _filled(dual.gradient(pulled, u, output_gradients=v), u)
-            bent = _filled(outer.gradient(slope, z, output_gradients=pushed), z)
+            pushed = filled(dual.gradient(pulled, u, output_gradients=v), u)
+            bent = filled(outer.gradient(slope, free, output_gradients=pushed), free)
             return flatten(inner.gradient(z, theta, output_gradients=bent))
 
         return product
 
-    def _slope(self, theta, omega, batch):
-        """The outputs z, ∂L/∂z, and the tapes that recorded z(θ) and ∂L/∂z as functions."""
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
-            outer.watch(theta)
-            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
-                inner.watch(theta)
-                loss, y_pred = self._loss(theta, omega, batch)
-            z = curved_outputs(inner, loss, y_pred)
-            slope = inner.gradient(loss, z)
-        return inner, outer, z, slope
+    # ---- scores
 
-    def eager_output_curvatures(self, batch, directions=8):
-        """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z."""
-        _, outer, z, slope = self._slope(self.parameters.tensors(), self._omega(batch), batch)
-        rng = np.random.default_rng(0)
-        found = []
-        for _ in range(directions):
-            t = [tf.constant(rng.standard_normal(a.shape), a.dtype) for a in z]
-            bent = _filled(outer.gradient(slope, z, output_gradients=t), z)
-            found.append(sum(float(tf.reduce_sum(a * b)) for a, b in zip(t, bent)))
-        return np.array(found)
-
-    @kernel
+    @kernel("vectors")
     def scores(self, batch, weight, vectors):
-        """∇ℓ(zᵢ)ᵀ s for each example i and each row s, (b, k): b · ∂/∂ω ⟨∂L/∂θ, s⟩."""
-        theta = self.parameters.tensors()
-        omega = self._omega(batch)
+        """⟨∇_j, s⟩ for each example j and each row s, (b, k): ∂/∂ω ⟨∂(n L)/∂θ, s⟩."""
+        if self.adds_by_example:
+            return tf.map_fn(
+                lambda i: tf.linalg.matvec(vectors, self._alone(batch, i, weight)),
+                tf.range(rows_of(batch)),
+                fn_output_signature=self.parameters.dtype,
+            )
+        theta, omega = self.parameters.tensors(), self._ones(batch)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(omega)
-            gradient = self._flat_gradient(theta, weight * omega, batch)
+            gradient = self._gradient(theta, omega, batch, weight)[1]
 
         def product(s):
-            return outer.gradient(gradient, omega, output_gradients=s)
+            return filled([outer.gradient(gradient, omega, output_gradients=s)], [omega])[0]
 
-        return self._size(batch) * tf.transpose(over_vectors(product, vectors, self._loop))
+        return tf.transpose(over_vectors(product, vectors, self.kernels.loop))
 
-    @kernel
+    @kernel("vectors")
     def input_gradients(self, batch, weight, vectors):
-        """∂/∂x of `scores`, a list of (k, b, ...) for the floating inputs in flat order."""
+        """∂/∂x of `scores`, (k, b, all features) for the floating inputs in flat order."""
         theta = self.parameters.tensors()
         x, *rest = batch
         inputs = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(inputs)
-            omega = self._omega(batch)
-            full = self._flat_gradient(theta, weight * omega, (x, *rest))
-            # An activity regulariser depends on x, but is no part of an example's loss.
-            gradient = full - self._flat_gradient(theta, 0 * omega, (x, *rest))
+            omega = self._ones(batch)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(theta)
+                # What layers add by `add_loss` depends on x, but is no part of an example's loss.
+                value = self.examples(theta, omega, (x, *rest), weight)
+            gradient = self.parameters.flatten(tape.gradient(value, theta))
 
         def product(s):
-            slopes = outer.gradient(gradient, inputs, output_gradients=s)
-            return tf.concat(
-                [tf.reshape(t, [rows_of(batch), -1]) for t in _filled(slopes, inputs)], 1
-            )
+            slopes = filled(outer.gradient(gradient, inputs, output_gradients=s), inputs)
+            return tf.concat([tf.reshape(t, [rows_of(batch), -1]) for t in slopes], 1)
 
-        return self._size(batch) * over_vectors(product, vectors, self._loop)
+        return over_vectors(product, vectors, self.kernels.loop)
 
 
-def curved_outputs(tape, loss, y_pred):
-    """The tensors z at which the loss is curved: outputs, or logits where Keras takes those.
+def _target_gradients(owner, batch, weight):
+    def gradient_of(i):
+        pair = tf.nest.map_structure(lambda t: tf.gather(t, [i, i]), batch)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(pair)
+        theta = owner.parameters.tensors()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            with owner._at(theta):
+                value = owner._target(x, y, _keras.call_model(owner._model(), x))[0]
+            value = tf.cast(value, owner.parameters.dtype)
+        return owner.parameters.flatten(tape.gradient(value, theta))
 
-    Keras's cross-entropies step back from a softmax or sigmoid output to its
-    logits; the output itself then has no gradient. At the logits the loss is
-    convex, and the Gauss-Newton matrix of a generalised linear model is its Hessian.
-    """
-    z = []
-    for output in tf.nest.flatten(y_pred):
-        for candidate in (output, getattr(output, "_keras_logits", None)):
-            if candidate is not None and tape.gradient(loss, candidate) is not None:
-                z.append(candidate)
-                break
-    return z
+    rows = tf.range(rows_of(batch))
+    return tf.map_fn(gradient_of, rows, fn_output_signature=owner.parameters.dtype)
 
 
-def _filled(gradients, like):
-    return [tf.zeros_like(t) if g is None else g for g, t in zip(gradients, like)]
+def _target_values(owner, batch, weight):
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    with owner._at(owner.parameters.tensors()):
+        value = owner._target(x, y, _keras.call_model(owner._model(), x))
+    return tf.cast(tf.reshape(value, [-1]), owner.parameters.dtype)

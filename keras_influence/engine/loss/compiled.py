@@ -1,21 +1,54 @@
-"""The one scalar that everything is a derivative of: L(θ, ω; batch) of a compiled model.
+"""The one scalar that everything is a derivative of, batch by batch.
 
-    L(θ, ω; batch) = compute_loss(x, y, model(x, training=False), sample_weight = ω · w)
+    n L(θ, ω) = Σ_batches [ Σ_i Σ_k ω_i s_ik e_ik(θ) + a A(θ; batch) + b R(θ) ]
 
-where w are the user's sample weights and ω, all ones, is one extra weight per
-example. L is linear in ω, so ∂L/∂ωᵢ is what example i adds to the loss of its
-batch, for any loss, number of outputs or regulariser, without a look inside.
+L is the compiled loss of all n training examples as one batch, with one extra weight ω_i, all
+ones, for each example. e_ik is what example i gives to the k-th term of the loss, its sample
+weight and mask included; s_ik makes terms of different divisors one objective (`Weighting`);
+A is what layers add by `add_loss`, R the weights' regularisers; b is the size of the batch.
+L is linear in ω because ω is ours: it never goes through Keras where Keras lets us choose.
 """
 
 import contextlib
 import weakref
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.smooth import SMOOTH
+from keras_influence.engine.loss.readings import Compiled
+from keras_influence.engine.loss.terms import rows_of
 from keras_influence.engine.parameters import Parameters
+
+
+class Weighting(NamedTuple):
+    """The factors of one quantity: all of them numbers, so that kernels are traced once.
+
+    Attributes:
+        own: 1 where each example counts by its own loss, as a batch of one.
+        added: factor of b A.
+        added_sum: factor of A.
+        alone: factor of A where an example stands alone, as a pair of itself.
+        rest: factor of b R.
+        total: (terms,) factors of e_ik.
+    """
+
+    own: object
+    added: object
+    added_sum: object
+    alone: object
+    rest: object
+    total: object
+
+    @classmethod
+    def of(cls, vector):
+        """From a (5 + terms,) tensor."""
+        return cls(*(vector[i] for i in range(5)), vector[5:])
+
+    def vector(self):
+        """As a list of 5 + terms numbers."""
+        return [*self[:5], *self.total]
 
 
 class CompiledLoss:
@@ -26,68 +59,58 @@ class CompiledLoss:
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
-        smooth: let the smooth versions of the hinge losses stand in for them.
-
-    Attributes:
-        sums: whether the loss is a sum over the batch, not a mean. Set by `checks`.
-        dropped_axes: how many trailing axes of an output its loss reduces. Set by `checks`.
-        masked: whether a mask reaches the output, so that the loss is divided by the unmasked
-            steps of the batch. Set by `checks`.
+        reading: how `compute_loss` is read, from `readings`.
+        adds_by_example: whether what layers add depends on single examples.
     """
 
-    def __init__(self, model, variables, smooth=False):
+    def __init__(self, model, variables, reading=None, adds_by_example=False):
         self._model = weakref.ref(model)
         self.parameters = Parameters(variables)
-        self._replacements = SMOOTH if smooth else {}
-        self.sums = False
-        self.dropped_axes = 1
-        self.masked = False
+        self.reading = reading or Compiled()
+        self.adds_by_example = adds_by_example
 
-    @property
-    def state(self):
-        """What `checks` found that compiled kernels depend on."""
-        return self.dropped_axes
-
-    def weight_in(self, batch, n):
-        """The weight with which a batch stands for its part of n examples.
-
-        A mean over the batch needs none. A sum Σℓ + R is to become
-        (n / b) Σℓ + R, so that b / n times it adds up to all of Σℓ and to R once.
-        """
-        return n / batch_size(batch) if self.sums else 1.0
-
-    def _loss(self, theta, omega, batch, fixed_output=False):
-        """L as a scalar tensor, and the model output it came from."""
-        model = self._model()
-        x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
+    def value(self, theta, omega, batch, weight):
+        """The batch's part of n L as a scalar tensor."""
+        size = self._size(batch)
         with self._at(theta):
-            y_pred = _keras.call_model(model, x)
-            if fixed_output:
-                y_pred = tf.nest.map_structure(tf.stop_gradient, y_pred)
-            loss = _keras.compute_loss(model, x, y, y_pred, self._weights(omega, w, y_pred))
-        return tf.cast(loss, self.parameters.dtype), y_pred
+            model, batch, y_pred = self._called(batch)
+            total = self.reading.examples(model, batch, y_pred, omega, weight)
+            added, rest = self.reading.rest(model, batch, y_pred)
+        dtype = self.parameters.dtype
+        factor = weight.added * size + weight.added_sum
+        return total + factor * tf.cast(added, dtype) + weight.rest * size * tf.cast(rest, dtype)
 
-    def example_losses_sum(self, theta, batch, omega=None):
-        """Σ ωᵢ ℓᵢ without regularisers as a scalar tensor, and the model output.
-
-        L is linear in ω: the model's part in L(ω) - L(0) is the examples' alone, also of
-        what an activity regulariser adds.
-        """
-        model = self._model()
-        omega = self._omega(batch) if omega is None else omega
-        x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
+    def examples(self, theta, omega, batch, weight):
+        """Σ_i Σ_k ω_i s_ik e_ik as a scalar tensor."""
         with self._at(theta):
-            y_pred = _keras.call_model(model, x)
-            loss, rest = (
-                _keras.compute_loss(model, x, y, y_pred, self._weights(part, w, y_pred))
-                for part in (omega, 0 * omega)
-            )
-        total = tf.cast(loss - rest, self.parameters.dtype)
-        return total if self.sums else self._size(batch) * total, y_pred
+            model, batch, y_pred = self._called(batch)
+            return self.reading.examples(model, batch, y_pred, omega, weight)
 
-    def _regulariser(self, theta, batch):
-        """R(θ): what the loss still is when every example has weight zero."""
-        return self._loss(theta, 0 * self._omega(batch), batch, fixed_output=True)[0]
+    def rest(self, theta, batch, weight):
+        """a A + b R as a scalar tensor."""
+        nothing = weight._replace(total=0 * weight.total, own=0 * weight.own)
+        return self.value(theta, 0 * self._ones(batch), batch, nothing)
+
+    def alone(self, theta, batch, i, weight):
+        """What example i by itself is to its loss, as the first of a pair of itself.
+
+        A pair, for a batch of one is a special case in too many places.
+        """
+        pair = tf.nest.map_structure(lambda t: tf.gather(t, [i, i]), batch)
+        omega = tf.constant([1.0, 0.0], self.parameters.dtype)
+        with self._at(theta):
+            model, pair, y_pred = self._called(pair)
+            total = self.reading.examples(model, pair, y_pred, omega, weight)
+            if not self.adds_by_example:
+                return total
+            added, _ = self.reading.rest(model, pair, y_pred)
+        return total + weight.alone * tf.cast(added, self.parameters.dtype)
+
+    def _called(self, batch):
+        """The model, the batch as (x, y, w), and the model's output. In `_at`."""
+        model = self._model()
+        batch = keras.utils.unpack_x_y_sample_weight(batch)
+        return model, batch, _keras.call_model(model, batch[0])
 
     @contextlib.contextmanager
     def _at(self, theta):
@@ -101,29 +124,14 @@ class CompiledLoss:
     @contextlib.contextmanager
     def with_values(self, mapping):
         """The model in full precision with other values for some variables: `(variable, tensor)`."""
-        model = self._model()
         with (
-            _keras.full_precision(model),
-            _keras.replaced_losses(model, self._replacements),
+            _keras.looking_into(self._model()),
             keras.StatelessScope(mapping, collect_losses=True),
         ):
             yield
 
-    def _weights(self, omega, w, y_pred):
-        """ω times the user's sample weights, shaped so that Keras broadcasts it per example."""
-        if w is not None:
-            return tf.nest.map_structure(
-                lambda t: tf.cast(t, omega.dtype) * _expanded(omega, t.shape.rank), w
-            )
-        if not _keras.has_default_loss(self._model()):
-            return omega
-        # Keras does not broadcast weights (b,) over losses (b, t): give them their axes.
-        return tf.nest.map_structure(
-            lambda t: _expanded(omega, t.shape.rank - self.dropped_axes), y_pred
-        )
-
-    def _omega(self, batch, weight=1.0):
-        return weight * tf.ones([rows_of(batch)], self.parameters.dtype)
+    def _ones(self, batch):
+        return tf.ones([rows_of(batch)], self.parameters.dtype)
 
     def _size(self, batch):
         return tf.cast(rows_of(batch), self.parameters.dtype)
@@ -137,11 +145,3 @@ def batch_size(batch):
 def structure(batch):
     """What of a batch is the same for all batches of a data set, as a key."""
     return repr(tf.nest.map_structure(lambda t: (t.dtype.name, *t.shape[1:]), batch))
-
-
-def rows_of(batch):
-    return tf.shape(tf.nest.flatten(batch)[0])[0]
-
-
-def _expanded(omega, rank):
-    return tf.reshape(omega, [-1] + [1] * max(rank - 1, 0))

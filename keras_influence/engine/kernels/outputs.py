@@ -1,0 +1,88 @@
+"""The outputs z at which a loss is curved, and its slope there: what Gauss-Newton is made of.
+
+Keras's cross-entropies step back from a softmax or sigmoid output to its logits, where the loss
+is convex, and the Gauss-Newton matrix of a generalised linear model is its Hessian. An output
+whose activation is not Keras's own has no logits to step back to; but a softmax and a sigmoid
+can be inverted, up to a shift that no cross-entropy sees: z = log p, and log p - log(1 - p).
+"""
+
+import keras
+import tensorflow as tf
+
+_SOFTMAX = (keras.losses.categorical_crossentropy, keras.losses.sparse_categorical_crossentropy)
+_SIGMOID = (keras.losses.binary_crossentropy,)
+# Keeps the logarithm of an output that has vanished finite.
+_TINY = 1e-30
+
+
+def curved_outputs(reading, model, batch, y_pred):
+    """Pairs (output, its logits or None) of the outputs that the loss is a function of."""
+    pairs, seen = [], set()
+    for output, fn in reading.outputs(model, batch, y_pred):
+        if id(output) in seen:
+            continue
+        seen.add(id(output))
+        pairs.append((output, _logits(output, fn)))
+    return pairs
+
+
+def _logits(output, fn):
+    found = getattr(output, "_keras_logits", None)
+    if found is not None:
+        return found
+    tiny = tf.constant(_TINY, output.dtype)
+    if any(fn is known for known in _SOFTMAX):
+        return tf.math.log(tf.maximum(output, tiny))
+    if any(fn is known for known in _SIGMOID):
+        return tf.math.log(tf.maximum(output, tiny)) - tf.math.log(tf.maximum(1 - output, tiny))
+    return None
+
+
+def slope_at_outputs(reading, model, batch, y_pred, pairs, omega, weight):
+    """∂ Σ ω s e / ∂z with the outputs held apart from each other and from θ.
+
+    An output from which another is computed must not count twice.
+
+    Returns:
+        `(tape, free, slope, z)`: the tape that recorded the slope, the tensors it is a function
+        of, the slope, and the model's own tensors that these stand for.
+    """
+    free = {}
+    for output, logits in pairs:
+        leaf = tf.stop_gradient(tf.identity(output))
+        behind = None if logits is None else tf.stop_gradient(logits)
+        free[id(output)] = (leaf, behind)
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        for leaf, behind in free.values():
+            outer.watch([t for t in (leaf, behind) if t is not None])
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as middle:
+            for leaf, behind in free.values():
+                middle.watch([t for t in (leaf, behind) if t is not None])
+                if behind is not None:
+                    leaf._keras_logits = behind
+            held = tf.nest.map_structure(lambda t: _held(t, free), y_pred)
+            value = reading.examples(model, batch, held, omega, weight)
+        candidates = [
+            (t, original)
+            for (output, logits) in pairs
+            for t, original in zip(free[id(output)], (output, logits))
+            if t is not None
+        ]
+        slopes = middle.gradient(value, [t for t, _ in candidates])
+    used = [(t, o, s) for (t, o), s in zip(candidates, slopes) if s is not None]
+    return outer, [t for t, _, _ in used], [s for _, _, s in used], [o for _, o, _ in used]
+
+
+def _held(tensor, free):
+    leaf = free[id(tensor)][0] if id(tensor) in free else tf.stop_gradient(tensor)
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        leaf._keras_mask = mask
+    return leaf
+
+
+def filled(gradients, like):
+    """Zeros in place of gradients that are None."""
+    return [
+        tf.zeros_like(t) if g is None else tf.convert_to_tensor(g) for g, t in zip(gradients, like)
+    ]

@@ -1,0 +1,153 @@
+"""The compiled loss taken apart: what each example adds to each of its terms.
+
+A compiled Keras model has a loss object for each output. Keras reduces its values, one or
+more an example, to a scalar; here they stay apart, and are summed for each example. What a
+loss object divides by (all entries, those that a mask leaves, nothing) is read off the object
+and counted, never guessed from numbers.
+
+A loss that gives one number for a whole batch is asked for each example by itself, on the
+outputs of the batch. Whether the batch's loss is their mean or their sum is then found out by
+`certify`, for it is nowhere written down.
+"""
+
+import copy
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_influence import _keras
+
+MEAN, SUM = "mean", "sum"
+_REDUCTIONS = {"mean": MEAN, "sum_over_batch_size": MEAN, "sum": SUM, "none": SUM, None: SUM}
+
+
+class Term(NamedTuple):
+    """One of the compiled losses, for a batch of b examples.
+
+    Attributes:
+        examples: (b,) the sum of weight · mask · loss over the entries of each example.
+        entries: (b,) what Keras divides by for each example alone: 1 for a sum.
+        counts: (3,) entries of the batch, and how many of its steps a mask leaves, of how many.
+        divides: `MEAN` or `SUM`, as the loss object says, or None where it gave one number.
+        masked: whether there is a mask.
+        output: the output that the loss was given.
+        of_probabilities: the loss function, if it takes probabilities and no logits, or None.
+    """
+
+    examples: tf.Tensor
+    entries: tf.Tensor
+    counts: tf.Tensor
+    divides: str | None
+    masked: bool
+    output: object
+    of_probabilities: object
+
+
+def compiled_terms(model, y, y_pred, sample_weight, replacements):
+    """The `Term`s of a model's compiled losses, in Keras's order.
+
+    Args:
+        replacements: {function: smooth function that stands in for it}.
+
+    Raises:
+        ValueError: a loss divides by the sample weights.
+    """
+    calls = _keras.calls_of_compiled_loss(model, y, y_pred, sample_weight)
+    return [_term(call._replace(loss=_smooth(call.loss, replacements))) for call in calls]
+
+
+def _smooth(loss, replacements):
+    """A copy of a loss object with a smooth function in place of a kinked one, if there is one."""
+    fn = getattr(loss, "fn", None)
+    if fn not in replacements:
+        return loss
+    twin = copy.copy(loss)
+    twin.fn = replacements[fn]
+    return twin
+
+
+def _term(call):
+    loss, size = call.loss, rows_of(call.y_pred)
+    plain = _keras.calls_as_keras_does(loss)
+    values, mask = _keras.loss_values(loss, call.y_true, call.y_pred) if plain else (None, None)
+    divides = None
+    if values is not None and _has_batch_axis(values, call.y_pred):
+        divides = _reduction(loss)
+        values = _keras.weighted_values(loss, values, call.weight, mask)
+    else:
+        one = (lambda y, p, w: _keras.loss_values(loss, y, p)[0]) if plain else loss
+        values, mask = each_alone(one, call.y_true, call.y_pred, call.weight), None
+        if plain:
+            values = _keras.weighted_values(loss, values, call.weight, None)
+    left = tf.ones([size, 1], values.dtype)
+    if mask is not None:
+        left = tf.reshape(tf.cast(mask, values.dtype), [size, -1])
+    share = tf.cast(tf.size(values), values.dtype) / tf.cast(size, values.dtype)
+    total = tf.cast(tf.size(left), values.dtype)
+    return Term(
+        examples=_sum(values) * (1.0 if call.factor is None else call.factor),
+        entries=share * tf.reduce_mean(left, 1) if divides == MEAN else tf.ones_like(left[:, 0]),
+        counts=tf.stack([tf.cast(tf.size(values), values.dtype), tf.reduce_sum(left), total]),
+        divides=divides,
+        masked=mask is not None,
+        output=call.y_pred,
+        of_probabilities=_function_of_probabilities(loss),
+    )
+
+
+def _function_of_probabilities(loss):
+    options = getattr(loss, "_fn_kwargs", {})
+    return None if options.get("from_logits") else getattr(loss, "fn", None)
+
+
+def _reduction(loss):
+    if loss.reduction == "mean_with_sample_weight":
+        raise ValueError(
+            f"The loss {loss.name} divides by the sum of the sample weights "
+            "(reduction='mean_with_sample_weight'), so leaving an example out changes what all "
+            "others count. Use reduction='sum_over_batch_size'."
+        )
+    return _REDUCTIONS[loss.reduction]
+
+
+def _has_batch_axis(values, y_pred):
+    rows = tf.nest.flatten(y_pred)[0].shape[0]
+    return values.shape.rank > 0 and (rows is None or values.shape[0] in (rows, None))
+
+
+def each_alone(function, y_true, y_pred, weight):
+    """`function(y_true, y_pred, weight)` of each example as a batch of one, (b,).
+
+    A softmax's logits go with its output, since Keras's cross-entropies look for them.
+    """
+    structure = (y_true, y_pred, weight)
+    leaves = tf.nest.flatten(structure)
+    given = [i for i, leaf in enumerate(leaves) if leaf is not None]
+    logits = [i for i in given if getattr(leaves[i], "_keras_logits", None) is not None]
+    rows = [tf.convert_to_tensor(leaves[i]) for i in given]
+    rows += [leaves[i]._keras_logits for i in logits]
+
+    def alone(row):
+        parts = [None] * len(leaves)
+        for i, part in zip(given, row):
+            parts[i] = part[None]
+        for i, part in zip(logits, row[len(given) :]):
+            parts[i]._keras_logits = part[None]
+        return tf.reduce_sum(function(*tf.nest.pack_sequence_as(structure, parts)))
+
+    return tf.vectorized_map(alone, rows)
+
+
+def expanded(omega, rank):
+    """ω as an array of more axes, to be broadcast over an example's entries."""
+    return tf.reshape(omega, [-1] + [1] * max(rank - 1, 0))
+
+
+def rows_of(structure):
+    """Number of examples in a batch, as a tensor."""
+    return tf.shape(tf.nest.flatten(structure)[0])[0]
+
+
+def _sum(values):
+    """Sum over all axes but the first."""
+    return tf.reduce_sum(values, axis=list(range(1, values.shape.rank)))
