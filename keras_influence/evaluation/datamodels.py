@@ -10,7 +10,6 @@ from keras_influence.evaluation.study import check_scores
 from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
 from keras_influence.questions import api
-from keras_influence.report import plots
 from keras_influence.storage import (
     fingerprint_of_batches,
     fingerprint_of_function,
@@ -78,13 +77,9 @@ class LDS:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        figure, axis = plots.figure()
-        axis.hist(self.correlations, bins=30, color=plots.COLOURS[0])
-        axis.axvline(self.mean, color="black", linewidth=1)
-        axis.set_xlabel("Spearman correlation over subsets")
-        axis.set_ylabel("test examples")
-        axis.set_title(f"LDS {self.mean:.3f}", fontsize=10)
-        return figure
+        from keras_influence.report import plots
+
+        return plots.lds(self)
 
 
 def subset_outputs(
