@@ -1,13 +1,12 @@
 """InfluenceCallback: influence scores as training goes on."""
 
-import io
 import pathlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_influence.questions import api
+from keras_influence.report.tensorboard import Board
 from keras_influence.validate import check_number
 
 # Training examples whose self-influence goes into TensorBoard's histogram: one solve each.
@@ -46,7 +45,7 @@ class InfluenceCallback(keras.callbacks.Callback):
         self._train = train
         self._every = every
         self._folder = None if folder is None else pathlib.Path(folder)
-        self._board = None if log_dir is None else _Board(log_dir)
+        self._board = None if log_dir is None else Board(log_dir)
         self._options = options
         self._epochs = 0
         self.history = {}
@@ -84,42 +83,6 @@ class InfluenceCallback(keras.callbacks.Callback):
         return api.self_influence(self.model, self._train, indices=indices, **options)
 
 
-class _Board:
-    """Writes what TensorBoard shows."""
-
-    def __init__(self, log_dir):
-        try:
-            import matplotlib  # noqa: F401
-            import tensorboard  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                f"`log_dir` needs {error.name}: pip install tensorboard matplotlib"
-            ) from error
-        self._log_dir = str(log_dir)
-        self._writer = None
-
-    def write(self, step, scores, self_influence, figure):
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(self._log_dir)
-        with self._writer.as_default(step=step):
-            tf.summary.image("influence/gallery", _pixels(figure))
-            tf.summary.histogram("influence/self_influence", self_influence)
-            # On TensorBoard's linear axes residuals of 1e-6 all look like zero.
-            residuals = np.log10(np.maximum(scores.residual, 1e-16))
-            tf.summary.histogram("influence/log10_residual", residuals)
-            tf.summary.scalar("influence/log10_largest_residual", residuals.max())
-            tf.summary.scalar("influence/converged_fraction", scores.converged.mean())
-            tf.summary.scalar("influence/passes", scores.passes)
-        self._writer.flush()
-
-
 def _arrays(examples):
     """What a gallery can show: arrays. Of a dataset it shows positions only."""
     return examples if isinstance(examples, tuple) else None
-
-
-def _pixels(figure):
-    """A matplotlib figure as a batch of one image, (1, height, width, 4) uint8."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130)
-    return tf.image.decode_png(file.getvalue())[None]

@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 
 from keras_influence.evaluation.agreement import pearson, ranks
-from keras_influence.evaluation.folder import (
-    Folder,
-    fingerprint_of_batches,
-    fingerprint_of_function,
-    fingerprint_of_model,
-)
+from keras_influence.evaluation.folder import Folder
 from keras_influence.evaluation.study import check_scores
 from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
 from keras_influence.questions import api
-from keras_influence.report import plots
+from keras_influence.storage import (
+    fingerprint_of_batches,
+    fingerprint_of_function,
+    fingerprint_of_model,
+    fingerprint_of_weights,
+)
 from keras_influence.validate import check_number
 
 
@@ -77,13 +77,9 @@ class LDS:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        figure, axis = plots.figure()
-        axis.hist(self.correlations, bins=30, color=plots.COLOURS[0])
-        axis.axvline(self.mean, color="black", linewidth=1)
-        axis.set_xlabel("Spearman correlation over subsets")
-        axis.set_ylabel("test examples")
-        axis.set_title(f"LDS {self.mean:.3f}", fontsize=10)
-        return figure
+        from keras_influence.report import plots
+
+        return plots.lds(self)
 
 
 def subset_outputs(
@@ -144,7 +140,8 @@ def subset_outputs(
         settings = {
             "train": fingerprint_of_batches(trainer.session.train),
             "test": fingerprint_of_batches(test),
-            "model": fingerprint_of_model(model, weights=fit is None),
+            "model": fingerprint_of_model(model),
+            "weights": fingerprint_of_weights(model.variables) if fit is None else None,
             "fit": fingerprint_of_function(fit),
             "target": [name, fingerprint_of_function(target)],
             "fraction": fraction,

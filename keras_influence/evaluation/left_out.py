@@ -6,7 +6,6 @@ import numpy as np
 
 from keras_influence.evaluation.agreement import pearson, slope, spearman
 from keras_influence.evaluation.study import Study
-from keras_influence.report import plots
 from keras_influence.validate import as_positions
 
 
@@ -73,23 +72,9 @@ class LeaveOneOut:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        figure, axis = plots.figure()
-        low = min(self.predicted.min(), self.actual.min())
-        high = max(self.predicted.max(), self.actual.max())
-        axis.plot(
-            [low, high], [low, high], color="#777777", linewidth=0.8, label="predicted = actual"
-        )
-        axis.scatter(
-            self.predicted, self.actual, s=9, color=plots.COLOURS[0], alpha=0.6, linewidths=0
-        )
-        axis.set_xlabel(f"predicted change of {self.target}")
-        axis.set_ylabel("actual change")
-        axis.ticklabel_format(style="sci", scilimits=(-2, 3))
-        axis.locator_params(nbins=6)
-        title = f"Pearson {self.pearson:.4f}, slope {self.slope:.3f}"
-        axis.set_title(title, fontsize=10)
-        axis.legend(frameon=False, fontsize=8)
-        return figure
+        from keras_influence.report import plots
+
+        return plots.leave_one_out(self)
 
 
 def leave_one_out(

@@ -7,7 +7,6 @@ import numpy as np
 
 from keras_influence.evaluation.training import trainer_of
 from keras_influence.questions import api
-from keras_influence.report import plots
 from keras_influence.validate import as_positions, check_number
 
 
@@ -62,17 +61,9 @@ class MislabelCurve:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        figure, axis = plots.figure()
-        checked = np.arange(len(self.wrong) + 1) / len(self.wrong)
-        for i, (name, found) in enumerate(self.found.items()):
-            colour = plots.COLOURS[i % len(plots.COLOURS)]
-            axis.plot(checked, [0, *found], label=name, color=colour)
-        best = np.minimum(checked / self.wrong.mean(), 1)
-        axis.plot(checked, best, color="black", linewidth=0.8, linestyle=":", label="best possible")
-        axis.set_xlabel("fraction of examples checked")
-        axis.set_ylabel("fraction of wrong labels found")
-        axis.legend(frameon=False, fontsize=8)
-        return figure
+        from keras_influence.report import plots
+
+        return plots.mislabelled(self)
 
 
 def plant_wrong_labels(y, fraction=0.1, *, seed=0):

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 
 from keras_influence.evaluation.study import Study
-from keras_influence.report import plots
 from keras_influence.validate import check_number
 
 
@@ -43,22 +42,9 @@ class RemovalCurve:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        figure, axis = plots.figure()
-        random = self.random.mean(1)
-        axis.plot(
-            self.counts, self.top.mean(0), "o-", color=plots.COLOURS[0], label="top proponents"
-        )
-        axis.plot(
-            self.counts, self.predicted.mean(0), "--", color=plots.COLOURS[0], label="predicted"
-        )
-        axis.plot(self.counts, random.mean(0), "o-", color=plots.COLOURS[2], label="random")
-        low, high = random.min(0), random.max(0)
-        axis.fill_between(self.counts, low, high, color=plots.COLOURS[2], alpha=0.3, linewidth=0)
-        axis.axhline(0, color="black", linewidth=0.6)
-        axis.set_xlabel("training examples left out")
-        axis.set_ylabel(f"mean change of {self.target}")
-        axis.legend(frameon=False, fontsize=8)
-        return figure
+        from keras_influence.report import plots
+
+        return plots.removal(self)
 
 
 def removal_curve(

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.report.canvas import COLOURS, new_figure
+
 
 def gallery(
     scores, test=None, train=None, k=4, rows=None, class_names=None, score_format="{:+.2g}"
@@ -28,10 +30,6 @@ def gallery(
         ImportError: matplotlib is missing.
         ValueError: `test` or `train` has another length than the scores.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plot() needs matplotlib: pip install matplotlib") from error
     test = _Examples(test, scores.n_test, "test", class_names)
     train = _Examples(train, scores.n_train, "train", class_names)
     rows = np.arange(min(6, scores.n_test)) if rows is None else np.atleast_1d(rows)
@@ -41,7 +39,7 @@ def gallery(
         for i in rows
     ]
     draw = _draw_images if test.images is not None and train.images is not None else _draw_table
-    return draw(Figure, entries, test, train)
+    return draw(entries, test, train)
 
 
 class _Examples:
@@ -72,13 +70,13 @@ class _Examples:
         return f"{value:.3g}" if isinstance(value, np.floating) else str(value)
 
 
-_COLOURS = {"test": "black", "proponent": "#1b7837", "opponent": "#b2182b"}
+_COLOURS = {"test": "black", "proponent": COLOURS[3], "opponent": COLOURS[1]}
 
 
-def _draw_images(figure_class, entries, test, train):
+def _draw_images(entries, test, train):
     k = len(entries[0][1][0])
     columns = 1 + 2 * k
-    figure = figure_class(figsize=(1.15 * columns, 1.55 * len(entries) + 0.7), layout="constrained")
+    figure = new_figure(1.15 * columns, 1.55 * len(entries) + 0.7)
     axes = figure.subplots(len(entries), columns, squeeze=False)
     for row, (i, *sides) in zip(axes, entries):
         _show(row[0], test.images[i], f"test {i}\n{test.label(i)}", _COLOURS["test"])
@@ -104,7 +102,7 @@ def _show(axis, image, title, colour):
         spine.set_color(colour)
 
 
-def _draw_table(figure_class, entries, test, train):
+def _draw_table(entries, test, train):
     def describe(indices, texts):
         lines = (f"{j} ({train.label(j)})  {t}" for j, t in zip(indices, texts))
         return "\n".join(line.replace(" ()", "") for line in lines)
@@ -114,7 +112,7 @@ def _draw_table(figure_class, entries, test, train):
         for i, top, bottom in entries
     ]
     k = len(entries[0][1][0])
-    figure = figure_class(figsize=(7, 0.4 + 0.24 * (k + 0.5) * len(entries)), layout="constrained")
+    figure = new_figure(7, 0.4 + 0.24 * (k + 0.5) * len(entries))
     axis = figure.subplots()
     axis.axis("off")
     table = axis.table(
