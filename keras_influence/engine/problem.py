@@ -9,9 +9,14 @@ from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.objective import Objective
-from keras_influence.engine.layers.contraction import VECTORS, Contraction
+from keras_influence.engine.layers.contraction import VECTORS
 from keras_influence.engine.loss import checks
+from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.compiled import batch_size as size_of
+from keras_influence.engine.loss.facts import find_facts
+from keras_influence.engine.loss.looks import close
+from keras_influence.engine.loss.runs import check_runs
+from keras_influence.engine.scoring import Scorer, gradient_of, value_and_gradient_of, value_of
 from keras_influence.engine.selection import select
 from keras_influence.progress import Progress
 
@@ -43,6 +48,7 @@ class Problem:
         parameters: θ, as `Parameters`.
         train: the training data, as `Batches`.
         n: number of training examples.
+        facts: what holds for the loss on them, `Facts`.
         progress: shows what takes long.
 
     Raises:
@@ -63,12 +69,16 @@ class Problem:
     ):
         self.model = model
         self.progress = Progress(verbose)
-        self.objective = objective_of(model, variables, smooth)
-        self.parameters = self.objective.parameters
+        checks.check_model(model)
+        chosen = select(model, variables)
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
         self._batch_size = batch_size
-        checks.check_loss(model, self.objective, self.train, name, learn=True)
+        few = check_runs(model, self.train, name)
+        self.facts = find_facts(model, self.train, few, name, smooth)
+        self.objective = objective_of(model, chosen, self.facts)
+        self.parameters = self.objective.parameters
+        check_fresh(self.objective, few, self.facts)
         if smooth:
             checks.warn_about_kinks(model)
 
@@ -79,17 +89,16 @@ class Problem:
         """
         batch_size = self._batch_size if isinstance(examples, tuple) else None
         batches = data.read(examples, batch_size, name, class_weight)
-        checks.check_loss(self.model, self.objective, batches, name, learn=False)
+        few = check_runs(self.model, batches, name)
+        find_facts(self.model, batches, few, name, smooth=False)
         return batches
 
     # ---- values and first derivatives
 
     def losses(self, batches):
         """ℓ of each example, (n,) float64, weighted by its sample weight, without regularisers."""
-        objective = self.objective
-        parts = [
-            objective.losses(b).numpy() / (size_of(b) if objective.sums else 1) for b in batches
-        ]
+        own = self.facts.own()
+        parts = [self.objective.losses(batch, own).numpy() for batch in batches]
         return np.concatenate(parts).astype(np.float64)
 
     def targets(self, batches, target):
@@ -99,15 +108,17 @@ class Problem:
 
     def gradient(self, batches):
         """(1/n) Σ ∇ℓ over some of the training examples, (p,) float64: their share of ∇L."""
-        total = np.zeros(self.parameters.size)
+        weight = self.facts.examples()
+        return sum(gradient_of(self.objective, batch, weight) for batch in batches) / self.n
+
+    def value_and_gradient(self, batches, left_out=()):
+        """L and ∇L on some of the training examples, without those of `left_out`, n unchanged."""
+        total = 0.0
         for batch in batches:
-            # The regulariser is in both.
-            with_examples, without = (
-                self.objective.gradient(batch, weight).numpy()
-                for weight in (self._weight(batch), 0.0)
-            )
-            total += with_examples.astype(np.float64) - without
-        return total / self.n
+            total = total + value_and_gradient_of(self.objective, batch, self.facts.train())
+        for batch in left_out:
+            total = total - value_and_gradient_of(self.objective, batch, self.facts.examples())
+        return total[0] / self.n, total[1:] / self.n
 
     def example_gradients(self, batches, target=None):
         """∇ℓ of each example, or ∇target, (n, p).
@@ -115,21 +126,20 @@ class Problem:
         Raises:
             ValueError, TypeError: `target` does not give one number for each example.
         """
-        if target is not None:
-            checks.check_target(target, self.objective, batches)
         shown = self.progress.over(batches, f"Gradients of {batches.n} examples", len(batches))
         return np.concatenate(list(self.gradients_by_batch(shown, batches, target)))
 
-    def gradients_by_batch(self, shown, batches, target=None):
+    def gradients_by_batch(self, shown, batches, target=None, name="test"):
         """`example_gradients` batch after batch, for batches taken from `batches`."""
+        own = self.facts.own()
         if target is not None:
+            checks.check_target(target, self.objective, batches, own)
             for batch in shown:
-                yield self.objective.target_gradients(batch, target).numpy()
+                yield self.objective.targets_and_gradients(batch, own, target).numpy()[:, 1:]
             return
-        plain = self.objective.masked or not self.contraction.trusted(batches)
-        kernels = self.objective if plain else self.contraction
+        scorer = Scorer(self.objective, self.model, own, name)
         for batch in shown:
-            yield kernels.example_gradients(batch).numpy()
+            yield scorer.gradients(batch)
 
     # ---- against given vectors
 
@@ -137,15 +147,14 @@ class Problem:
         """∇ℓ(train_j)ᵀ s / n for each training example j and each row s, (k, n)."""
         rows = self.as_rows(rows)
         title = f"Scores of {self.n} training examples"
-        kernels = self.contraction if self.contraction.trusted(self.train) else self.objective
         parts = [slice(start, start + VECTORS) for start in range(0, len(rows), VECTORS)]
-        blocks = [(part, tf.convert_to_tensor(rows[part])) for part in parts]
+        blocks = [tf.convert_to_tensor(rows[part]) for part in parts]
         values = np.empty((len(rows), self.n), rows.dtype)
-        start = 0
+        scorer, start = Scorer(self.objective, self.model, self.facts.examples(), "train"), 0
         for batch in self.progress.over(self.train, title, len(self.train)):
-            weight, stop = self._weight(batch), start + size_of(batch)
-            for part, block in blocks:
-                values[part, start:stop] = np.asarray(kernels.scores(batch, weight, block)).T
+            stop = start + size_of(batch)
+            for part, found in zip(parts, scorer.scores(batch, blocks)):
+                values[part, start:stop] = found.T
             start = stop
         values /= self.n
         return values
@@ -155,7 +164,7 @@ class Problem:
         rows = self.as_rows(rows)
         title = f"Input gradients of {batches.n} examples"
         parts = [
-            self.objective.input_gradients(batch, self._weight(batch), rows).numpy()
+            self.objective.input_gradients(batch, self.facts.examples(), rows).numpy()
             for batch in self.progress.over(batches, title, len(batches))
         ]
         return np.concatenate(parts, axis=1) / self.n
@@ -171,44 +180,41 @@ class Problem:
             ValueError: it is not defined for the model's loss.
         """
         if name == "gauss_newton":
-            checks.check_convex(self.model, self.objective, self.train)
-        whole = CURVATURES[name](self.objective, self.train)
+            checks.check_convex(self.model, self.objective, self.train, self.facts)
+        whole = CURVATURES[name](self.objective, self.train, self.facts)
         return whole if group is None else whole.without(group)
-
-    @property
-    def contraction(self):
-        """The faster way to scores and example gradients, for models that allow it."""
-        if self.objective.contraction is None:
-            self.objective.contraction = Contraction(self.objective, self.model)
-        return self.objective.contraction
 
     def as_rows(self, rows):
         """Vectors in the layout and dtype of the kernels."""
         return np.ascontiguousarray(rows, self.parameters.dtype.as_numpy_dtype)
 
-    def _weight(self, batch):
-        """The weight with which a batch stands for its part of the training data."""
-        return self.objective.weight_in(batch, self.n)
 
-
-def objective_of(model, variables=None, smooth=False):
+def objective_of(model, variables, facts):
     """The `Objective` of a model, with the kernels compiled in earlier calls.
 
     Args:
         model: a Keras model.
-        variables: which trainable weights are θ; see `selection.select`.
-        smooth: let the smooth versions of the hinge losses stand in for them.
-
-    Raises:
-        TypeError, ValueError: the model or the selection is not usable.
+        variables: the trainable weights that are θ.
+        facts: what holds for its loss; see `facts.Facts`.
     """
-    checks.check_model(model)
-    chosen = select(model, variables)
     state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
     known = _objectives.get(model)
     if known is None or known[0] != state:
         known = _objectives[model] = (state, {})
-    key = (smooth, *(id(v) for v in chosen))
+    key = (facts.reading, facts.adds_by_example, *(id(v) for v in variables))
     if key not in known[1]:
-        known[1][key] = Objective(model, chosen, smooth)
+        known[1][key] = Objective(model, variables, facts.reading, facts.adds_by_example)
     return known[1][key]
+
+
+def check_fresh(objective, few, facts):
+    """Have the kernels traced anew if they no longer give what the model gives.
+
+    A loss or a layer may read what a trace has frozen: a global, an attribute.
+    """
+    omega = objective.ones(few)
+    with_few = Weighting.of(tf.constant(facts.own().vector(), objective.parameters.dtype))
+    eager = float(objective.examples(objective.parameters.tensors(), omega, few, with_few))
+    if not close(value_of(objective, few, facts.own()), eager):
+        objective.kernels.forget()
+        objective.contraction = None

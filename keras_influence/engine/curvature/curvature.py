@@ -18,11 +18,13 @@ class Curvature(LinearOperator):
     Args:
         objective: an `Objective`.
         batches: the `Batches` of the training data.
+        facts: what holds for the loss on them, `Facts`.
     """
 
-    def __init__(self, objective, batches):
+    def __init__(self, objective, batches, facts):
         self._objective = objective
         self._batches = batches
+        self._facts = facts
         self.n = batches.n
         self.size = objective.parameters.size
         self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
@@ -32,13 +34,10 @@ class Curvature(LinearOperator):
         raise NotImplementedError
 
     def matmat(self, columns):
-        return self.average(columns, self._batches, self.n)
+        return self.average(columns, self._batches, self.n, self._facts.train())
 
-    def average(self, columns, batches, count, share=1.0):
-        """Σ_B (b / count) C_B v; each batch stands for its part of all n examples.
-
-        `share` multiplies the weight of the examples: with 0 only the regulariser is left.
-        """
+    def average(self, columns, batches, count, weight):
+        """Σ_B C_B v / count, with the batches weighted by a `Weighting` of `Facts`."""
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
         total = np.zeros(rows.shape, np.float64)
         width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
@@ -47,13 +46,23 @@ class Curvature(LinearOperator):
         for batch in batches:
             for sums, block in blocks:
                 # A view of the tensor's memory, where `numpy()` would copy it.
-                sums += np.asarray(self.kernel_product(batch, block, share))
+                sums += np.asarray(self.kernel_product(batch, block, weight))
         total /= count
         return total.astype(self.dtype).T
 
-    def kernel_product(self, batch, rows, share=1.0):
-        """b · C_B v for each row v, with the weight that the batch has among all n examples."""
-        return self._kernel(batch, share * self._objective.weight_in(batch, self.n), rows)
+    def kernel_product(self, batch, rows, weight):
+        """The batch's part of n C v for each row v."""
+        return self._kernel(batch, weight, rows)
+
+    @property
+    def weight(self):
+        """The weighting of the whole objective."""
+        return self._facts.train()
+
+    @property
+    def examples(self):
+        """The weighting of what examples contribute."""
+        return self._facts.examples()
 
     def samples(self, batch_size, seed):
         if batch_size >= self.n:
@@ -66,9 +75,9 @@ class Curvature(LinearOperator):
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (self.size, 1))
         one = self._batches.head(1)
         # Exact where the regulariser acts on each weight by itself.
-        regulariser = signs * self.average(signs, [one], size_of(one), share=0.0)
+        regulariser = signs * self.average(signs, [one], size_of(one), self._facts.remainder())
         return kronecker.blocks(
-            self._objective, self._batches, regulariser[:, 0], num_samples, seed
+            self._objective, self._batches, self._facts, regulariser[:, 0], num_samples, seed
         )
 
     def without(self, group):
@@ -108,7 +117,7 @@ class _Sample(LinearOperator):
         Columns in Fortran order are rows in C order, as the kernels want them: no copy.
         """
         rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
-        product = self._whole.kernel_product(self._batch, rows).numpy()
+        product = self._whole.kernel_product(self._batch, rows, self._whole.weight).numpy()
         product /= size_of(self._batch)
         return product.T
 
@@ -121,7 +130,5 @@ class _Without(LinearOperator):
         self.size, self.dtype = whole.size, whole.dtype
 
     def matmat(self, columns):
-        with_group, without = (
-            self._whole.average(columns, self._group, self._n, share) for share in (1.0, 0.0)
-        )
-        return self._whole.matmat(columns) - (with_group - without)
+        group = self._whole.average(columns, self._group, self._n, self._whole.examples)
+        return self._whole.matmat(columns) - group

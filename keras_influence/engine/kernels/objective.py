@@ -4,6 +4,7 @@ With `layers.sites`, which looks at single layers, the only place with gradient 
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
@@ -39,7 +40,7 @@ class Objective(CompiledLoss):
     @kernel()
     def losses(self, batch, weight):
         """Σ_k s_ik e_ik of each example, (b,)."""
-        omega = self._ones(batch)
+        omega = self.ones(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(omega)
             total = self.examples(self.parameters.tensors(), omega, batch, weight)
@@ -48,23 +49,18 @@ class Objective(CompiledLoss):
     @kernel()
     def counts(self, batch, weight):
         """(terms, 3) what each term's divisor is made of; see `terms.Term`."""
-        with self._at(self.parameters.tensors()):
-            model, batch, y_pred = self._called(batch)
+        with self.at(self.parameters.tensors()):
+            model, batch, y_pred = self.called(batch)
             terms = self.reading.terms(model, batch, y_pred)
         return tf.stack([tf.cast(term.counts, self.parameters.dtype) for term in terms])
 
     @kernel("omega", "vector")
-    def gradient(self, batch, weight, omega, shift):
-        """∂/∂θ of the batch's part of n L, with weights ω of the examples, at θ + shift, (p,)."""
-        theta = self.parameters.shifted(shift)
-        return self._gradient(theta, omega, batch, weight)[1]
+    def value_and_gradient(self, batch, weight, omega, shift):
+        """The batch's part of n L and its gradient as one vector, (1 + p,).
 
-    @kernel()
-    def value_and_gradient(self, batch, weight):
-        """The batch's part of n L and its gradient as one vector, (1 + p,)."""
-        value, gradient = self._gradient(
-            self.parameters.tensors(), self._ones(batch), batch, weight
-        )
+        With weights ω of the examples, at θ + shift: for everything that is compared.
+        """
+        value, gradient = self._gradient(self.parameters.shifted(shift), omega, batch, weight)
         return tf.concat([value[None], gradient], 0)
 
     @kernel()
@@ -92,20 +88,12 @@ class Objective(CompiledLoss):
 
     # ---- a user's function of the outputs in place of the loss
 
-    def target_gradients(self, batch, weight, target):
-        """∇t(x, y, y_pred) of each example by itself, (b, p), for a user's function t."""
-        self._aim(target)
-        return self._targets.run(self, _target_gradients, (), batch, weight, ())
-
-    def target_values(self, batch, weight, target):
-        """t of each example, (b,), compiled."""
-        self._aim(target)
-        return self._targets.run(self, _target_values, (), batch, weight, ())
-
-    def _aim(self, target):
+    def targets_and_gradients(self, batch, weight, target):
+        """t(x, y, y_pred) of each example and its gradient, (b, 1 + p), for a user's t."""
         if self._target is not target:
             self._target = target
             self._targets.forget()
+        return self._targets.run(self, _targets_and_gradients, (), batch, weight, ())
 
     def forget_target(self):
         """Trace the target anew: what it reads besides its arguments has changed."""
@@ -114,7 +102,7 @@ class Objective(CompiledLoss):
     def eager_targets(self, batch, target):
         """t(x, y, y_pred) of a batch, as `target` returns it."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        with self._at(self.parameters.tensors()):
+        with self.at(self.parameters.tensors()):
             return target(x, y, _keras.call_model(self._model(), x))
 
     # ---- second derivatives, for each row of a (k, p) matrix
@@ -122,7 +110,7 @@ class Objective(CompiledLoss):
     @kernel("vectors")
     def hvp(self, batch, weight, vectors):
         """∂²/∂θ² of the batch's part of n L times each row, (k, p)."""
-        omega = self._ones(batch)
+        omega = self.ones(batch)
         product = self._second_derivative(
             lambda theta: self.value(theta, omega, batch, weight)
         )
@@ -155,12 +143,12 @@ class Objective(CompiledLoss):
         theta, flatten = self.parameters.tensors(), self.parameters.flatten
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
             inner.watch(theta)
-            with self._at(theta):
-                model, batch, y_pred = self._called(batch)
+            with self.at(theta):
+                model, batch, y_pred = self.called(batch)
                 z = curved_outputs(self.reading, model, batch, y_pred)
-        with self._at(theta):
+        with self.at(theta):
             outer, free, slope, z = slope_at_outputs(
-                self.reading, model, batch, y_pred, z, self._ones(batch), weight
+                self.reading, model, batch, y_pred, z, self.ones(batch), weight
             )
         # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
         with tf.GradientTape(persistent=True) as dual:
@@ -175,6 +163,24 @@ class Objective(CompiledLoss):
 
         return product
 
+    def output_curvatures(self, batch, weight, directions=8):
+        """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z, outside of kernels."""
+        theta = self.parameters.tensors()
+        weight = Weighting.of(tf.constant(weight.vector(), self.parameters.dtype))
+        with self.at(theta):
+            model, parts, y_pred = self.called(batch)
+            pairs = curved_outputs(self.reading, model, parts, y_pred)
+            outer, free, slope, _ = slope_at_outputs(
+                self.reading, model, parts, y_pred, pairs, self.ones(batch), weight
+            )
+        rng = np.random.default_rng(0)
+        found = []
+        for _ in range(directions):
+            t = [tf.constant(rng.standard_normal(a.shape), a.dtype) for a in free]
+            bent = filled(outer.gradient(slope, free, output_gradients=t), free)
+            found.append(sum(float(tf.reduce_sum(a * b)) for a, b in zip(t, bent)))
+        return np.array(found)
+
     # ---- scores
 
     @kernel("vectors")
@@ -186,7 +192,7 @@ class Objective(CompiledLoss):
                 tf.range(rows_of(batch)),
                 fn_output_signature=self.parameters.dtype,
             )
-        theta, omega = self.parameters.tensors(), self._ones(batch)
+        theta, omega = self.parameters.tensors(), self.ones(batch)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(omega)
             gradient = self._gradient(theta, omega, batch, weight)[1]
@@ -204,7 +210,7 @@ class Objective(CompiledLoss):
         inputs = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(inputs)
-            omega = self._ones(batch)
+            omega = self.ones(batch)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(theta)
                 # What layers add by `add_loss` depends on x, but is no part of an example's loss.
@@ -218,24 +224,18 @@ class Objective(CompiledLoss):
         return over_vectors(product, vectors, self.kernels.loop)
 
 
-def _target_gradients(owner, batch, weight):
-    def gradient_of(i):
+def _targets_and_gradients(owner, batch, weight):
+    def alone(i):
         pair = tf.nest.map_structure(lambda t: tf.gather(t, [i, i]), batch)
         x, y, _ = keras.utils.unpack_x_y_sample_weight(pair)
         theta = owner.parameters.tensors()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
-            with owner._at(theta):
-                value = owner._target(x, y, _keras.call_model(owner._model(), x))[0]
-            value = tf.cast(value, owner.parameters.dtype)
-        return owner.parameters.flatten(tape.gradient(value, theta))
+            with owner.at(theta):
+                value = owner._target(x, y, _keras.call_model(owner._model(), x))
+            value = tf.cast(tf.reshape(value, [-1])[0], owner.parameters.dtype)
+        gradient = owner.parameters.flatten(tape.gradient(value, theta))
+        return tf.concat([value[None], gradient], 0)
 
     rows = tf.range(rows_of(batch))
-    return tf.map_fn(gradient_of, rows, fn_output_signature=owner.parameters.dtype)
-
-
-def _target_values(owner, batch, weight):
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    with owner._at(owner.parameters.tensors()):
-        value = owner._target(x, y, _keras.call_model(owner._model(), x))
-    return tf.cast(tf.reshape(value, [-1]), owner.parameters.dtype)
+    return tf.map_fn(alone, rows, fn_output_signature=owner.parameters.dtype)

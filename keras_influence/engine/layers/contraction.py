@@ -18,11 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.engine.kernels import primitives
-from keras_influence.engine.kernels.kernel import kernel, over_vectors
+from keras_influence.engine.kernels.kernel import Kernels, kernel, over_vectors
 from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.sites import apply, linear_layers, signals, weights_of
-from keras_influence.engine.loss.compiled import structure
+from keras_influence.engine.loss.compiled import Weighting
 
 # Vectors that are taken together; the largest array in a kernel is that of one layer: for each
 # example of a batch its patches, or `_LARGE` numbers, or `VECTORS` outputs of a dense layer.
@@ -39,81 +38,34 @@ class Contraction:
     Args:
         objective: an `Objective`.
         model: its model; not kept.
+
+    Attributes:
+        covers: whether each weight belongs to a layer that is linear in its own weights. Whether
+            the contraction is then right, `scoring` certifies on every batch.
     """
 
     def __init__(self, objective, model):
         self._objective = objective
         self.parameters = objective.parameters
-        self.kernels = {}
+        self.kernels = Kernels(Weighting, loop=True)
         self._index = {id(v): i for i, v in enumerate(self.parameters.variables)}
         held = {id(v) for layer in self._layers(model) for v in weights_of(layer)}
-        self._covers = all(i in held for i in self._index)
-        self._trusted = {}
+        self.covers = not objective.adds_by_example and all(i in held for i in self._index)
 
     def _layers(self, model):
         return linear_layers(model, self.parameters.variables)
 
-    @property
-    def state(self):
-        """What `checks` found that compiled kernels depend on."""
-        return self._objective.state, self._objective.sums
-
-    def trusted(self, batches):
-        """Whether the contraction is right for this model and data: found out once, on 4 examples.
-
-        It is not where a weight is used outside its layer, or the batch is not a layer's
-        leading axis.
-        """
-        if not self._covers:
-            return False
-        few = batches.head(4)
-        key = structure(few)
-        if key not in self._trusted:
-            try:
-                self._trusted[key] = self._agrees(few)
-            except (ValueError, TypeError, IndexError, tf.errors.OpError):
-                self._trusted[key] = False
-        return self._trusted[key]
-
-    def _agrees(self, batch):
-        """Compare formed and applied gradients of a few examples with those of the plain loss."""
-        rng = np.random.default_rng(0)
-        theta = self.parameters.tensors()
-        with primitives.replaced():
-            formed = self._formed_gradients(batch)
-            size = formed[0].shape[0]
-            omega = tf.constant(rng.uniform(0.5, 1.5, size), self.parameters.dtype)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(theta)
-                loss, _ = self._objective.example_losses_sum(theta, batch, omega)
-            plain = [
-                np.zeros(g.shape[1]) if t is None else tf.reshape(t, [-1]).numpy()
-                for t, g in zip(tape.gradient(loss, theta), formed)
-            ]
-            s = tf.constant(rng.standard_normal((1, self.parameters.size)), self.parameters.dtype)
-            applied = self._applied(*self._signals(batch), s)[:, 0].numpy()
-        total = np.linalg.norm(np.concatenate(plain))
-        for p, g in zip(plain, formed):
-            error = np.linalg.norm(omega.numpy() @ g.numpy() - p)
-            if not error <= 1e-3 * np.linalg.norm(p) + 1e-5 * total:
-                return False
-        paired = np.concatenate(formed, axis=1) @ s[0].numpy()
-        return bool(np.linalg.norm(applied - paired) <= 1e-3 * np.linalg.norm(paired) + 1e-12)
-
     # ---- kernels, as those of `Objective`
 
-    @kernel
+    @kernel()
     def example_gradients(self, batch, weight):
         """∇ℓ(z) of each example, (b, p), without the regulariser."""
-        return weight * tf.concat(self._formed_gradients(batch), axis=1)
+        return tf.concat(self._formed_gradients(batch, weight), axis=1)
 
-    @kernel
+    @kernel("vectors")
     def scores(self, batch, weight, vectors):
-        """∇ℓ(zᵢ)ᵀ s for each example i and each row s, (b, k)."""
-        sites, deltas = self._signals(batch)
-        # `Objective.scores` is b · ∂/∂ω of a sum as well as of a mean.
-        if self._objective.sums:
-            weight = weight * self._objective._size(batch)
+        """⟨∇_j, s⟩ for each example j and each row s, (b, k)."""
+        sites, deltas = self._signals(batch, weight)
         many = vectors.shape[0] != 1
         formed = [(s, d) for s, d in zip(sites, deltas) if many and _forms(s)]
         others = [(s, d) for s, d in zip(sites, deltas) if not (many and _forms(s))]
@@ -124,11 +76,11 @@ class Contraction:
         for i, gradient in self._formed(formed).items():
             part = vectors[:, starts[i] : starts[i + 1]]
             total += tf.matmul(gradient, part, transpose_b=True)
-        return weight * total
+        return total
 
-    def _signals(self, batch):
+    def _signals(self, batch, weight):
         objective = self._objective
-        return signals(objective, self._layers(objective._model()), batch)
+        return signals(objective, self._layers(objective._model()), batch, weight)
 
     def _applied(self, sites, deltas, vectors):
         """Σ_sites ⟨f(aᵢ; s), δᵢ⟩ for each row s, (b, k)."""
@@ -182,9 +134,9 @@ class Contraction:
             values.append((v, part))
         return values
 
-    def _formed_gradients(self, batch):
-        """∇ℓ(z) of each example as a list of (b, size) for the variables."""
-        sites, deltas = self._signals(batch)
+    def _formed_gradients(self, batch, weight):
+        """∇ of each example as a list of (b, size) for the variables."""
+        sites, deltas = self._signals(batch, weight)
         formed = self._formed(zip(sites, deltas))
         rows = tf.shape(deltas[0])[0]
         sizes = enumerate(self.parameters.sizes)

@@ -12,9 +12,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.engine.kernels.kernel import kernel
-from keras_influence.engine.layers.sites import linear_layers, signals
+from keras_influence.engine.kernels.kernel import Kernels, kernel
+from keras_influence.engine.layers.sites import InnerCallError, linear_layers, signals
 from keras_influence.engine.layers.views import as_matrix
+from keras_influence.engine.loss.compiled import Weighting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,23 +56,24 @@ class Block:
         return q_inputs.T @ v if q_inputs.size else v
 
 
-def blocks(objective, batches, regulariser, num_samples, seed):
+def blocks(objective, batches, facts, regulariser, num_samples, seed):
     """The `Block`s of all layers that are covered, in two passes over the data.
 
     Args:
         objective: an `Objective`.
         batches: the training data, n examples.
+        facts: what holds for the loss on them, `Facts`.
         regulariser: (p,) diagonal of the regulariser's Hessian.
         num_samples: pseudo-gradients for each example.
         seed: of the pseudo-gradients.
     """
-    matrices = _covered(objective, batches)
+    matrices = _covered(objective, batches, facts)
     if not matrices:
         return ()
-    statistics = _Statistics(objective, matrices)
+    statistics = _Statistics(objective, matrices, facts)
     bases = statistics.bases(batches, num_samples, seed)
     total = statistics.eigenvalues(batches, bases, num_samples, seed)
-    share = 1.0 if objective.sums else 1.0 / batches.n
+    share = 1.0 / batches.n
     found = []
     for layer, (q_inputs, q_outputs), value in zip(matrices, bases, total):
         rows = matrices[layer]
@@ -81,7 +83,7 @@ def blocks(objective, batches, regulariser, num_samples, seed):
     return tuple(found)
 
 
-def _covered(objective, batches):
+def _covered(objective, batches, facts):
     """{layer: positions in θ of its weights as a (K, O) matrix} for the layers covered."""
     parameters = objective.parameters
     ends = np.cumsum(parameters.sizes)
@@ -90,12 +92,29 @@ def _covered(objective, batches):
         for v, size, end in zip(parameters.variables, parameters.sizes, ends)
     }
     layers = linear_layers(objective._model(), parameters.variables)
-    sites, _ = signals(objective, layers, batches.head(1))
-    found = {}
-    for site in sites:
-        view = as_matrix(site)
-        if view is not None and id(view.kernel) in positions:
-            found[site.layer] = view.rows(positions)
+    while True:
+        try:
+            return _matrices(objective, layers, positions, batches.head(2), facts.train())
+        except InnerCallError as error:
+            layers = [layer for layer in layers if layer.name not in error.layers]
+
+
+def _matrices(objective, layers, positions, batch, weight):
+    """The same for some layers, as they are seen in a graph."""
+    flat, found = tf.nest.flatten(batch), {}
+    vector = tf.constant(weight.vector(), objective.parameters.dtype)
+
+    def trace(flat):
+        traced = tf.nest.pack_sequence_as(batch, flat)
+        for site in signals(objective, layers, traced, type(weight).of(vector))[0]:
+            view = as_matrix(site)
+            if view is not None and id(view.kernel) in positions:
+                found[site.layer] = view.rows(positions)
+        return tf.constant(0)
+
+    tf.function(trace, autograph=False).get_concrete_function(
+        [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in flat]
+    )
     return found
 
 
@@ -116,16 +135,11 @@ class _Statistics:
         matrices: {layer: rows}, as in `Block.rows`.
     """
 
-    def __init__(self, objective, matrices):
-        self._objective, self._matrices = objective, matrices
-        self.parameters, self.kernels = objective.parameters, {}
+    def __init__(self, objective, matrices, facts):
+        self._objective, self._matrices, self._facts = objective, matrices, facts
+        self.parameters, self.kernels = objective.parameters, Kernels(Weighting, loop=True)
         self._seed = tf.Variable([0, 0], trainable=False)
         self._bases = []
-
-    @property
-    def state(self):
-        """What `checks` found that compiled kernels depend on."""
-        return self._objective.state, self._objective.sums
 
     def bases(self, batches, num_samples, seed):
         """(Q_A, Q_S) of each layer."""
@@ -144,26 +158,27 @@ class _Statistics:
             for sample in range(num_samples):
                 self._seed.assign([seed + sample, number])
                 parts = tf.nest.map_structure(
-                    lambda t: t.numpy().astype(np.float64), statistic(batch)
+                    lambda t: t.numpy().astype(np.float64), statistic(batch, self._facts.train())
                 )
                 total = parts if total is None else tf.nest.map_structure(np.add, total, parts)
         return total
 
-    @kernel
+    @kernel()
     def _covariances(self, batch, weight):
-        return [_covariance(*signals) for _, *signals in self._stacked(batch)]
+        return [_covariance(*signals) for _, *signals in self._stacked(batch, weight)]
 
-    @kernel
+    @kernel()
     def _squares(self, batch, weight):
-        pairs = zip(self._stacked(batch), self._bases)
+        pairs = zip(self._stacked(batch, weight), self._bases)
         return [(_square(*layer, *basis),) for layer, basis in pairs]
 
-    def _stacked(self, batch):
+    def _stacked(self, batch, weight):
         """K, inputs a (b, T, K), or indices (b, T), and δ (b, T, O) of each layer.
 
         The calls of a layer that is called more than once stand side by side.
         """
-        found = signals(self._objective, list(self._matrices), batch, self._seed.read_value())
+        seed = self._seed.read_value()
+        found = signals(self._objective, list(self._matrices), batch, weight, seed)
         for layer, rows in self._matrices.items():
             calls = [
                 as_matrix(site).signals(delta, height=len(rows))

@@ -9,12 +9,14 @@ output before the activation. All that the weights do to the loss then goes thro
 """
 
 import contextlib
+import threading
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_influence.engine.kernels.objective import curved_outputs
+from keras_influence import _keras
+from keras_influence.engine.kernels.outputs import curved_outputs, slope_at_outputs
 
 _LINEAR = tuple(
     getattr(keras.layers, name)
@@ -75,6 +77,7 @@ def recording(layers):
     """Collect a `Site` for each call of these layers; they are as before afterwards."""
     sites = []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_keras.lock)
         for layer in layers:
             stack.enter_context(_recorded(layer, sites))
         yield sites
@@ -83,13 +86,15 @@ def recording(layers):
 def _recorded(layer, sites):
     """`layer` with a `call` that adds to `sites`; its activation is where z is seen."""
     call, activation = layer.call, getattr(layer, "activation", None)
-    seen = []
+    seen, owner = [], threading.get_ident()
 
     def activate(z):
         seen.append(z)
         return activation(z)
 
     def recorded(*arguments, **keywords):
+        if threading.get_ident() != owner:  # Somebody else runs the model meanwhile.
+            return call(*arguments, **keywords)
         seen.clear()
         y = call(*arguments, **keywords)
         sites.append(Site(layer, arguments, keywords, seen[0] if seen else y))
@@ -118,7 +123,7 @@ def apply(site):
     """f(a; w) with the weights as they are in the scope now, without the activation."""
     layer = site.layer
     linear = {"activation": _identity} if getattr(layer, "activation", None) else {}
-    with _replaced(layer, **linear):
+    with _keras.lock, _replaced(layer, **linear):
         return layer.call(*site.arguments, **site.keywords)
 
 
@@ -126,13 +131,14 @@ def _identity(z):
     return z
 
 
-def signals(objective, layers, batch, seed=None):
+def signals(objective, layers, batch, weight, seed=None):
     """What each of `layers` was given, and δᵢ = ∂ℓᵢ/∂zᵢ of each example, (b, ...).
 
     Args:
         objective: an `Objective`.
         layers: from `linear_layers`.
         batch: a batch of tensors, eager or in a kernel.
+        weight: the `Weighting` of the examples' losses.
         seed: None for the loss's own gradients. With two integers, a tensor (2,), in their
             place ∂⟨uᵢ, yᵢ⟩/∂zᵢ with y the model's output or logits and u random with
             E[u uᵀ] = ∂²ℓᵢ/∂y²: weight gradients whose second moment is the Gauss-Newton
@@ -141,27 +147,49 @@ def signals(objective, layers, batch, seed=None):
     Returns:
         `(sites, deltas)`, two lists. A layer that was called twice has two sites.
         Regularisers are in no δ. Sites that the loss does not depend on are left out.
+
+    Raises:
+        InnerCallError: a layer is called inside a loop or a branch.
     """
-    theta = objective.parameters.tensors()
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
-        outer.watch(theta)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
-            inner.watch(theta)
-            with recording(layers) as sites:
-                loss, y_pred = objective.example_losses_sum(theta, batch)
-        if seed is None:
-            return gradients_at(inner, loss, sites)
-        y = curved_outputs(inner, loss, y_pred)
-        slopes = inner.gradient(loss, y)
-    pairs = enumerate(zip(slopes, y))
-    u = [_random(outer, slope, output, seed + i) for i, (slope, output) in pairs]
+    theta, omega = objective.parameters.tensors(), objective.ones(batch)
+    reading = objective.reading
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+        inner.watch(theta)
+        with objective.at(theta), recording(layers) as sites:
+            model, parts, y_pred = objective.called(batch)
+            if seed is None:
+                loss = reading.examples(model, parts, y_pred, omega, weight)
+            else:
+                pairs = curved_outputs(reading, model, parts, y_pred)
+    if seed is None:
+        return gradients_at(inner, loss, sites)
+    with objective.at(theta):
+        outer, free, slopes, y = slope_at_outputs(
+            reading, model, parts, y_pred, pairs, omega, weight
+        )
+    triples = enumerate(zip(slopes, free))
+    u = [_random(outer, slope, output, seed + i) for i, (slope, output) in triples]
     return gradients_at(inner, y, sites, u)
 
 
+class InnerCallError(ValueError):
+    """A layer is called where its input and output cannot be seen from outside.
+
+    Attributes:
+        layers: the names of such layers.
+    """
+
+    def __init__(self, layers):
+        self.layers = layers
+        super().__init__(f"{', '.join(layers)} is called inside a loop or a branch")
+
+
 def gradients_at(tape, target, sites, cotangents=None):
-    """The sites in the graph of `target` that it depends on, and its gradients there."""
+    """The sites that a target depends on, and its gradients there."""
     here = _graph(tf.nest.flatten(target)[0])
-    sites = [site for site in sites if _graph(site.outputs) is here]
+    inside = sorted({site.layer.name for site in sites if _graph(site.outputs) is not here})
+    if inside:
+        raise InnerCallError(inside)
     found = tape.gradient(target, [site.outputs for site in sites], output_gradients=cotangents)
     reached = [(s, tf.convert_to_tensor(g)) for s, g in zip(sites, found) if g is not None]
     return [s for s, _ in reached], [g for _, g in reached]

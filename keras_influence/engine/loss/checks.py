@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.compiled import batch_size, structure
+from keras_influence.engine.loss.compiled import batch_size
+from keras_influence.engine.loss.looks import few_of, near
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning
 
@@ -56,122 +57,19 @@ def _warn_about_hidden_objective(model):
         )
 
 
-def check_loss(model, objective, batches, name, learn):
-    """Compare a small batch with its examples one by one: each must count the same in both.
-
-    Args:
-        learn: set `objective.sums` and `objective.dropped_axes` from what is found.
-
-    Raises:
-        ValueError: `batches` do not fit the model, the loss ignores sample weights, or one
-            example's part in it depends on the others in its batch.
-    """
-    head = batches.head(64)
-    axes_to_try, masked = objective.checked.get(structure(head)) or _look_at(model, head, name)
-    objective.masked = objective.masked or masked
-    failures = []
-    for axes in axes_to_try if learn else (objective.dropped_axes,):
-        objective.dropped_axes = axes
-        try:
-            agree, why = _compare(objective, head, masked, learn)
-        except (ValueError, TypeError, tf.errors.OpError) as error:
-            failures.append(
-                f"`{name}` does not fit the model's loss, or the loss does not give one value per "
-                f"example: {error}"
-            )
-            continue
-        if agree:
-            objective.checked[structure(head)] = ((axes,), masked)
-            return
-        failures.append(why)
-    raise ValueError(failures[0])
-
-
-def _look_at(model, batch, name):
-    """`_axes_to_try`, and whether a mask reaches the output."""
-    x, y, w = keras.utils.unpack_x_y_sample_weight(batch)
-    y_pred = _model_output(model, x, name)
-    try:
-        _keras.build_compiled_loss(model, y, y_pred)
-    except (ValueError, TypeError, tf.errors.OpError) as error:
-        raise ValueError(f"`{name}` does not fit the model's loss: {error}") from error
-    masked = any(getattr(t, "_keras_mask", None) is not None for t in tf.nest.flatten(y_pred))
-    return _axes_to_try(model, w, y_pred), masked
-
-
-def _axes_to_try(model, w, y_pred):
-    """How many trailing axes of an output the loss may reduce: one as a rule, or up to all."""
-    if w is not None or not _keras.has_default_loss(model):
-        return (1,)
-    return range(1, max(2, *(t.shape.rank for t in tf.nest.flatten(y_pred))))
-
-
-def _compare(objective, head, masked, learn):
-    """Whether a loss can be taken apart by example, and what to do where it cannot."""
-    losses = objective.losses(head).numpy()
-    if not losses.size:
-        return False, (
-            "The model's `compute_loss` ignores `sample_weight`, so the part of one example "
-            "cannot be told. Multiply each example's loss by `sample_weight` before the mean."
-        )
-    if not np.isfinite(losses).all():
-        return False, "The loss of some examples is NaN or infinite. Are the labels what it takes?"
-    key = ("agrees", structure(head), objective.dropped_axes)
-    if key in objective.checked:
-        return True, ""
-    # Examples with a loss near zero tell nothing. A masked loss is divided by the number of
-    # unmasked steps of the whole batch, so that only a batch of one can be compared.
-    chosen = np.argsort(-np.abs(losses))[: 1 if masked else 3]
-    few = _rows(head, chosen)
-    size = batch_size(few)
-    together = objective.losses(few).numpy()
-    alone = np.concatenate([objective.losses(_rows(few, [i])) for i in range(size)])
-    tolerance = {"rtol": 1e-3, "atol": 1e-5 * np.abs(alone).max() + 1e-6}
-    for sums in (False, True) if learn and size > 1 else (objective.sums,):
-        in_few = np.allclose(together, alone * (size if sums else 1), **tolerance)
-        in_head = np.allclose(losses[chosen], alone * (len(losses) if sums else 1), **tolerance)
-        if in_few and (in_head or masked):
-            objective.sums = sums
-            if size > 1 and np.abs(alone).max() > 1e-6:
-                objective.checked[key] = True
-            return True, ""
-    return False, (
-        f"The model's loss is not a mean or sum over examples: in a batch of {len(losses)}, an "
-        f"example counts {losses[chosen[0]]:.4g}, by itself {alone[0]:.4g}. Use a loss with "
-        "reduction='sum_over_batch_size' that gives each example a loss of its own."
-    )
-
-
-def _rows(batch, rows):
-    return tf.nest.map_structure(lambda t: tf.gather(t, rows), batch)
-
-
-def _model_output(model, x, name):
-    try:
-        with keras.StatelessScope(collect_losses=True):
-            return _keras.call_model(model, x)
-    except Exception as error:
-        raise ValueError(f"`{name}` does not fit the model's inputs: {error}") from error
-
-
-def check_convex(model, objective, batches):
+def check_convex(model, objective, batches, facts):
     """Raise where the Gauss-Newton matrix is not defined for the model's loss.
 
     Raises:
         ValueError: the loss is flat or not convex in the outputs.
     """
-    head = batches.head(16)
-    key = ("convex", structure(head))
-    if key in objective.checked:
-        return
-    curvatures = objective.eager_output_curvatures(head)
+    curvatures = objective.output_curvatures(few_of(batches, 16), facts.own())
     largest = np.abs(curvatures).max()
     if largest == 0:
         why = "has no second derivative in the model's outputs"
     elif curvatures.min() < -1e-4 * largest:
         why = "is not convex in the model's outputs"
     else:
-        objective.checked[key] = True
         return
     way_out = (
         "Use curvature='auto', or compile the model with keras_influence.SmoothHinge(), "
@@ -209,7 +107,7 @@ def _loss_name(model):
     return ", ".join(map(str, names))
 
 
-def check_target(target, objective, batches):
+def check_target(target, objective, batches, weight):
     """Raise unless `target(x, y, y_pred)` gives one number per example.
 
     Raises:
@@ -221,7 +119,7 @@ def check_target(target, objective, batches):
             "`target` should be a function of (x, y, y_pred) that returns one number per example. "
             f"Received: {target!r}"
         )
-    few = batches.head(3)
+    few = few_of(batches, 3)
     try:
         value = tf.convert_to_tensor(objective.eager_targets(few, target))
     except Exception as error:
@@ -232,3 +130,7 @@ def check_target(target, objective, batches):
             f"`target` should return floats of shape (batch,), one per example. Received: "
             f"{value.dtype.name} of shape {shape} for a batch of {batch_size(few)}"
         )
+    traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]
+    if not near(traced, np.ravel(value)):
+        # It reads what has changed since: a global, an attribute, a closure.
+        objective.forget_target()

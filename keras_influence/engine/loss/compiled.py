@@ -71,9 +71,9 @@ class CompiledLoss:
 
     def value(self, theta, omega, batch, weight):
         """The batch's part of n L as a scalar tensor."""
-        size = self._size(batch)
-        with self._at(theta):
-            model, batch, y_pred = self._called(batch)
+        size = self.size_of(batch)
+        with self.at(theta):
+            model, batch, y_pred = self.called(batch)
             total = self.reading.examples(model, batch, y_pred, omega, weight)
             added, rest = self.reading.rest(model, batch, y_pred)
         dtype = self.parameters.dtype
@@ -82,14 +82,14 @@ class CompiledLoss:
 
     def examples(self, theta, omega, batch, weight):
         """Σ_i Σ_k ω_i s_ik e_ik as a scalar tensor."""
-        with self._at(theta):
-            model, batch, y_pred = self._called(batch)
+        with self.at(theta):
+            model, batch, y_pred = self.called(batch)
             return self.reading.examples(model, batch, y_pred, omega, weight)
 
     def rest(self, theta, batch, weight):
         """a A + b R as a scalar tensor."""
         nothing = weight._replace(total=0 * weight.total, own=0 * weight.own)
-        return self.value(theta, 0 * self._ones(batch), batch, nothing)
+        return self.value(theta, 0 * self.ones(batch), batch, nothing)
 
     def alone(self, theta, batch, i, weight):
         """What example i by itself is to its loss, as the first of a pair of itself.
@@ -98,22 +98,22 @@ class CompiledLoss:
         """
         pair = tf.nest.map_structure(lambda t: tf.gather(t, [i, i]), batch)
         omega = tf.constant([1.0, 0.0], self.parameters.dtype)
-        with self._at(theta):
-            model, pair, y_pred = self._called(pair)
+        with self.at(theta):
+            model, pair, y_pred = self.called(pair)
             total = self.reading.examples(model, pair, y_pred, omega, weight)
             if not self.adds_by_example:
                 return total
             added, _ = self.reading.rest(model, pair, y_pred)
         return total + weight.alone * tf.cast(added, self.parameters.dtype)
 
-    def _called(self, batch):
-        """The model, the batch as (x, y, w), and the model's output. In `_at`."""
+    def called(self, batch):
+        """The model, the batch as (x, y, w), and the model's output. In `at`."""
         model = self._model()
         batch = keras.utils.unpack_x_y_sample_weight(batch)
         return model, batch, _keras.call_model(model, batch[0])
 
     @contextlib.contextmanager
-    def _at(self, theta):
+    def at(self, theta):
         """The model with the values `theta`, in full precision, no variable assigned."""
         values = {id(v): value for v, value in zip(self.parameters.variables, theta)}
         model = self._model()
@@ -130,10 +130,10 @@ class CompiledLoss:
         ):
             yield
 
-    def _ones(self, batch):
+    def ones(self, batch):
         return tf.ones([rows_of(batch)], self.parameters.dtype)
 
-    def _size(self, batch):
+    def size_of(self, batch):
         return tf.cast(rows_of(batch), self.parameters.dtype)
 
 

@@ -31,7 +31,7 @@ class Compiled:
     def terms(self, model, batch, y_pred):
         """The `Term`s of the compiled losses."""
         _, y, w = batch
-        return compiled_terms(model, y, y_pred, w, dict(self.replacements))
+        return compiled_terms(model, y, y_pred, w, self.replacements)
 
     def examples(self, model, batch, y_pred, omega, weight):
         """Σ_i ω_i Σ_k s_ik e_ik with s_ik = total_k + own / entries_ik, a scalar."""
@@ -67,15 +67,19 @@ class Weighted:
     sums: bool = False
     adds: bool = True
 
+    def total(self, n):
+        """The factor of the examples' sum in n L."""
+        return float(n) if self.sums else 1.0
+
     def examples(self, model, batch, y_pred, omega, weight):
         scale = omega * (weight.total[0] + weight.own)
-        part = self._loss(model, batch, y_pred, scale) - self._loss(model, batch, y_pred, 0 * scale)
+        part = self.loss(model, batch, y_pred, scale) - self.loss(model, batch, y_pred, 0 * scale)
         part = tf.cast(part, omega.dtype)
         return part if self.sums else part * tf.cast(rows_of(y_pred), omega.dtype)
 
     def rest(self, model, batch, y_pred):
         nothing = tf.zeros([rows_of(y_pred)], tf.nest.flatten(y_pred)[0].dtype)
-        rest = self._loss(model, batch, tf.nest.map_structure(tf.stop_gradient, y_pred), nothing)
+        rest = self.loss(model, batch, tf.nest.map_structure(tf.stop_gradient, y_pred), nothing)
         added = _keras.added_losses(model) if self.adds else 0.0
         return added, rest - tf.cast(added, rest.dtype)
 
@@ -83,7 +87,7 @@ class Weighted:
         return [(leaf, None) for leaf in tf.nest.flatten(y_pred)]
 
     @staticmethod
-    def _loss(model, batch, y_pred, omega):
+    def loss(model, batch, y_pred, omega):
         x, y, w = batch
         if w is None:
             w = omega
@@ -105,6 +109,10 @@ class Alone:
 
     sums: bool = False
     adds: bool = False
+
+    def total(self, n):
+        """The factor of the examples' sum in n L."""
+        return float(n) if self.sums else 1.0
 
     def losses(self, model, batch, y_pred):
         """The loss of each example by itself, without A and R, (b,)."""

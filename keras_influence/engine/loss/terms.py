@@ -21,6 +21,10 @@ MEAN, SUM = "mean", "sum"
 _REDUCTIONS = {"mean": MEAN, "sum_over_batch_size": MEAN, "sum": SUM, "none": SUM, None: SUM}
 
 
+class RefusedLoss(ValueError):
+    """A loss that cannot be taken apart by example, whatever the data are."""
+
+
 class Term(NamedTuple):
     """One of the compiled losses, for a batch of b examples.
 
@@ -29,6 +33,7 @@ class Term(NamedTuple):
         entries: (b,) what Keras divides by for each example alone: 1 for a sum.
         counts: (3,) entries of the batch, and how many of its steps a mask leaves, of how many.
         divides: `MEAN` or `SUM`, as the loss object says, or None where it gave one number.
+        whole: the batch's loss by the loss object itself where that is one number, else None.
         masked: whether there is a mask.
         output: the output that the loss was given.
         of_probabilities: the loss function, if it takes probabilities and no logits, or None.
@@ -38,6 +43,7 @@ class Term(NamedTuple):
     entries: tf.Tensor
     counts: tf.Tensor
     divides: str | None
+    whole: object
     masked: bool
     output: object
     of_probabilities: object
@@ -47,7 +53,7 @@ def compiled_terms(model, y, y_pred, sample_weight, replacements):
     """The `Term`s of a model's compiled losses, in Keras's order.
 
     Args:
-        replacements: {function: smooth function that stands in for it}.
+        replacements: pairs of a function and the smooth one that stands in for it.
 
     Raises:
         ValueError: a loss divides by the sample weights.
@@ -59,18 +65,20 @@ def compiled_terms(model, y, y_pred, sample_weight, replacements):
 def _smooth(loss, replacements):
     """A copy of a loss object with a smooth function in place of a kinked one, if there is one."""
     fn = getattr(loss, "fn", None)
-    if fn not in replacements:
-        return loss
-    twin = copy.copy(loss)
-    twin.fn = replacements[fn]
-    return twin
+    for known, smooth in replacements:
+        if fn is known:
+            twin = copy.copy(loss)
+            twin.fn = smooth
+            return twin
+    return loss
 
 
 def _term(call):
     loss, size = call.loss, rows_of(call.y_pred)
     plain = _keras.calls_as_keras_does(loss)
     values, mask = _keras.loss_values(loss, call.y_true, call.y_pred) if plain else (None, None)
-    divides = None
+    divides = whole = None
+    factor = 1.0 if call.factor is None else call.factor
     if values is not None and _has_batch_axis(values, call.y_pred):
         divides = _reduction(loss)
         values = _keras.weighted_values(loss, values, call.weight, mask)
@@ -79,16 +87,18 @@ def _term(call):
         values, mask = each_alone(one, call.y_true, call.y_pred, call.weight), None
         if plain:
             values = _keras.weighted_values(loss, values, call.weight, None)
+        whole = factor * tf.reduce_sum(loss(call.y_true, call.y_pred, call.weight))
     left = tf.ones([size, 1], values.dtype)
     if mask is not None:
         left = tf.reshape(tf.cast(mask, values.dtype), [size, -1])
     share = tf.cast(tf.size(values), values.dtype) / tf.cast(size, values.dtype)
     total = tf.cast(tf.size(left), values.dtype)
     return Term(
-        examples=_sum(values) * (1.0 if call.factor is None else call.factor),
+        examples=factor * _sum(values),
         entries=share * tf.reduce_mean(left, 1) if divides == MEAN else tf.ones_like(left[:, 0]),
         counts=tf.stack([tf.cast(tf.size(values), values.dtype), tf.reduce_sum(left), total]),
         divides=divides,
+        whole=whole,
         masked=mask is not None,
         output=call.y_pred,
         of_probabilities=_function_of_probabilities(loss),
@@ -102,7 +112,7 @@ def _function_of_probabilities(loss):
 
 def _reduction(loss):
     if loss.reduction == "mean_with_sample_weight":
-        raise ValueError(
+        raise RefusedLoss(
             f"The loss {loss.name} divides by the sum of the sample weights "
             "(reduction='mean_with_sample_weight'), so leaving an example out changes what all "
             "others count. Use reduction='sum_over_batch_size'."

@@ -1,0 +1,189 @@
+"""What holds of a model's loss on one data set, found out where it is used.
+
+How a loss is read, and what its terms are divided by, is certified on examples from all of the
+data, against what Keras itself computes. What is found belongs to this data set: `Facts`.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from keras_influence import _keras
+from keras_influence.engine.loss.added import what_is_added
+from keras_influence.engine.loss.compiled import Weighting, batch_size
+from keras_influence.engine.loss.custom import custom_reading
+from keras_influence.engine.loss.looks import (
+    called,
+    close,
+    fitting,
+    mixed_message,
+    rows_of_batch,
+)
+from keras_influence.engine.loss.readings import Compiled
+from keras_influence.engine.loss.smooth import SMOOTH
+from keras_influence.engine.loss.terms import MEAN, SUM, RefusedLoss
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What holds for the loss of one model on one data set of n examples.
+
+    Attributes:
+        reading: how `compute_loss` is read as a sum over examples; see `readings`.
+        added: what layers add by `add_loss`: "nothing", the same for each batch ("constant"),
+            a "mean" or a "sum" over the examples of a batch, or "mixed", none of these.
+        n: number of examples.
+        totals: for each term of the loss, n divided by what Keras would divide it by if all of
+            the data were one batch.
+    """
+
+    reading: object
+    added: str
+    n: int
+    totals: tuple
+
+    @property
+    def adds_by_example(self):
+        """Whether what layers add is part of what an example contributes."""
+        return self.added in (MEAN, SUM)
+
+    def train(self):
+        """The weighting of n L, the objective of all of the data as one batch."""
+        by_sum = float(self.added == SUM)
+        return Weighting(
+            own=0.0,
+            added=1.0 - by_sum,
+            added_sum=self.n * by_sum,
+            alone=self.n / 2 if by_sum else 1.0,
+            rest=1.0,
+            total=self.totals,
+        )
+
+    def examples(self):
+        """The weighting of what the examples contribute to n L."""
+        train = self.train()
+        return train._replace(added=train.added * self.adds_by_example, rest=0.0)
+
+    def remainder(self):
+        """The weighting of what is in n L whatever the examples are."""
+        constant = float(self.added == "constant")
+        return Weighting(0.0, constant, 0.0, 0.0, 1.0, (0.0,) * len(self.totals))
+
+    def own(self):
+        """The weighting in which each example counts by its own loss, as a batch of one."""
+        alone = 0.5 if self.added == SUM else 1.0
+        return Weighting(1.0, 0.0, 0.0, alone, 0.0, (0.0,) * len(self.totals))
+
+
+def find_facts(model, batches, few, name, smooth):
+    """`Facts` about a model's loss on a data set.
+
+    Args:
+        few: a few of its examples, from `runs.check_runs`.
+        name: the argument's name, for messages.
+        smooth: let the smooth versions of the kinked losses stand in for them.
+
+    Raises:
+        ValueError: the data do not fit the loss, or one example's part in it cannot be told.
+    """
+    added = what_is_added(model, few, name)
+    if not _keras.has_default_loss(model):
+        reading = custom_reading(model, batches, few, name)
+        return Facts(reading, added, batches.n, (reading.total(batches.n),))
+    kinds = _certified_kinds(model, batches, few, name)
+    reading = Compiled(tuple(SMOOTH.items()) if smooth else ())
+    counts = _counts(model, batches, few, name)
+    totals = [
+        0.0 if (divisor := _divisor(kind, count, batches.n)) == 0 else batches.n / divisor
+        for kind, count in zip(kinds, counts)
+    ]
+    return Facts(reading, added, batches.n, tuple(map(float, totals)))
+
+
+def _divisor(kind, counts, n):
+    """What Keras divides a term by: nothing, the examples, or the entries that a mask leaves."""
+    entries, left, steps = counts
+    if kind == SUM:
+        return 1.0
+    return n if kind == ALONE_MEAN else entries * left / steps
+
+
+ALONE_MEAN = "mean of numbers"
+
+
+def _certified_kinds(model, batches, few, name):
+    """For each term what it is divided by; together they make up what Keras computes."""
+    kinds = None
+    for batch in _looked_at(batches, few):
+        with called(model, batch, name) as (parts, y_pred), fitting(name):
+            terms = Compiled().terms(model, parts, y_pred)
+            _check_finite(terms, name)
+            found = [_kind(term, name) for term in terms]
+            kinds = found if kinds is None else [a or b for a, b in zip(kinds, found)]
+            if all(kinds):
+                _compare(model, parts, y_pred, terms, kinds, name)
+                return kinds
+    # No example has a loss, so that it does not matter what it is divided by.
+    return [kind or ALONE_MEAN for kind in kinds]
+
+
+def _looked_at(batches, few):
+    yield few
+    for batch in batches:
+        size = batch_size(batch)
+        yield rows_of_batch(batch, list(range(min(size, 64))) if size > 1 else [0, 0])
+
+
+def _kind(term, name):
+    """`MEAN`, `SUM`, `ALONE_MEAN`, or None where these examples do not say."""
+    if term.divides is not None:
+        return term.divides
+    alone, whole = term.examples.numpy(), float(term.whole)
+    if not np.abs(alone).max() > 1e-9:
+        return None
+    if close(whole, alone.mean()):
+        return ALONE_MEAN
+    if close(whole, alone.sum()):
+        return SUM
+    raise RefusedLoss(mixed_message(len(alone), name, whole, alone.mean()))
+
+
+def _compare(model, parts, y_pred, terms, kinds, name):
+    """Raise unless the terms make up what Keras computes for these examples."""
+    size = int(tf.nest.flatten(y_pred)[0].shape[0])
+    ours = 0.0
+    for term, kind in zip(terms, kinds):
+        divisor = _divisor(kind, term.counts.numpy(), size)
+        ours += float(tf.reduce_sum(term.examples)) / divisor if divisor else 0.0
+    added, rest = (float(t) for t in Compiled().rest(model, parts, y_pred))
+    x, y, w = parts
+    whole = float(_keras.compute_loss(model, x, y, y_pred, w)) - added - rest
+    if not close(ours, whole) and abs(ours - whole) > 1e-5 * (abs(added) + abs(rest)):
+        raise RefusedLoss(mixed_message(size, name, whole, ours))
+
+
+def _check_finite(terms, name):
+    if not all(np.isfinite(term.examples.numpy()).all() for term in terms):
+        raise RefusedLoss(
+            f"The loss of some examples of `{name}` is NaN or infinite. Are the labels what the "
+            "loss takes?"
+        )
+
+
+def _counts(model, batches, few, name):
+    """(terms, 3) what the divisors are made of, over all of the data; see `terms.Term`."""
+
+    def counted(batch):
+        with called(model, batch, name) as (parts, y_pred):
+            terms = Compiled().terms(model, parts, y_pred)
+        masked = any(term.masked for term in terms)
+        counts = np.array([term.counts.numpy() for term in terms], np.float64)
+        return counts.reshape(-1, 3), masked
+
+    counts, masked = counted(few)
+    size = batch_size(few)
+    steady = getattr(batches, "uniform", False) or (counts[:, 0] == size).all()
+    if steady and not masked:
+        return counts * [[batches.n / size] * 3]
+    return sum(counted(batch)[0] for batch in batches)

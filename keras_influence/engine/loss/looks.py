@@ -1,0 +1,91 @@
+"""A few examples with their outputs, outside of kernels: what every certificate looks at."""
+
+import contextlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_influence import _keras
+from keras_influence.engine.loss.compiled import batch_size
+from keras_influence.engine.loss.terms import RefusedLoss
+
+# Examples that are looked at, drawn from all of the data.
+FEW = 8
+# Numbers that should be equal differ by no more than this, relative to their size.
+TOLERANCE = 1e-3
+
+
+def few_of(batches, count=FEW):
+    """A batch of a few examples from all of the data; of a single one, twice that one."""
+    rows = np.unique(np.linspace(0, batches.n - 1, count).astype(int))
+    first = next(iter(batches.subset(rows)))
+    return rows_of_batch(first, [0, 0]) if batch_size(first) == 1 else first
+
+
+def rows_of_batch(batch, rows):
+    """Some rows of a batch of tensors, in this order."""
+    return tf.nest.map_structure(lambda t: tf.gather(t, rows), batch)
+
+
+def halves(size):
+    """The rows of the first and of the second half of a batch, at least two each."""
+    half = max(2, size // 2)
+    return list(range(half)), list(range(size - half, size))
+
+
+@contextlib.contextmanager
+def called(model, batch, name="train", state=()):
+    """The batch as (x, y, w) and the model's output, in the scope in which it was called.
+
+    Args:
+        state: pairs of a variable and the value that it is to have.
+
+    Raises:
+        ValueError: the data do not fit the model.
+    """
+    parts = keras.utils.unpack_x_y_sample_weight(batch)
+    with _keras.looking_into(model), keras.StatelessScope(list(state), collect_losses=True):
+        try:
+            y_pred = _keras.call_model(model, parts[0])
+        except Exception as error:
+            raise ValueError(f"`{name}` does not fit the model's inputs: {error}") from error
+        yield parts, y_pred
+
+
+@contextlib.contextmanager
+def fitting(name):
+    """Errors of a loss function as one that names the data."""
+    try:
+        yield
+    except (TypeError, AttributeError, IndexError, tf.errors.OpError) as error:
+        raise ValueError(f"`{name}` does not fit the model's loss: {error}") from error
+    except ValueError as error:
+        if isinstance(error, RefusedLoss):
+            raise
+        raise ValueError(f"`{name}` does not fit the model's loss: {error}") from error
+
+
+def near(a, b, tolerance=TOLERANCE):
+    """Whether two arrays are equal up to rounding."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype.kind not in "fV":
+        return np.array_equal(a, b)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    scale = max(np.abs(a[np.isfinite(a)]).max(initial=0), 1e-6)
+    return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True))
+
+
+def close(a, b, tolerance=TOLERANCE):
+    """Whether two numbers are equal up to rounding."""
+    return abs(a - b) <= tolerance * max(abs(a), abs(b)) + 1e-9
+
+
+def mixed_message(size, name, whole, mean):
+    """What to say of a loss that is not its examples' losses put together."""
+    return (
+        f"The model's loss is not a mean or sum over examples: for {size} examples of `{name}` it "
+        f"is {whole:.4g}, and the mean of their own losses {mean:.4g}. Use a loss that gives each "
+        "example a value of its own (in a function of your own, a mean over the last axes only, "
+        "not over the first)."
+    )

@@ -1,0 +1,67 @@
+"""Whether each example has an output of its own: right rows, no mixing in a batch, no chance."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_influence.engine.loss.compiled import batch_size
+from keras_influence.engine.loss.looks import called, few_of, halves, near, rows_of_batch
+
+
+def check_runs(model, batches, name):
+    """Run the model on a few examples of the data, together and apart.
+
+    Returns:
+        The few examples, as a batch.
+
+    Raises:
+        ValueError: the data do not fit the model, or its outputs are random, or that of one
+            example depends on the others in its batch.
+    """
+    few = few_of(batches)
+    size = batch_size(few)
+    outputs = _outputs(model, few, name)
+    for leaf in outputs:
+        if leaf.shape.rank == 0 or leaf.shape[0] != size:
+            raise ValueError(
+                f"`model` should give one output for each example of `{name}`, but for {size} "
+                f"examples it gives an output of shape {tuple(leaf.shape)}. Rows that are merged "
+                "or split in the model cannot be told apart: let one row be one example."
+            )
+    _check_chance(model, few, name, outputs)
+    for rows in halves(size):
+        apart = _outputs(model, rows_of_batch(few, rows), name)
+        if not all(near(a.numpy()[rows], b.numpy()) for a, b in zip(outputs, apart)):
+            raise ValueError(
+                "The model's output for an example depends on the other examples of its batch "
+                f"(seen on `{name}`): some layer mixes the rows of a batch at training=False, so "
+                "the part of one example cannot be told."
+            )
+    return few
+
+
+def _check_chance(model, few, name, outputs):
+    """Raise if the outputs are random at training=False."""
+    generators = [(layer, g) for layer in model._flatten_layers() for g in _generators(layer)]
+    other_seeds = [(g.state, g.state.value + 1) for _, g in generators]
+    for state in ((), other_seeds):
+        again = _outputs(model, few, name, state)
+        if all(near(a.numpy(), b.numpy(), 1e-6) for a, b in zip(outputs, again)):
+            continue
+        names = sorted({layer.name for layer, _ in generators})
+        where = f" (layers with a random seed: {', '.join(names)})" if names else ""
+        raise ValueError(
+            f"`model` is random at training=False{where}: the same examples have other outputs at "
+            "another call, so its loss has no derivative to ask for. Let dropout and noise depend "
+            "on `training`, and a sampling layer give its mean where training is False."
+        )
+
+
+def _generators(layer):
+    found = vars(layer).values()
+    return [g for g in found if isinstance(g, keras.random.SeedGenerator)]
+
+
+def _outputs(model, batch, name, state=()):
+    with called(model, batch, name, state) as (_, y_pred):
+        return tf.nest.flatten(y_pred)
