@@ -9,7 +9,7 @@ from keras_influence.evaluation.folder import Folder
 from keras_influence.evaluation.study import check_scores
 from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
-from keras_influence.questions import api
+from keras_influence.questions import influence as api
 from keras_influence.storage import (
     fingerprint_of_batches,
     fingerprint_of_function,

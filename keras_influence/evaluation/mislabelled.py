@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from keras_influence.evaluation.training import trainer_of
-from keras_influence.questions import api
+from keras_influence.questions import self_influence as api
 from keras_influence.validate import as_positions, check_number
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
-from keras_influence.questions import api
+from keras_influence.questions import influence as api
 
 
 class Study:

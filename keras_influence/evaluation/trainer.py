@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import batch_size as size_of
-from keras_influence.questions.session import Session
+from keras_influence.engine.problem import Problem
 
 
 class Trainer:
@@ -12,13 +12,12 @@ class Trainer:
 
     Attributes:
         model: the copy.
-        session: the `Session` of the copy and the training data.
+        session: the `Problem` of the copy and the training data.
     """
 
     def __init__(self, model, train, batch_size):
         self.model = model
-        settings = {"damping": 0.0, "curvature": "hessian", "batch_size": batch_size}
-        self.session = Session(model, train, **settings)
+        self.session = Problem(model, train, batch_size=batch_size)
         self.n = self.session.train.n
 
     def read(self, test, target=None):

@@ -9,7 +9,8 @@ import numpy as np
 from keras_influence.errors import ConvergenceWarning, CurvatureWarning
 from keras_influence.evaluation.left_out import LeaveOneOut, leave_one_out
 from keras_influence.evaluation.minimiser import Minimiser
-from keras_influence.questions import api
+from keras_influence.questions import influence as api
+from keras_influence.questions.products import hvp
 from keras_influence.validate import check_number
 
 # Finite differences in float64: about 1e-9 for smooth models, more across the kinks of a ReLU.
@@ -149,7 +150,7 @@ def _hvp_error(model, train, minimiser, rng, batch_size):
     """‖Hv - finite differences‖ / ‖Hv‖ for a random v: the model's H, the copy's gradients."""
     theta, batches = minimiser.start, minimiser.session.train
     v = rng.standard_normal(theta.shape)
-    product = api.hvp(model, v, train, batch_size=batch_size)
+    product = hvp(model, v, train, batch_size=batch_size)
     double = minimiser.session.objective.parameters.dtype.size == 8
     step = (1e-6 if double else 1e-2) * (1 + np.linalg.norm(theta)) / np.linalg.norm(v)
 
