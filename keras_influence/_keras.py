@@ -1,7 +1,6 @@
 """The seams with Keras: every use of a non-public name stands here."""
 
 import contextlib
-import copy
 import inspect
 import threading
 from typing import NamedTuple
@@ -33,6 +32,7 @@ __all__ = [
     "loss_state",
     "loss_values",
     "regularisers",
+    "twin_of",
     "uses_loss",
     "weighted_values",
 ]
@@ -99,6 +99,13 @@ class LossCall(NamedTuple):
     weight: object
 
 
+def twin_of(saveable):
+    """A shallow copy of one of Keras's objects, which `copy.copy` would save and load."""
+    twin = object.__new__(type(saveable))
+    vars(twin).update(vars(saveable))
+    return twin
+
+
 def calls_of_compiled_loss(model, y, y_pred, sample_weight):
     """What Keras's compiled losses call, in order, found by letting a twin of them call it."""
     compiled = model._compile_loss
@@ -114,7 +121,7 @@ def calls_of_compiled_loss(model, y, y_pred, sample_weight):
 
         return entry._replace(loss=record)
 
-    twin = copy.copy(compiled)
+    twin = twin_of(compiled)
     twin._flat_losses = [recorder(entry) for entry in compiled._flat_losses]
     # One for each loss, or Keras stops after the first.
     twin._metrics = [None] * len(twin._flat_losses)

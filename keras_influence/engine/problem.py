@@ -1,5 +1,6 @@
 """A model and its training data, as one thing that can be asked."""
 
+import copy
 import weakref
 
 import numpy as np
@@ -73,7 +74,7 @@ class Problem:
         chosen = select(model, variables)
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
-        self._batch_size = batch_size
+        self._batch_size, self._smooth = batch_size, smooth
         few = check_runs(model, self.train, name)
         self.facts = find_facts(model, self.train, few, name, smooth)
         self.objective = objective_of(model, chosen, self.facts)
@@ -111,14 +112,23 @@ class Problem:
         weight = self.facts.examples()
         return sum(gradient_of(self.objective, batch, weight) for batch in batches) / self.n
 
-    def value_and_gradient(self, batches, left_out=()):
-        """L and ∇L on some of the training examples, without those of `left_out`, n unchanged."""
+    def value_and_gradient(self, left_out=()):
+        """L and ∇L without the training examples of `left_out`, n unchanged."""
         total = 0.0
-        for batch in batches:
+        for batch in self.train:
             total = total + value_and_gradient_of(self.objective, batch, self.facts.train())
         for batch in left_out:
             total = total - value_and_gradient_of(self.objective, batch, self.facts.examples())
         return total[0] / self.n, total[1:] / self.n
+
+    def only(self, positions):
+        """The problem of some of the training examples alone."""
+        part = copy.copy(self)
+        part.train = self.train.subset(positions)
+        part.n = part.train.n
+        few = check_runs(self.model, part.train, "train")
+        part.facts = find_facts(self.model, part.train, few, "train", smooth=self._smooth)
+        return part
 
     def example_gradients(self, batches, target=None):
         """∇ℓ of each example, or ∇target, (n, p).

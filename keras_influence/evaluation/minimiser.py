@@ -67,30 +67,30 @@ class Minimiser(Trainer):
     def base(self, seed=None):
         """Go to the minimum for all training data, from where the model was; a `Minimum`."""
         goal = self._tol * self.one_example()
-        minimum = self._minimise(self.start, self.session.train, (), goal)
+        minimum = self._minimise(self.start, self.session, (), goal)
         self.start = minimum.theta
         return minimum
 
     def one_example(self):
         """Norm of what one example contributes to ∇L: the median of some."""
-        gradients = self.session.objective.example_gradients(self.session.train.head(64))
-        return np.median(np.linalg.norm(gradients.numpy(), axis=1)) / self.n
+        gradients = self.session.example_gradients(self.session.train.subset(np.arange(min(64, self.n))))
+        return np.median(np.linalg.norm(gradients, axis=1)) / self.n
 
     def without(self, left_out, seed=None):
         """Give these examples weight 0, n unchanged, and go to the minimum from the base."""
         group = self.session.train.subset(left_out)
-        return self._minimise(self.start, self.session.train, group)
+        return self._minimise(self.start, self.session, group)
 
     def only(self, kept, seed=None):
         """Train on these examples alone, from the base."""
-        return self._minimise(self.start, self.session.train.subset(kept), ())
+        return self._minimise(self.start, self.session.only(kept), ())
 
-    def _minimise(self, start, batches, left_out, goal=None):
+    def _minimise(self, start, problem, left_out, goal=None):
         """L-BFGS from `start` until the gradient is at `goal`, as a `Minimum`."""
         norms = []
 
         def evaluate(theta):
-            value, gradient = self.value_and_gradient(theta, batches, left_out)
+            value, gradient = self.value_and_gradient(theta, problem, left_out)
             norms.append(float(np.linalg.norm(gradient)))
             return value, gradient
 
@@ -116,23 +116,16 @@ class Minimiser(Trainer):
             _warn(minimum, goal)
         return minimum
 
-    def value_and_gradient(self, theta, batches, left_out):
+    def value_and_gradient(self, theta, problem, left_out):
         """L + ½ρ‖θ - θ₀‖² and its gradient at θ, without the examples of `left_out`.
 
         The copy is left at θ.
         """
-        objective, n = self.session.objective, batches.n
         self.assign(theta)
-        total = np.zeros(1 + len(theta))
-        for batch in batches:
-            total += objective.value_and_gradient(batch, objective.weight_in(batch, n)).numpy()
-        for batch in left_out:
-            weight = objective.weight_in(batch, n)
-            total -= objective.value_and_gradient(batch, weight).numpy()
-            total += objective.value_and_gradient(batch, 0.0).numpy()
+        value, gradient = problem.value_and_gradient(left_out)
         away = theta - self._centre
-        value = total[0] / n + self._proximal * (away @ away) / 2
-        return value, total[1:] / n + self._proximal * away
+        value = value + self._proximal * (away @ away) / 2
+        return value, gradient + self._proximal * away
 
     def _values(self):
         variables = self.session.objective.parameters.variables

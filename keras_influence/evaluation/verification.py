@@ -155,7 +155,7 @@ def _hvp_error(model, train, minimiser, rng, batch_size):
     step = (1e-6 if double else 1e-2) * (1 + np.linalg.norm(theta)) / np.linalg.norm(v)
 
     def at(t):
-        return minimiser.value_and_gradient(theta + t * step * v, batches, ())[1]
+        return minimiser.value_and_gradient(theta + t * step * v, minimiser.session, ())[1]
 
     truth = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
     minimiser.assign(theta)
@@ -165,7 +165,7 @@ def _hvp_error(model, train, minimiser, rng, batch_size):
 def _gradient(minimiser):
     """‖∇L‖ in units of one example's part of it."""
     session = minimiser.session
-    _, gradient = minimiser.value_and_gradient(minimiser.start, session.train, ())
+    _, gradient = minimiser.value_and_gradient(minimiser.start, session, ())
     return float(np.linalg.norm(gradient) / minimiser.one_example())
 
 

@@ -86,7 +86,7 @@ def _fingerprint(problem: Problem) -> dict[str, Any]:
     return {
         "weights": storage.fingerprint_of_weights(problem.model.weights),
         "data": storage.fingerprint_of_batches(problem.train),
-        "losses": problem.objective.losses(problem.train.head(_PROBE)).numpy().tolist(),
+        "losses": problem.losses([problem.train.head(_PROBE)]).tolist(),
     }
 
 

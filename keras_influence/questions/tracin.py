@@ -201,7 +201,7 @@ class TracIn(keras.callbacks.Callback):
         """∫ function dt along the checkpoints; for a summed loss, dt counts visits instead."""
         self._check(problem.model)
         last = self.checkpoints[-1]
-        per_step = last.epoch / last.steps if problem.objective.sums else 1.0
+        per_step = last.epoch / last.steps if problem.facts.sums else 1.0
         count = len(self.checkpoints)
         shown = progress.over(self.checkpoints, f"TracIn, {count} checkpoints", count)
         total = np.zeros(())

@@ -17,7 +17,9 @@ from keras_influence.engine.loss.looks import (
     called,
     close,
     fitting,
+    halves,
     mixed_message,
+    near,
     rows_of_batch,
 )
 from keras_influence.engine.loss.readings import Compiled
@@ -47,6 +49,11 @@ class Facts:
     def adds_by_example(self):
         """Whether what layers add is part of what an example contributes."""
         return self.added in (MEAN, SUM)
+
+    @property
+    def sums(self):
+        """Whether the loss is a sum over the examples, not a mean."""
+        return bool(self.totals) and all(total == float(self.n) for total in self.totals)
 
     def train(self):
         """The weighting of n L, the objective of all of the data as one batch."""
@@ -123,7 +130,9 @@ def _certified_kinds(model, batches, few, name):
             kinds = found if kinds is None else [a or b for a, b in zip(kinds, found)]
             if all(kinds):
                 _compare(model, parts, y_pred, terms, kinds, name)
-                return kinds
+        if all(kinds):
+            _check_apart(model, batch, terms, name)
+            return kinds
     # No example has a loss, so that it does not matter what it is divided by.
     return [kind or ALONE_MEAN for kind in kinds]
 
@@ -161,6 +170,19 @@ def _compare(model, parts, y_pred, terms, kinds, name):
     whole = float(_keras.compute_loss(model, x, y, y_pred, w)) - added - rest
     if not close(ours, whole) and abs(ours - whole) > 1e-5 * (abs(added) + abs(rest)):
         raise RefusedLoss(mixed_message(size, name, whole, ours))
+
+
+def _check_apart(model, batch, terms, name):
+    """Raise unless an example's part is the same among fewer others, and finite."""
+    for rows in halves(batch_size(batch)):
+        with called(model, rows_of_batch(batch, rows), name) as (parts, y_pred):
+            apart = Compiled().terms(model, parts, y_pred)
+        for whole, own in zip(terms, apart):
+            together = whole.examples.numpy()[rows]
+            if not near(together, own.examples.numpy()):
+                raise RefusedLoss(
+                    mixed_message(len(rows), name, together.mean(), own.examples.numpy().mean())
+                )
 
 
 def _check_finite(terms, name):

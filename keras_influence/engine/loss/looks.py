@@ -45,7 +45,8 @@ def called(model, batch, name="train", state=()):
         ValueError: the data do not fit the model.
     """
     parts = keras.utils.unpack_x_y_sample_weight(batch)
-    with _keras.looking_into(model), keras.StatelessScope(list(state), collect_losses=True):
+    values = [*((v, v.value) for v in model.trainable_variables), *state]
+    with _keras.looking_into(model), keras.StatelessScope(values, collect_losses=True):
         try:
             y_pred = _keras.call_model(model, parts[0])
         except Exception as error:

@@ -10,7 +10,6 @@ outputs of the batch. Whether the batch's loss is their mean or their sum is the
 `certify`, for it is nowhere written down.
 """
 
-import copy
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -67,7 +66,7 @@ def _smooth(loss, replacements):
     fn = getattr(loss, "fn", None)
     for known, smooth in replacements:
         if fn is known:
-            twin = copy.copy(loss)
+            twin = _keras.twin_of(loss)
             twin.fn = smooth
             return twin
     return loss
