@@ -11,6 +11,7 @@ if _keras_package.backend.backend() != "tensorflow":
 
 from keras_influence import evaluation
 from keras_influence.callbacks import InfluenceCallback
+from keras_influence.engine.data.in_order import in_order
 from keras_influence.engine.loss.smooth import SmoothHinge
 from keras_influence.errors import (
     ConvergenceWarning,
@@ -78,6 +79,7 @@ __all__ = [
     "hessian_eigenvalues",
     "hessian_trace",
     "hvp",
+    "in_order",
     "influence",
     "input_influence",
     "inverse_hvp",

@@ -3,7 +3,6 @@
 import numpy as np
 
 from keras_influence.engine.loss import checks
-from keras_influence.engine.loss.compiled import batch_size as size_of
 from keras_influence.engine.problem import Problem
 
 

@@ -205,7 +205,7 @@ def _counts(model, batches, few, name):
 
     counts, masked = counted(few)
     size = batch_size(few)
-    steady = getattr(batches, "uniform", False) or (counts[:, 0] == size).all()
+    steady = batches.alike or (counts[:, 0] == size).all()
     if steady and not masked:
         return counts * [[batches.n / size] * 3]
     return sum(counted(batch)[0] for batch in batches)

@@ -1,7 +1,6 @@
 """Whether each example has an output of its own: right rows, no mixing in a batch, no chance."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.loss.compiled import batch_size

@@ -1,0 +1,90 @@
+"""One pass of a random dataset, kept in the order in which it came."""
+
+import os
+import pathlib
+import secrets
+import shutil
+
+import keras
+import tensorflow as tf
+
+from keras_influence.engine.data import sources
+
+
+def in_order(data, path=None):
+    """Take one pass of a dataset and keep it: a dataset that is the same at each pass.
+
+    Scores are told apart by position, so a dataset that is shuffled or augmented anew at each
+    pass cannot be asked about. What this returns can: its order, and what the augmentation drew,
+    are those of the one pass. Each augmented image is then an example of its own.
+
+        train = keras_influence.in_order(train)
+        scores = keras_influence.influence(model, test, train)
+        batches = list(train)          # the examples that the columns of `scores` stand for
+
+    Args:
+        data: a finite `tf.data.Dataset` or `keras.utils.PyDataset`.
+        path: a folder to keep the pass in, made anew; for data that do not fit into memory.
+            It is TensorFlow's own format: in another process, `tf.data.Dataset.load(path)` is
+            the same dataset again. Default: keep the pass in memory.
+
+    Returns:
+        A `tf.data.Dataset` of the same elements, complete before it is returned.
+
+    Raises:
+        TypeError: `data` is not a dataset.
+        ValueError: it is endless or empty.
+        FileExistsError: `path` exists.
+        FileNotFoundError: the folder in which `path` lies does not exist.
+    """
+    if not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        raise TypeError(
+            "`data` should be a tf.data.Dataset or a keras.utils.PyDataset; arrays are in order "
+            f"already. Received: {type(data).__name__}"
+        )
+    sources.check_finite(data, "data")
+    path = None if path is None else _new_folder(path)
+    if isinstance(data, tf.data.Dataset):
+        return _kept(data, path)
+    with sources.pydataset_pass(data) as elements:
+        return _kept(elements, path)
+
+
+def _kept(data, path):
+    if path is not None:
+        return _saved(data, path)
+    kept = data.cache()
+    # To its end: only then is a cache used again.
+    _check_filled(sum(1 for _ in kept))
+    return kept
+
+
+def _new_folder(path):
+    path = pathlib.Path(path).absolute()
+    if path.exists():
+        raise FileExistsError(
+            f"`path` should be a folder that does not exist yet. What was kept there is read by "
+            f"tf.data.Dataset.load. Received: {os.fspath(path)!r}"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"`path` should be in a folder that exists. Received: {os.fspath(path)!r}"
+        )
+    return path
+
+
+def _saved(data, path):
+    """Written beside `path`, which is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        data.save(os.fspath(partial))
+        _check_filled(sum(1 for _ in tf.data.Dataset.load(os.fspath(partial)).take(1)))
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return tf.data.Dataset.load(os.fspath(path))
+
+
+def _check_filled(count):
+    if not count:
+        raise ValueError("`data` should have at least one element, but it is empty.")

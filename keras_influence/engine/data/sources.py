@@ -1,0 +1,152 @@
+"""The forms in which users hold data, read through Keras's own adapters.
+
+So `model.fit` and this package see the same data with the same dtypes.
+"""
+
+import contextlib
+import itertools
+import random
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_influence import _keras
+from keras_influence.engine.data import checks
+
+
+def whole_of(data, name, class_weight=None):
+    """All of a tuple of arrays as tensors, cast as `model.fit` casts it; sparse ones stay sparse."""
+    _check_arrays(data, name)
+    x, y, w = (*data, None, None)[:3]
+    x = tf.nest.map_structure(_strings_as_tensor, x)
+    sizes = [int(np.shape(leaf)[0]) for leaf in _leaves(data)]
+    try:
+        adapter = _keras.get_data_adapter(
+            x=x, y=y, sample_weight=w, batch_size=max(sizes), class_weight=class_weight
+        )
+        if all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in _leaves((x, y, w))):
+            # The arrays that are in Keras's dataset, without the time it takes to build one.
+            whole = next(iter(adapter.get_numpy_iterator()))
+        else:
+            whole = next(iter(adapter.get_tf_dataset()))
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"`{name}` is not what Keras can read: {error}") from error
+    return tf.nest.map_structure(
+        lambda t: t if isinstance(t, tf.SparseTensor) else tf.convert_to_tensor(t), whole
+    )
+
+
+def passes_of(data, name, class_weight=None):
+    """A function that starts a pass over a batched `tf.data.Dataset` or a `PyDataset`."""
+    if isinstance(data, keras.utils.PyDataset):
+        return _pydataset_passes(data, name, class_weight)
+    check_finite(data, name)
+    spec = data.element_spec if isinstance(data.element_spec, tuple) else (data.element_spec,)
+    if len(spec) > 3:
+        raise ValueError(
+            f"`{name}` should have elements (x, y) or (x, y, sample_weight). Received elements "
+            f"of {len(spec)} parts"
+        )
+    checks.check_kinds(spec, name)
+    for leaf in tf.nest.flatten(spec):
+        if not isinstance(leaf, (tf.TensorSpec, tf.SparseTensorSpec)):
+            raise TypeError(
+                f"`{name}` should have elements that are made of tensors. Received: {leaf}"
+            )
+    if any(leaf.shape.rank == 0 for leaf in tf.nest.flatten(spec)):
+        raise ValueError(
+            f"`{name}` should be batched: its elements are single examples. Add `.batch(256)`."
+        )
+    as_tuples = data if isinstance(data.element_spec, tuple) else data.map(lambda x: (x,))
+    return _keras.get_data_adapter(as_tuples, class_weight=class_weight).get_tf_dataset().__iter__
+
+
+def check_finite(data, name):
+    """Raise for a dataset that is known never to end."""
+    endless = (
+        data.num_batches is None
+        if isinstance(data, keras.utils.PyDataset)
+        else data.cardinality() == tf.data.INFINITE_CARDINALITY
+    )
+    if endless:
+        raise ValueError(
+            f"`{name}` should be finite. Remove `.repeat()` or add `.take(...)`; give a PyDataset "
+            "its `__len__`."
+        )
+
+
+@contextlib.contextmanager
+def pydataset_pass(data, class_weight=None, number=0):
+    """One epoch of a `PyDataset` as a `tf.data.Dataset`, for which its workers have to be told.
+
+    What it draws from NumPy's and Python's global generators is undone at the end. So that
+    randomness shows all the same, passes of another `number` draw other numbers.
+    """
+    states = np.random.get_state(), random.getstate()
+    if number:
+        np.random.seed(number)
+        random.seed(number)
+    adapter = _keras.get_data_adapter(data, class_weight=class_weight)
+    adapter.on_epoch_begin()
+    try:
+        yield adapter.get_tf_dataset()
+    finally:
+        adapter.on_epoch_end()
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+
+
+def _pydataset_passes(data, name, class_weight):
+    check_finite(data, name)
+    numbers = itertools.count()
+
+    def epoch():
+        with pydataset_pass(data, class_weight, next(numbers)) as batches:
+            yield from batches
+
+    return epoch
+
+
+def _check_arrays(data, name):
+    if len(data) not in (1, 2, 3):
+        raise ValueError(
+            f"`{name}` should be (x, y) or (x, y, sample_weight). Received a tuple of {len(data)}"
+        )
+    checks.check_kinds(data, name)
+    for part, label in zip(data, checks.PARTS):
+        if part is None and label != "x":
+            continue
+        for leaf in tf.nest.flatten(part):
+            if isinstance(leaf, (str, bytes)) or len(np.shape(leaf)) == 0:
+                raise TypeError(
+                    f"`{name}`: {label} should be made of arrays with one row per example. "
+                    f"Received: {type(leaf).__name__}"
+                )
+    sizes = {int(np.shape(leaf)[0]) for leaf in _leaves(data)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"`{name}` should have as many rows in x as in y and sample_weight. "
+            f"Received lengths: {sorted(sizes)}"
+        )
+    if sizes == {0}:
+        raise ValueError(f"`{name}` should have at least one example, but it is empty.")
+    if len(data) == 3 and data[1] is None and data[2] is not None:
+        raise ValueError(
+            f"`{name}` has sample_weight without y, which Keras does not read. Give y, if only "
+            "zeros that the loss ignores."
+        )
+
+
+def _strings_as_tensor(leaf):
+    """NumPy's and pandas' strings, which Keras does not read, as a tensor; all else as it is."""
+    dtypes = np.ravel(getattr(leaf, "dtypes", getattr(leaf, "dtype", None)))
+    if not all(getattr(dtype, "kind", None) in ("U", "S", "O", "T") for dtype in dtypes):
+        return leaf
+    array = np.asarray(leaf, dtype=object)
+    is_text = all(isinstance(value, (str, bytes)) for value in array.ravel())
+    return tf.constant(array) if is_text else leaf
+
+
+def _leaves(data):
+    return [leaf for leaf in tf.nest.flatten(data) if leaf is not None]
