@@ -140,6 +140,7 @@ def structure(batch):
 
 
 def rows_of(batch):
+    """The number of examples in a batch."""
     return tf.shape(tf.nest.flatten(batch)[0])[0]
 
 

@@ -1,4 +1,4 @@
-"""Copies in float64 minimise what their originals do."""
+"""What the oldest supported versions do otherwise."""
 
 import keras
 import numpy as np
