@@ -264,7 +264,6 @@ def _self_influence(session, asked):
 
 
 def name_of(target):
-    """What a target is called in results."""
     if target is None:
         return "test loss"
     name = getattr(target, "__name__", "<lambda>")
