@@ -70,6 +70,9 @@ def _in_double(config):
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return {**config, "config": {"name": "float64"}}
+        if config.get("class_name") == "L1" and config.get("module") == "keras.regularizers":
+            # Keras 3.10's L1 is of float32 whatever it is asked for; this is the same penalty.
+            return {**config, "class_name": "L1L2", "config": {**config["config"], "l2": 0.0}}
         return {
             key: "float64"
             if key == "dtype" and "float" in str(value) and not isinstance(value, dict)

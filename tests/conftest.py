@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """What `-n auto` starts: each worker holds a TensorFlow of its own, which is large."""
+    return min(os.cpu_count() or 1, 4)
+
+
 def set_precision(name):
     """Keras keeps its dtype policy when only `floatx` is set: set both."""
     keras.config.set_floatx(name)

@@ -28,7 +28,8 @@ class MislabelCurve:
     @property
     def area(self):
         """Area under each curve, both axes from 0 to 1: random is 1/2; see also `best_area`."""
-        return {k: float(np.trapezoid([0, *v]) / len(v)) for k, v in self.found.items()}
+        # By the trapezoidal rule, from no example checked to all n.
+        return {k: float((v.sum() - v[-1] / 2) / len(v)) for k, v in self.found.items()}
 
     @property
     def best_area(self):

@@ -24,7 +24,12 @@ CONTRACTED = {
     "regularisers": lambda: (
         (5,),
         [
-            layers.Dense(4, "tanh", kernel_regularizer=regularizers.L2(0.5), bias_regularizer="l1"),
+            layers.Dense(
+                *(4, "tanh"),
+                kernel_regularizer=regularizers.L2(0.5),
+                # Not "l1": up to Keras 3.10 that is of float32 in any model.
+                bias_regularizer=regularizers.L1L2(l1=0.01),
+            ),
             layers.Dense(4, "gelu", activity_regularizer=regularizers.L2(0.5)),
         ],
     ),

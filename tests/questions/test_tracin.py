@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.integrate
 import tensorflow as tf
 
 import keras_influence as ki
@@ -63,7 +64,7 @@ def trapezoid(model, recorded, times, test, train):
     for weights in recorded:
         model.set_weights(weights)
         products.append(dense_gradients(model, *test) @ dense_gradients(model, *train).T)
-    return np.trapezoid(products, times, axis=0) / len(train[1])
+    return scipy.integrate.trapezoid(products, times, axis=0) / len(train[1])
 
 
 def test_the_sum_over_checkpoints(data, test):
