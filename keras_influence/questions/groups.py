@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_influence.copies import copied
-from keras_influence.engine.data.batches import Batches
+from keras_influence.engine.data.held import Batches
 from keras_influence.engine.parameters import Parameters
 from keras_influence.engine.selection import select
 from keras_influence.questions.case import Case

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from keras_influence.engine.curvature.automatic import automatic_damping
-from keras_influence.engine.data.batches import Batches
+from keras_influence.engine.data.held import Batches
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import CurvatureWarning, SolverError, warn
 from keras_influence.linalg import solvers
