@@ -1,5 +1,11 @@
 """What can go wrong in a solve, as exceptions and warnings of their own."""
 
+import os
+import sys
+import warnings
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
 
 class SolverError(RuntimeError):
     """A linear solve has no usable answer."""
@@ -49,3 +55,11 @@ class CurvatureWarning(UserWarning):
 
 class ObjectiveWarning(UserWarning):
     """Part of what was minimised in training is not in the compiled loss."""
+
+
+def warn(message, category):
+    """Warn at the line outside this package that led here, however deep "here" is."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

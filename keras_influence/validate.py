@@ -16,16 +16,40 @@ def check_number(name, value, low=0, integer=False, strict=False, optional=False
         raise ValueError(f"{expected}. Received: {name}={value!r}")
 
 
-def as_positions(group, n, name):
-    """Positions in the training data from positions or a boolean mask."""
+def check_batch_size(batch_size):
+    """Raise unless `batch_size` is None or an integer >= 1."""
+    check_number("batch_size", batch_size, low=1, integer=True, optional=True)
+
+
+def check_class_weight(class_weight):
+    """Raise unless `class_weight` is None or a dict from class index to a number >= 0."""
+    if class_weight is None:
+        return
+    expected = "`class_weight` should be a dict from class index to a number >= 0"
+    if not isinstance(class_weight, dict):
+        raise TypeError(f"{expected}. Received: {class_weight!r}")
+    for label, weight in class_weight.items():
+        good = isinstance(weight, (int, float, np.number)) and np.isfinite(weight) and weight >= 0
+        if not isinstance(label, (int, np.integer)) or not good:
+            raise ValueError(f"{expected}. Received: {class_weight!r}")
+
+
+def as_indices(value, n, name):
+    """Positions in the training data, in the order given, from positions or a boolean mask."""
     expected = f"`{name}` should be positions in `train`, integers from 0 to {n - 1}, or a mask"
-    array = np.asarray(group)
+    array = np.asarray(value)
     if array.dtype == bool and array.shape == (n,):
         array = np.flatnonzero(array)
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise TypeError(f"{expected}. Received: {type(group).__name__} of dtype {array.dtype}")
+        raise TypeError(f"{expected}. Received: {type(value).__name__} of dtype {array.dtype}")
     if not array.size or array.min() < 0 or array.max() >= n:
         raise ValueError(f"{expected}. Received: {np.array2string(array, threshold=6)}")
+    return array
+
+
+def as_positions(group, n, name):
+    """`as_indices` of examples that are taken together: each of them once."""
+    array = as_indices(group, n, name)
     if len(np.unique(array)) < len(array):
         raise ValueError(f"`{name}` should name each example once, but has duplicates.")
     return array

@@ -1,30 +1,21 @@
 """One call's checked arguments, and the steps that all questions share."""
 
 import warnings
-import weakref
 
 import numpy as np
 import tensorflow as tf
 
-from keras_influence import _keras
-from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.curvature.automatic import automatic_damping
 from keras_influence.engine.data import batches as data
-from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import batch_size as size_of
-from keras_influence.engine.selection import select
+from keras_influence.engine.problem import CURVATURES, objective_of
 from keras_influence.errors import CurvatureWarning, SolverError
 from keras_influence.linalg import solvers
 from keras_influence.linalg.operators import Damped
 from keras_influence.progress import Progress
 from keras_influence.validate import check_number
-
-CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
-
-# Compiled kernels live as long as the model and its compile state, and no longer.
-_objectives = weakref.WeakKeyDictionary()
 
 
 class Session:
@@ -226,29 +217,6 @@ class Session:
 def _shown_by(step):
     """A solver's `on_step` that shows the residual where there is one."""
     return lambda i, residual: step(i, **{"residual": residual} if residual == residual else {})
-
-
-def objective_of(model, variables=None, smooth=False):
-    """The `Objective` of a model, with the kernels compiled in earlier calls.
-
-    Args:
-        model: a Keras model.
-        variables: which trainable weights are θ; see `selection.select`.
-        smooth: let the smooth versions of the hinge losses stand in for them.
-
-    Raises:
-        TypeError, ValueError: the model or the selection is not usable.
-    """
-    checks.check_model(model)
-    chosen = select(model, variables)
-    state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
-    known = _objectives.get(model)
-    if known is None or known[0] != state:
-        known = _objectives[model] = (state, {})
-    key = (smooth, *(id(v) for v in chosen))
-    if key not in known[1]:
-        known[1][key] = Objective(model, chosen, smooth)
-    return known[1][key]
 
 
 def check_curvature(curvature, known):

@@ -121,7 +121,7 @@ def test_damping_adds_a_multiple_of_v(softmax_problem, rng):
 def test_minibatch_estimates_are_unbiased(softmax_problem, rng):
     from keras_influence.engine.curvature import Hessian
     from keras_influence.engine.data import batches as data
-    from keras_influence.questions.session import objective_of
+    from keras_influence.engine.problem import objective_of
 
     x, y, _ = softmax_problem
     model = truth.softmax_model(4, 3, l2=L2)
@@ -151,7 +151,7 @@ def test_keras_model_as_scipy_operator(softmax_problem):
 
     from keras_influence.engine.curvature import Hessian
     from keras_influence.engine.data import batches as data
-    from keras_influence.questions.session import objective_of
+    from keras_influence.engine.problem import objective_of
 
     x, y, _ = softmax_problem
     model = truth.softmax_model(4, 3, l2=L2)

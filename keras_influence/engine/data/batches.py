@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.loss.compiled import batch_size as _size
+from keras_influence.validate import check_batch_size, check_class_weight
 
 DEFAULT_BATCH_SIZE = 256
 _SHUFFLE_BUFFER = 50_000
@@ -32,8 +33,8 @@ def read(data, batch_size=None, name="train", class_weight=None):
     Raises:
         TypeError, ValueError: `data` cannot be used, with the reason and the way out.
     """
-    _check_batch_size(batch_size)
-    _check_class_weight(class_weight)
+    check_batch_size(batch_size)
+    check_class_weight(class_weight)
     if isinstance(data, tuple):
         whole = _whole(data, name, class_weight)
         return ArrayBatches(whole, int(batch_size or DEFAULT_BATCH_SIZE), name)
@@ -177,27 +178,6 @@ def _rows(batch, rows):
 
 def _open_spec(tensor):
     return tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype)
-
-
-def _check_batch_size(batch_size):
-    if batch_size is None:
-        return
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise TypeError(f"`batch_size` should be an integer. Received: batch_size={batch_size!r}")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` should be at least 1. Received: batch_size={batch_size}")
-
-
-def _check_class_weight(class_weight):
-    if class_weight is None:
-        return
-    expected = "`class_weight` should be a dict from class index to a number >= 0"
-    if not isinstance(class_weight, dict):
-        raise TypeError(f"{expected}. Received: {class_weight!r}")
-    for label, weight in class_weight.items():
-        good = isinstance(weight, (int, float, np.number)) and np.isfinite(weight) and weight >= 0
-        if not isinstance(label, (int, np.integer)) or not good:
-            raise ValueError(f"{expected}. Received: {class_weight!r}")
 
 
 def _whole(data, name, class_weight):
