@@ -10,6 +10,8 @@ import warnings
 import keras
 import numpy as np
 
+from keras_influence import _keras
+
 # Keras's registry of names belongs to the whole process.
 _lock = threading.RLock()
 
@@ -187,6 +189,9 @@ def _in_double(config):
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return {**config, "config": {"name": "float64"}}
+        if config.get("class_name") == "L1" and config.get("module") == "keras.regularizers":
+            # Keras 3.10's L1 is of float32 whatever it is asked for; this is the same penalty.
+            return {**config, "class_name": "L1L2", "config": {**config["config"], "l2": 0.0}}
         return {
             key: "float64"
             if key == "dtype" and "float" in str(value) and not isinstance(value, dict)
@@ -220,13 +225,31 @@ def _random_state_kept():
 class Worker:
     """One copy of a model that is trained again and again, so that Keras traces it once.
 
+    Weights of layers that are not trainable belong to the model, not to its training: they keep
+    the values that they have in the original.
+
+    Args:
+        model: the original, left as it is.
+        chosen: those of `model.trainable_variables` that are to be trained; None for all. The
+            others are not trainable in the copy, and keep their values likewise.
+
     Attributes:
         model: the copy.
+        kept: its variables that keep their values.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, chosen=None):
         self._original = model
         self.model = same(model)
+        ids = {id(v) for v in _keras.frozen_variables(model)}
+        if chosen is not None:
+            ids |= {id(v) for v in model.weights} - {id(v) for v in chosen}
+        pairs = zip(model.variables, self.model.variables)
+        self._kept = [(v, twin) for v, twin in pairs if id(v) in ids]
+        self.kept = [twin for _, twin in self._kept]
+        self._left_out = [(v, twin) for v, twin in self._kept if twin.trainable]
+        for _, twin in self._left_out:
+            twin.trainable = False
         if self.model.optimizer is not None:
             self.model.optimizer.build(self.model.trainable_variables)
             self._state = [v.numpy() for v in self.model.optimizer.variables]
@@ -235,6 +258,12 @@ class Worker:
         """New initial weights, drawn with the present random seed, and a new optimizer."""
         for variable, fresh in zip(self.model.variables, copied(self._original).variables):
             variable.assign(fresh.numpy())
+        for original, twin in self._kept:
+            twin.assign(original.numpy())
         if self.model.optimizer is not None:
             for variable, value in zip(self.model.optimizer.variables, self._state):
                 variable.assign(value)
+
+    def moved(self):
+        """Paths of the variables that were not to be trained, and have changed all the same."""
+        return [v.path for v, twin in self._left_out if (v.numpy() != twin.numpy()).any()]

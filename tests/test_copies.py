@@ -169,9 +169,10 @@ def test_a_model_that_cannot_be_rebuilt_is_refused_in_few_words():
 def test_copying_leaves_random_states_alone():
     import random
 
+    model = truth.softmax_model(3, 2)
     random.seed(1)
     np.random.seed(1)
     states = random.getstate(), np.random.get_state()[1]
-    copies.same(truth.softmax_model(3, 2))
+    copies.same(model)
     assert random.getstate() == states[0]
     assert (np.random.get_state()[1] == states[1]).all()

@@ -1,15 +1,21 @@
 """The linear datamodelling score: do sums of scores predict what models of subsets do?"""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from keras_influence.engine.selection import select
 from keras_influence.evaluation.agreement import pearson, ranks
 from keras_influence.evaluation.folder import Folder
+from keras_influence.evaluation.retraining import Retraining
 from keras_influence.evaluation.study import check_scores
-from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
 from keras_influence.questions import api
+from keras_influence.questions.settings import PathSettings as DataSettings
+from keras_influence.questions.settings import takes
 from keras_influence.storage import (
     fingerprint_of_batches,
     fingerprint_of_function,
@@ -82,23 +88,23 @@ class LDS:
         return plots.lds(self)
 
 
+@takes(DataSettings)
 def subset_outputs(
-    model,
-    test,
-    train,
+    model: Any,
+    test: Any,
+    train: Any,
     *,
-    fit=None,
-    target=None,
-    fraction=0.5,
-    subsets=100,
-    seeds=(0, 1, 2),
-    seed=0,
-    folder=None,
-    tol=1e-3,
-    max_iter=5000,
-    batch_size=None,
-    verbose="auto",
-):
+    fit: Any = None,
+    target: Any = None,
+    fraction: float = 0.5,
+    subsets: int = 100,
+    seeds: Any = (0, 1, 2),
+    seed: int = 0,
+    folder: Any = None,
+    tol: float = 1e-3,
+    max_iter: int = 5000,
+    **settings: Any,
+) -> SubsetOutputs:
     """Train models on random subsets of the training data, and keep their test outputs.
 
     The expensive half of `lds`; any number of attribution methods share it. With `folder`,
@@ -118,53 +124,72 @@ def subset_outputs(
         seeds: seeds of the trainings on each subset. L-BFGS needs no more than one.
         seed: of the subsets.
         folder: where to keep outputs.
-        tol, max_iter, batch_size: as in `leave_one_out`.
-        verbose: 0 is silent, 1 shows a progress bar, "auto" shows one for long work.
+        tol, max_iter: as in `leave_one_out`.
+        **settings: `batch_size`, `class_weight`, `variables`, `verbose`, as in `leave_one_out`.
 
     Returns:
         `SubsetOutputs`.
 
     Raises:
+        CopyError: Keras cannot copy the model.
         ValueError, TypeError: an argument is not usable; the message names it. So is a folder
             that was made with other data, models or settings.
     """
     _check_fraction(fraction)
     check_number("subsets", subsets, low=2, integer=True)
     check_number("seed", seed, integer=True)
-    seeds = check_seeds(seeds) if fit is not None else (0,)
-    progress = Progress(verbose)
-    trainer = trainer_of(model, train, fit=fit, tol=tol, max_iter=max_iter, batch_size=batch_size)
+    chosen, retraining = DataSettings.of(settings), Retraining(fit, seeds, tol, max_iter)
+    trainer = retraining.trainer(model, train, chosen)
     with trainer.precision():
         test = trainer.read(test, target)
-        name = api.name_of(target)
-        settings = {
-            "train": fingerprint_of_batches(trainer.session.train),
-            "test": fingerprint_of_batches(test),
-            "model": fingerprint_of_model(model),
-            "weights": fingerprint_of_weights(model.variables) if fit is None else None,
-            "fit": fingerprint_of_function(fit),
-            "target": [name, fingerprint_of_function(target)],
-            "fraction": fraction,
-            "seed": seed,
-            "tol, max_iter": [tol, max_iter] if fit is None else None,
-        }
-        kept = Folder(folder, settings)
+        known = _depends_on(model, test, target, chosen.variables, trainer, retraining)
+        kept = Folder(folder, {**known, "fraction": fraction, "seed": seed})
         masks = np.stack([_mask(trainer.n, fraction, seed, i) for i in range(subsets)])
 
         def train_one(i, s):
             trainer.only(np.flatnonzero(masks[i]), s)
             return trainer.outputs(test, target)
 
-        jobs = [(i, s) for i in range(subsets) for s in seeds]
-        title = f"Models of {subsets} subsets x {len(seeds)} seeds"
+        jobs = [(i, s) for i in range(subsets) for s in retraining.seeds]
+        title = f"Models of {subsets} subsets x {len(retraining.seeds)} seeds"
         outputs = [
             kept.get(f"subset_{i:05d}_seed_{s}", lambda i=i, s=s: train_one(i, s))
-            for i, s in progress.over(jobs, title, len(jobs))
+            for i, s in Progress(chosen.verbose).over(jobs, title, len(jobs))
         ]
-    return SubsetOutputs(np.reshape(outputs, (subsets, len(seeds), -1)), masks, seeds, name)
+    outputs = np.reshape(outputs, (subsets, len(retraining.seeds), -1))
+    return SubsetOutputs(outputs, masks, retraining.seeds, api.name_of(target))
 
 
-def lds(scores, outputs, *, confidence=0.95, resamples=1000, seed=0):
+def _depends_on(model, test, target, variables, trainer, retraining):
+    """What the output of a trained model depends on, as a dict that JSON takes."""
+    to_minimum = retraining.fit is None
+    return {
+        # Class weights are in it.
+        "train": fingerprint_of_batches(trainer.problem.train),
+        "test": fingerprint_of_batches(test),
+        "model": fingerprint_of_model(model),
+        "variables": _positions(model, variables),
+        "weights": fingerprint_of_weights(trainer.given),
+        "fit": fingerprint_of_function(retraining.fit),
+        "target": [api.name_of(target), fingerprint_of_function(target)],
+        "tol, max_iter": [retraining.tol, retraining.max_iter] if to_minimum else None,
+    }
+
+
+def _positions(model, variables):
+    """Which of the trainable variables are trained: names change from process to process."""
+    chosen = {id(v) for v in select(model, variables)}
+    return [i for i, v in enumerate(model.trainable_variables) if id(v) in chosen]
+
+
+def lds(
+    scores: Any,
+    outputs: SubsetOutputs,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> LDS:
     """Linear datamodelling score of an attribution matrix (Park et al. 2023, section 2).
 
     A subset is predicted to have the output -Σ scores[i, j] over the examples j that it
