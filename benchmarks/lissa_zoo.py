@@ -18,9 +18,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from keras_influence import CG, LiSSA
-from keras_influence.engine.curvature import GaussNewton
+from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
-from keras_influence.questions.session import Session
 
 layers = keras.layers
 
@@ -197,7 +196,7 @@ ZOO = {
 
 
 def problem(name, n, epochs=10, seed=0):
-    """A trained model of the zoo as a `Session` and (p, 3) gradients of unseen examples."""
+    """A trained model of the zoo as a `Problem` and (p, 3) gradients of unseen examples."""
     keras.utils.set_random_seed(seed)
     data, make = ZOO[name]
     whole = data(n + 3, np.random.default_rng(seed))
@@ -206,17 +205,17 @@ def problem(name, n, epochs=10, seed=0):
     model = make()
     x, y, *weight = train
     model.fit(x, y, epochs=epochs, verbose=0, sample_weight=weight[0] if weight else None)
-    session = Session(model, train, damping=0.0, curvature="gauss_newton")
-    return session, session.example_gradients(session.read(test, "test")).T
+    asked = Problem(model, train)
+    return asked, asked.example_gradients(asked.read(test, "test")).T
 
 
-def compare(session, columns, damping, dense):
+def compare(asked, columns, damping, dense):
     """One row of the table, as a dict.
 
     Args:
         dense: the (p, p) matrix without damping, or None for no check of CG.
     """
-    operator = Damped(GaussNewton(session.objective, session.train), damping)
+    operator = Damped(asked.curvature("gauss_newton"), damping)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cg, lissa = (solver.solve(operator, columns) for solver in (CG(), LiSSA()))
@@ -245,11 +244,11 @@ def main(models, sizes, dampings):
     rows = []
     for name in models:
         for n in sizes:
-            session, columns = problem(name, n)
-            operator = GaussNewton(session.objective, session.train)
+            asked, columns = problem(name, n)
+            operator = asked.curvature("gauss_newton")
             dense = operator.to_dense()
             for damping in dampings:
-                row = compare(session, columns, damping, dense)
+                row = compare(asked, columns, damping, dense)
                 rows.append(row)
                 print(
                     f"| {name} | {n} | {row['p']} | {damping:g} | {row['condition']:.0f} | "

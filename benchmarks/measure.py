@@ -9,7 +9,8 @@ from problems import data, trained
 from timing import alternate
 
 import keras_influence as ki
-from keras_influence.questions.session import Session
+from keras_influence.engine.problem import Problem
+from keras_influence.questions.plans import Attempt
 
 BATCH = 256
 
@@ -46,13 +47,13 @@ def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
     rng = np.random.default_rng(seed)
     size = model.count_params() - sum(int(np.prod(v.shape)) for v in model.non_trainable_variables)
     v = rng.standard_normal((size, max(*vectors, *score_vectors))).astype(np.float32)
-    session = Session(model, (x, y), curvature="hessian", damping=0.0)
+    problem = Problem(model, (x, y))
     actions = {("gradient", 1): gradient_pass(model, x, y)}
     for k in vectors:
         actions["hvp", k] = lambda k=k: ki.hvp(model, v[:, :k], (x, y))
     for k in score_vectors:
         rows = np.ascontiguousarray(v[:, :k].T)
-        actions["scores", k] = lambda rows=rows: session.scores(rows)
+        actions["scores", k] = lambda rows=rows: problem.scores(rows)
     medians, firsts, spreads, processor = alternate(actions, repeats, limit)
     unit, processor_unit = medians["gradient", 1], processor["gradient", 1]
     return [
@@ -76,15 +77,15 @@ def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
 
 
 class Stages:
-    """Seconds in each of the steps of `influence`, by a clock around `Session`'s methods."""
+    """Seconds in each of the steps of `influence`, by a clock around methods of its parts."""
 
-    methods = ("example_gradients", "solve", "scores")
+    methods = {"example_gradients": Problem, "solve": Attempt, "scores": Problem}
 
     def __enter__(self):
         self.seconds = dict.fromkeys(self.methods, 0.0)
-        self._originals = {name: getattr(Session, name) for name in self.methods}
+        self._originals = {name: getattr(owner, name) for name, owner in self.methods.items()}
         for name, method in self._originals.items():
-            setattr(Session, name, self._timed(name, method))
+            setattr(self.methods[name], name, self._timed(name, method))
         return self
 
     def _timed(self, name, method):
@@ -99,7 +100,7 @@ class Stages:
 
     def __exit__(self, *_):
         for name, method in self._originals.items():
-            setattr(Session, name, method)
+            setattr(self.methods[name], name, method)
 
 
 def whole_call(name, n, n_test, repeats, seed=0, **options):

@@ -79,7 +79,7 @@ def main(what, name, n, vectors, seed):
     from problems import MODELS, data
 
     import keras_influence as ki
-    from keras_influence.questions.session import Session
+    from keras_influence.engine.problem import Problem
 
     x, y = data(name, n)
     model = MODELS[name]()
@@ -87,11 +87,11 @@ def main(what, name, n, vectors, seed):
     size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     v = rng.standard_normal((size, vectors)).astype(np.float32)
     if what == "scores":
-        session = Session(model, (x, y), curvature="hessian", damping=0.0)
+        problem = Problem(model, (x, y))
         rows = np.ascontiguousarray(v.T)
-        few = Session(model, (x[:512], y[:512]), curvature="hessian", damping=0.0)
+        few = Problem(model, (x[:512], y[:512]))
         few.scores(rows[:2])
-        action = functools.partial(session.scores, rows)
+        action = functools.partial(problem.scores, rows)
     elif what == "influence":
         options = {"method": ki.CG(tol=1e-2, max_iter=5), "curvature": "gauss_newton", "verbose": 0}
         call = functools.partial(ki.influence, model, damping=0.1, **options)

@@ -22,9 +22,8 @@ from problems import environment, fashion_mnist, trained
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, LiSSA, Nystrom
-from keras_influence.engine.curvature import GaussNewton
+from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
-from keras_influence.questions.session import Session
 
 TOL = 1e-3
 
@@ -38,10 +37,10 @@ def main(models, n, columns, damping, nystrom):
     print("|---|---|---|---|---|---|")
     for kind in models:
         model = trained(kind, x, y)
-        session = Session(model, (x, y), damping=damping, curvature="gauss_newton")
-        rows = session.example_gradients(session.read((x_test, y_test), "test"))
-        operator = Damped(GaussNewton(session.objective, session.train), damping)
-        unit = _gradient_pass(session)
+        problem = Problem(model, (x, y))
+        rows = problem.example_gradients(problem.read((x_test, y_test), "test"))
+        operator = Damped(problem.curvature("gauss_newton"), damping)
+        unit = _gradient_pass(problem)
         operator.matmat(rows.T)
         solvers = [CG(tol=TOL)]
         solvers += [CG(tol=TOL, preconditioner=Nystrom(rank)) for rank in (20, 50, 100)]
@@ -65,13 +64,13 @@ def main(models, n, columns, damping, nystrom):
             )
 
 
-def _gradient_pass(session):
+def _gradient_pass(problem):
     """Seconds for one compiled gradient of all the training data, median of five."""
     times = []
     for _ in range(6):
         start = time.perf_counter()
-        for batch in session.train:
-            session.objective.gradient(batch).numpy()
+        for batch in problem.train:
+            problem.objective.gradient(batch).numpy()
         times.append(time.perf_counter() - start)
     return np.median(times[1:])
 

@@ -6,10 +6,9 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from keras_influence.engine.curvature import GaussNewton, Hessian
+from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.questions.session import Session
 
 N, TESTS, L2 = 500, 4, 1 / 64
 
@@ -21,10 +20,10 @@ class System:
     """A trained model, the gradients v of a few test losses, and (C + λI)⁻¹ v exactly."""
 
     def __init__(self, name, model, train, test, curvature):
-        self.name, self.model = name, model  # The session holds the model only weakly.
-        self.session = Session(model, train, damping=0.0, curvature="gauss_newton")
-        self.columns = self.session.example_gradients(self.session.read(test, "test")).T
-        self._curvature = curvature(self.session.objective, self.session.train)
+        self.name, self.model = name, model
+        self.problem = Problem(model, train)
+        self.columns = self.problem.example_gradients(self.problem.read(test, "test")).T
+        self._curvature = self.problem.curvature(curvature)
         self.dense = self._curvature.to_dense()
         self.largest = np.linalg.eigvalsh(self.dense)[-1]
 
@@ -74,13 +73,13 @@ def softmax_regression(train, test):
     model.compile("adam", "sparse_categorical_crossentropy")
     system = None
     for _ in range(8):
-        system = System("softmax", model, train, test, Hessian)
+        system = System("softmax", model, train, test, "hessian")
         theta = np.concatenate([w.ravel() for w in model.get_weights()])
         # The same shift of all biases changes nothing: H is singular.
         step = np.linalg.pinv(system.dense, hermitian=True) @ _gradient(theta, *train)
         kernel, bias = np.split(theta - step, [160])
         model.set_weights([kernel.reshape(16, 10), bias])
-    return System("softmax", model, train, test, Hessian)
+    return System("softmax", model, train, test, "hessian")
 
 
 def conv_net(train, test):
@@ -94,7 +93,7 @@ def conv_net(train, test):
     )
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     model.fit(*train, epochs=20, verbose=0)
-    return System("conv", model, train, test, GaussNewton)
+    return System("conv", model, train, test, "gauss_newton")
 
 
 MODELS = {"softmax": softmax_regression, "conv": conv_net}
@@ -146,5 +145,5 @@ class Truth:
         self.changes = leave_one_out(system, train, test, removals).ravel()
 
     def __call__(self, x):
-        scores = self.system.session.scores(x.T)[:, self.rows].ravel()
+        scores = self.system.problem.scores(x.T)[:, self.rows].ravel()
         return np.corrcoef(scores, self.changes)[0, 1]

@@ -35,11 +35,14 @@ from keras_influence.linalg.solvers import (
     Nystrom,
 )
 from keras_influence.models import InfluenceMixin, InfluenceModel
-from keras_influence.questions.api import hvp, influence, inverse_hvp, self_influence
-from keras_influence.questions.explainer import load_prepared, prepare
+from keras_influence.questions.explainer import Explainer
 from keras_influence.questions.groups import group_influence, parameter_influence, with_change
+from keras_influence.questions.influence import influence
 from keras_influence.questions.inputs import input_influence
+from keras_influence.questions.losses import losses
+from keras_influence.questions.products import hvp, inverse_hvp, operator
 from keras_influence.questions.scores import InfluenceScores
+from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
 from keras_influence.questions.tracin import TracIn
 from keras_influence.version import __version__
@@ -54,6 +57,7 @@ __all__ = [
     "Direct",
     "DivergenceError",
     "EKFAC",
+    "Explainer",
     "InfluenceCallback",
     "InfluenceMixin",
     "InfluenceModel",
@@ -77,9 +81,9 @@ __all__ = [
     "influence",
     "input_influence",
     "inverse_hvp",
-    "load_prepared",
+    "losses",
+    "operator",
     "parameter_influence",
-    "prepare",
     "self_influence",
     "verify",
     "with_change",

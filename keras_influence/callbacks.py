@@ -5,7 +5,8 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_influence.questions import api
+from keras_influence.questions.influence import influence
+from keras_influence.questions.self_influence import self_influence
 from keras_influence.report.tensorboard import Board
 from keras_influence.validate import check_number
 
@@ -68,7 +69,7 @@ class InfluenceCallback(keras.callbacks.Callback):
             self._compute()
 
     def _compute(self):
-        scores = api.influence(self.model, self._test, self._train, **self._options)
+        scores = influence(self.model, self._test, self._train, **self._options)
         self.history[self._epochs] = scores
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ class InfluenceCallback(keras.callbacks.Callback):
     def _self_influence(self, n):
         options = {k: v for k, v in self._options.items() if k != "target"}
         indices = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int))
-        return api.self_influence(self.model, self._train, indices=indices, **options)
+        return self_influence(self.model, self._train, indices=indices, **options)
 
 
 def _arrays(examples):

@@ -10,6 +10,11 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 class SolverError(RuntimeError):
     """A linear solve has no usable answer."""
 
+    @property
+    def finding(self):
+        """What was found, in words; a subclass whose message has advice too leaves that out."""
+        return str(self).rstrip(".")
+
 
 class NegativeCurvatureError(SolverError):
     """The matrix H + λI is not positive definite, so the solver cannot answer.
@@ -21,6 +26,7 @@ class NegativeCurvatureError(SolverError):
 
     def __init__(self, eigenvalue, solver):
         self.eigenvalue = float(eigenvalue)
+        self._solver = solver
         super().__init__(
             f"{solver} met negative curvature: the damped curvature matrix has an "
             f"eigenvalue at or below {eigenvalue:.3g}, so it is not positive definite. "
@@ -29,6 +35,10 @@ class NegativeCurvatureError(SolverError):
             "negative for convex losses; (3) use method='minres', or for few parameters "
             "method='direct', which solve indefinite systems too."
         )
+
+    @property
+    def finding(self):
+        return f"{self._solver} met negative curvature"
 
 
 class DivergenceError(SolverError):
@@ -41,7 +51,7 @@ class StaleError(ValueError):
     def __init__(self, change, where):
         super().__init__(
             f"The factorisation in {where} cannot be used: {change} since it was made. Make it "
-            "again with `prepare(model, train, ...)`."
+            "again with `Explainer(model, train, ...)`."
         )
 
 

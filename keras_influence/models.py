@@ -9,8 +9,16 @@ import keras
 
 from keras_influence import _keras
 from keras_influence.evaluation import verification
-from keras_influence.questions import api, groups, inputs, spectrum
-from keras_influence.questions import explainer as prepared
+from keras_influence.questions import (
+    groups,
+    influence,
+    inputs,
+    products,
+    self_influence,
+    spectrum,
+)
+from keras_influence.questions.explainer import Explainer
+from keras_influence.questions.settings import Settings, takes
 
 _REGISTER = keras.saving.register_keras_serializable(package="keras_influence")
 
@@ -20,22 +28,30 @@ class InfluenceMixin:
 
     `model.influence(test, train)` is `keras_influence.influence(model, test, train)`.
     Use it with a base class of your own: `class Net(InfluenceMixin, MyModel)`.
-    It keeps no state.
+    It keeps no state. (`losses` is a function only: a `keras.Model` has another thing of that name.)
     """
 
-    hvp = api.hvp
-    inverse_hvp = api.inverse_hvp
-    influence = api.influence
-    self_influence = api.self_influence
+    influence = influence.influence
+    self_influence = self_influence.self_influence
     group_influence = groups.group_influence
     parameter_influence = groups.parameter_influence
-    with_change = groups.with_change
     input_influence = inputs.input_influence
-    prepare = prepared.prepare
-    load_prepared = prepared.load_prepared
+    with_change = groups.with_change
+    hvp = products.hvp
+    inverse_hvp = products.inverse_hvp
+    operator = products.operator
     hessian_eigenvalues = spectrum.hessian_eigenvalues
     hessian_trace = spectrum.hessian_trace
     verify = verification.verify
+
+    @takes(Settings)
+    def explainer(self, train, **settings):
+        """The curvature factorised once, for many questions: `Explainer(model, train, ...)`."""
+        return Explainer(self, train, **settings)
+
+    def load_explainer(self, train, path, *, class_weight=None, verbose="auto"):
+        """What `Explainer.save` wrote for this model: `Explainer.load(model, train, path, ...)`."""
+        return Explainer.load(self, train, path, class_weight=class_weight, verbose=verbose)
 
 
 @_REGISTER

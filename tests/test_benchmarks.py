@@ -12,7 +12,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence.engine.kernels import kernel as kernels
-from keras_influence.questions.session import Session
+from keras_influence.engine.problem import Problem
 from tests import truth
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,8 +101,8 @@ def test_scores_see_one_batch_at_a_time(monkeypatch, rng):
     """What a kernel is given and gives has the size of a batch, whatever n is."""
     model = truth.softmax_model(4, 3, l2=truth.L2)
     x, y = rng.normal(size=(50, 4)), rng.integers(0, 3, 50)
-    session = Session(model, (x, y), curvature="hessian", damping=0.0, batch_size=8)
-    assert session.contraction.trusted(session.train)
+    problem = Problem(model, (x, y), batch_size=8)
+    assert problem.contraction.trusted(problem.train)
     shapes = []
     original = kernels._Compiled.__call__
 
@@ -112,5 +112,5 @@ def test_scores_see_one_batch_at_a_time(monkeypatch, rng):
         return result
 
     monkeypatch.setattr(kernels._Compiled, "__call__", seen)
-    assert session.scores(rng.normal(size=(5, 15))).shape == (5, 50)
+    assert problem.scores(rng.normal(size=(5, 15))).shape == (5, 50)
     assert shapes == [(8, (8, 5))] * 6 + [(2, (2, 5))]

@@ -16,10 +16,15 @@ class Parameters:
 
     def __init__(self, variables):
         self.variables = list(variables)
+        self._indices = {id(v): i for i, v in enumerate(self.variables)}
         self.shapes = [tuple(v.shape) for v in self.variables]
         self.sizes = [int(np.prod(s, dtype=np.int64)) for s in self.shapes]
         self.size = sum(self.sizes)
         self.dtype = tf.as_dtype(np.result_type(*[_numpy_dtype(v) for v in self.variables]))
+
+    def index(self, variable):
+        """The place of a variable among `variables`, or None if it is no part of θ."""
+        return self._indices.get(id(variable))
 
     def tensors(self):
         """The values of the variables now, for a `tf.GradientTape` to watch."""

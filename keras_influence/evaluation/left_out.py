@@ -131,8 +131,8 @@ def leave_one_out(
         `LeaveOneOut`.
 
     Raises:
-        CopyError: Keras cannot copy the model.
-        ValueError, TypeError: an argument is not usable; the message names it.
+        ValueError, TypeError: an argument is not usable, or Keras cannot copy the model; the
+            message names it.
         As `inverse_hvp`, from the solve.
     """
     chosen = Settings.of(settings)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_influence.evaluation.retraining import Retraining
 from keras_influence.evaluation.study import as_arguments
-from keras_influence.questions import api
+from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_positions, check_number
 
@@ -176,7 +176,7 @@ def _suspicion(model, train, settings):
     """What makes training examples suspicious: self-influence and loss, (n_train,) each."""
     # With the loss itself, also where its smooth version stands in for derivatives.
     problem = dataclasses.replace(settings, curvature="hessian").problem(model, train)
-    suspicion = api.self_influence(model, train, **as_arguments(settings))
+    suspicion = self_influence(model, train, **as_arguments(settings))
     return {"self-influence": suspicion, "loss": problem.losses(problem.train)}
 
 

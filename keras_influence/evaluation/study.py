@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_influence.progress import Progress
-from keras_influence.questions import api
+from keras_influence.questions.influence import influence, name_of
 
 
 class Study:
@@ -31,7 +31,7 @@ class Study:
         self._function = target
         self._data = test, train
         self.n = self._trainer.n
-        self.target = api.name_of(target)
+        self.target = name_of(target)
         self.how = self._trainer.how + (f", {len(self._seeds)} seeds" if fitted else "")
         with self._trainer.precision():
             self._test = self._trainer.read(test, target)
@@ -48,7 +48,7 @@ class Study:
                 self._before[seed] = self._trainer.outputs(self._test, self._function)
             if scores is None:
                 options = as_arguments(self._settings)
-                scores = api.influence(self._scored, *self._data, target=self._function, **options)
+                scores = influence(self._scored, *self._data, target=self._function, **options)
         return np.asarray(scores, np.float64)
 
     def changes(self, groups):

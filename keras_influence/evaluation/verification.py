@@ -16,7 +16,8 @@ from keras_influence.evaluation.left_out import LeaveOneOut, leave_one_out
 from keras_influence.evaluation.minimiser import Minimiser, one_example
 from keras_influence.evaluation.study import as_arguments
 from keras_influence.evaluation.verdict import verdict_on
-from keras_influence.questions import api
+from keras_influence.questions.influence import influence
+from keras_influence.questions.products import hvp
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import check_number
 
@@ -127,7 +128,7 @@ def verify(
         # The verdict says so in its own words.
         warnings.simplefilter("ignore", CurvatureWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
-        scores = api.influence(model, test, train, **as_arguments(chosen))
+        scores = influence(model, test, train, **as_arguments(chosen))
         retrained = None
         if removals and not missing:
             indices = _some(scores.values, min(removals, scores.n_train), rng)
@@ -167,7 +168,7 @@ def _hvp_error(model, train, minimiser, settings, rng):
     theta, batches = minimiser.start, minimiser.problem.train
     v = rng.standard_normal(theta.shape)
     about = ("batch_size", "class_weight", "variables")
-    product = api.hvp(model, v, train, **{name: getattr(settings, name) for name in about})
+    product = hvp(model, v, train, **{name: getattr(settings, name) for name in about})
     double = minimiser.problem.parameters.dtype.size == 8
     step = (1e-6 if double else 1e-2) * (1 + np.linalg.norm(theta)) / np.linalg.norm(v)
 

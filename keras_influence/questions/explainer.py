@@ -1,219 +1,194 @@
-"""A curvature factorised once, kept for any number of test sets, saved and loaded."""
+"""A curvature factorised once, kept for any number of questions, saved and loaded."""
 
-import hashlib
-import json
+from __future__ import annotations
+
 import os
-import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
+from keras_influence import storage
+from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
-from keras_influence.linalg.factors import packing as state
-from keras_influence.questions import api
-from keras_influence.questions.session import Session
-from keras_influence.version import __version__
+from keras_influence.questions.case import Case
+from keras_influence.questions.case_file import read_case, write_case
+from keras_influence.questions.groups import ask_group_influence, ask_parameter_influence
+from keras_influence.questions.influence import Target, ask_influence
+from keras_influence.questions.inputs import ask_input_influence
+from keras_influence.questions.plans import Attempt, first_answer, plans_for
+from keras_influence.questions.products import ask_inverse, ask_product
+from keras_influence.questions.scores import InfluenceScores
+from keras_influence.questions.self_influence import ask_self_influence
+from keras_influence.questions.settings import Settings, SettingsArguments, takes
 
-# Right-hand sides that method="auto" counts on: preparing is for many.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# Right-hand sides that method="auto" counts on: an explainer is for many questions.
 _MANY = 1000
-# Examples whose losses tell one architecture or loss from another.
+# Training examples whose gradients decide between plans.
 _PROBE = 8
 
 
-def prepare(
-    model,
-    train,
-    *,
-    method="auto",
-    damping=0.01,
-    curvature="auto",
-    batch_size=None,
-    class_weight=None,
-    variables=None,
-    verbose="auto",
-):
-    """Factorise the curvature of the training objective once.
+class Explainer:
+    """One model on one training set, with the curvature factorised: any question, many times.
 
     What a solver can compute before it sees a right-hand side (a Cholesky factor, leading
-    eigenvectors, Kronecker factors, a preconditioner) is computed here, and not again.
+    eigenvectors, Kronecker factors, a preconditioner) is computed here, and not again. With
+    `curvature="auto"` the choice is made here too, by solving for a few training gradients.
+
+    It belongs to the weights that the model had: after further training its methods raise a
+    `StaleError`. Nothing of it changes once it is made.
 
     Args:
-        model, train, damping, curvature, batch_size, class_weight, variables, verbose: as in
-            `influence`.
-        method: as in `influence`; "auto" counts on 1,000 test examples.
-
-    Returns:
-        A `Prepared`, with `influence(test)`, `self_influence()`, `inverse_hvp(v)`, `save(path)`.
+        model, train: as in `influence`.
+        **settings: as in `influence`; `method="auto"` counts on 1,000 right-hand sides.
 
     Raises:
         As `inverse_hvp`.
     """
-    session = Session(
-        model,
-        train,
-        method=method,
-        damping=damping,
-        curvature=curvature,
-        batch_size=batch_size,
-        class_weight=class_weight,
-        variables=variables,
-        verbose=verbose,
-    )
-    session.plan(_MANY)
-    session.solve(np.zeros((session.objective.parameters.size, 1)))
-    return Prepared(session, batch_size)
 
+    _case: Case
+    _weights: str
 
-def load_prepared(model, train, path, *, class_weight=None, verbose="auto"):
-    """Read what `Prepared.save` wrote, for the same model and training data.
+    def __init__(self, model: Any, train: Any, **settings: Unpack[SettingsArguments]) -> None:
+        found = Settings.of(settings)
+        problem = found.problem(model, train)
+        plans = plans_for(problem, found, _MANY)
+        rows = _probe(problem) if len(plans) > 1 else np.zeros((1, problem.parameters.size))
 
-    Args:
-        model: the model with the weights it had.
-        train, class_weight: the training data as they were given to `prepare`.
-        path: the file.
-        verbose: as in `influence`.
+        def prepared(attempt: Attempt) -> object:
+            attempt.solve(rows)
+            return attempt.factor
 
-    Returns:
-        A `Prepared`, with the method, damping, curvature and variables it was made with.
+        factor, plans = first_answer(problem, plans, prepared)
+        self._keep(Case(problem, found, plans, factor))
 
-    Raises:
-        StaleError: the weights, the data or the loss are not those it was made for.
-        ValueError: the file is not one that `Prepared.save` wrote.
-    """
-    with np.load(path, allow_pickle=False) as file:
-        if "settings" not in file.files:
-            raise ValueError(f"`path` should be a file written by Prepared.save: {path} is not.")
-        settings = json.loads(str(file["settings"]))
-        arrays = [file[f"array_{i}"] for i in range(settings["arrays"])]
-    trainable = model.trainable_variables
-    if max(settings["variables"]) >= len(trainable):
-        raise StaleError("the model has lost trainable variables", path)
-    session = Session(
-        model,
-        train,
-        method=settings["method"],
-        damping=settings["damping"],
-        curvature=settings["curvature"],
-        batch_size=settings["batch_size"],
-        class_weight=class_weight,
-        variables=[trainable[i] for i in settings["variables"]],
-        verbose=verbose,
-    )
-    _compare(settings["fingerprint"], fingerprint(session), path)
-    session.used = settings["used"]
-    session.factors = {k: state.unpack(v, arrays) for k, v in settings["factors"].items()}
-    return Prepared(session, settings["batch_size"])
+    def _keep(self, case: Case) -> None:
+        self._case = case
+        self._weights = storage.fingerprint_of_weights(case.problem.model.weights)
 
+    @classmethod
+    def load(
+        cls,
+        model: Any,
+        train: Any,
+        path: str | os.PathLike[str],
+        *,
+        class_weight: dict[int, float] | None = None,
+        verbose: Any = "auto",
+    ) -> Explainer:
+        """Read what `save` wrote, for the same model and training data.
 
-class Prepared:
-    """The factorised curvature of one model on one training set; see `prepare`.
+        Args:
+            model: the model with the weights it had.
+            train, class_weight: the training data as they were given to the `Explainer`.
+            path: the file, by the name that `save` was given.
+            verbose: as in `influence`.
 
-    It belongs to the weights that the model had: after further training its methods raise a
-    `StaleError`.
-    """
+        Returns:
+            An `Explainer` with the method, damping, curvature and variables it was made with.
 
-    def __init__(self, session, batch_size):
-        self._session = session
-        self._batch_size = batch_size
-        self._weights = _weights(session.model)
+        Raises:
+            StaleError: the weights, the data or the loss are not those it was made for.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, or not one that `Explainer.save` wrote.
+        """
+        explainer = object.__new__(cls)
+        explainer._keep(read_case(model, train, path, class_weight, verbose))
+        return explainer
 
-    @property
-    def method(self):
-        """The solver."""
-        return self._session.solver
-
-    @property
-    def damping(self):
-        """λ."""
-        return self._session.damping
-
-    def influence(self, test, *, target=None):
-        """As `keras_influence.influence`, with the solve's factorisation made already."""
-        return api.explain(self._current(), test, target, self._batch_size)
-
-    def self_influence(self):
-        """As `keras_influence.self_influence`."""
-        return api.self_influences(self._current())
-
-    def inverse_hvp(self, v):
-        """(H + λI)⁻¹ v, in the form of `v`; see `keras_influence.inverse_hvp`."""
-        return api.inverse(self._current(), v)
-
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the factorisation, with a fingerprint of weights, data and options.
 
         Args:
-            path: file name; its directory must exist. Written whole or not at all.
+            path: file name, `.npz` is added if it is missing; its directory must exist. Written
+                whole or not at all.
         """
-        session, arrays = self._current(), []
-        parameters = [id(v) for v in session.objective.parameters.variables]
-        positions = {id(v): i for i, v in enumerate(session.model.trainable_variables)}
-        settings = {
-            "version": __version__,
-            "method": session.solver.get_config(),
-            "damping": session.damping,
-            "curvature": session.curvature,
-            "used": session.used,
-            "batch_size": self._batch_size,
-            "variables": [positions[i] for i in parameters],
-            "fingerprint": fingerprint(session),
-            "factors": {k: state.pack(v, arrays) for k, v in session.factors.items()},
-            "arrays": len(arrays),
-        }
-        named = {f"array_{i}": array for i, array in enumerate(arrays)}
-        _write(path, settings=np.array(json.dumps(settings)), **named)
+        write_case(path, self._current())
 
-    def __repr__(self):
-        s = self._session
+    # ---- what was decided
+
+    @property
+    def method(self) -> Any:
+        """The solver."""
+        return self._case.plans[0].solver
+
+    @property
+    def damping(self) -> float:
+        """λ."""
+        return self._case.plans[0].damping
+
+    @property
+    def curvature(self) -> str:
+        """ "hessian" or "gauss_newton"."""
+        return self._case.plans[0].curvature
+
+    def __repr__(self) -> str:
+        problem = self._case.problem
         return (
-            f"Prepared({s.solver}, curvature={s.used!r}, damping={s.damping:g}, "
-            f"{s.objective.parameters.size} parameters, {s.train.n} training examples)"
+            f"Explainer({self.method}, curvature={self.curvature!r}, damping={self.damping:g}, "
+            f"{problem.parameters.size} parameters, {problem.n} training examples)"
         )
 
-    def _current(self):
-        if _weights(self._session.model) != self._weights:
+    # ---- questions: each is the function of that name, with the factorisation made already
+
+    def influence(self, test: Any, *, target: Target | None = None) -> InfluenceScores:
+        """As `keras_influence.influence`."""
+        return ask_influence(self._current(), test, target)
+
+    def self_influence(self, *, indices: Any = None) -> np.ndarray:
+        """As `keras_influence.self_influence`."""
+        return ask_self_influence(self._current(), indices)
+
+    def group_influence(
+        self,
+        test: Any,
+        groups: Sequence[Any],
+        *,
+        order: int = 1,
+        target: Target | None = None,
+    ) -> np.ndarray:
+        """As `keras_influence.group_influence`; order 2 has a system of its own for each group."""
+        return ask_group_influence(self._current(), test, groups, order, target)
+
+    def parameter_influence(self, train_subset: Any, *, order: int = 1) -> list[np.ndarray]:
+        """As `keras_influence.parameter_influence`."""
+        return ask_parameter_influence(self._current(), train_subset, order)
+
+    def input_influence(
+        self, test: Any, *, indices: Any = None, target: Target | None = None
+    ) -> Any:
+        """As `keras_influence.input_influence`."""
+        return ask_input_influence(self._current(), test, indices, target)
+
+    def hvp(self, v: Any) -> Any:
+        """(C + λI) v for this explainer's `curvature` C and `damping` λ, in the form of `v`."""
+        return ask_product(self._current().problem, self.curvature, self.damping, v)
+
+    def inverse_hvp(self, v: Any, *, x0: Any = None) -> Any:
+        """(C + λI)⁻¹ v, in the form of `v`; see `keras_influence.inverse_hvp`."""
+        return ask_inverse(self._current(), v, x0)
+
+    def losses(self, data: Any = None) -> np.ndarray:
+        """As `keras_influence.losses`, of the training data if no others are given."""
+        problem = self._current().problem
+        return problem.losses(problem.train if data is None else problem.read(data, "data"))
+
+    def _current(self) -> Case:
+        weights = self._case.problem.model.weights
+        if storage.fingerprint_of_weights(weights) != self._weights:
             raise StaleError("the weights have changed", "this object")
-        return self._session
+        return self._case
 
 
-def fingerprint(session):
-    """What a factorisation depends on: checksums of weights and data, and a few losses."""
-    data = [hashlib.sha256() for _ in tf.nest.flatten(session.train.head(1))]
-    for batch in session.train:
-        for checksum, leaf in zip(data, tf.nest.flatten(batch)):
-            checksum.update(np.ascontiguousarray(leaf.numpy()).tobytes())
-    return {
-        "weights": _weights(session.model),
-        "data": [checksum.hexdigest() for checksum in data],
-        "losses": session.objective.losses(session.train.head(_PROBE)).numpy().tolist(),
-    }
+# An `__init__` is shown without its `self` where it is looked at as that of a class.
+takes(Settings)(Explainer.__init__)
 
 
-def _weights(model):
-    checksum = hashlib.sha256()
-    for variable in model.weights:
-        checksum.update(np.ascontiguousarray(variable.numpy()).tobytes())
-    return checksum.hexdigest()
-
-
-def _compare(saved, now, path):
-    if saved["weights"] != now["weights"]:
-        raise StaleError("the weights have changed", path)
-    if saved["data"] != now["data"]:
-        raise StaleError("the training data have changed", path)
-    # Not to the last bit: another machine sums in another order.
-    if not np.allclose(saved["losses"], now["losses"], rtol=1e-3, atol=1e-6):
-        raise StaleError("the loss or the architecture has changed", path)
-
-
-def _write(path, **arrays):
-    path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(suffix=".npz", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def _probe(problem: Problem) -> np.ndarray:
+    """Gradients of a few training examples from all over the data, (k, p)."""
+    positions = np.unique(np.linspace(0, problem.n - 1, _PROBE).astype(int))
+    asked = problem.train.subset(positions)
+    return np.concatenate(list(problem.gradients_by_batch(asked, asked)))

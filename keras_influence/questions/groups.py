@@ -1,32 +1,38 @@
 """What changes when many examples are left out together: test losses, and θ̂ itself."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import keras
 import numpy as np
 
 from keras_influence.copies import copied
-from keras_influence.engine.data import batches as data
+from keras_influence.engine.data.batches import Batches
 from keras_influence.engine.parameters import Parameters
 from keras_influence.engine.selection import select
-from keras_influence.questions.session import Session
+from keras_influence.questions.case import Case
+from keras_influence.questions.influence import Target
+from keras_influence.questions.plans import Attempt
+from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_positions
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@takes(Settings)
 def group_influence(
-    model,
-    test,
-    train,
-    groups,
+    model: Any,
+    test: Any,
+    train: Any,
+    groups: Sequence[Any],
     *,
-    order=1,
-    target=None,
-    method="auto",
-    damping=0.01,
-    curvature="auto",
-    batch_size=None,
-    class_weight=None,
-    variables=None,
-    verbose="auto",
-):
+    order: int = 1,
+    target: Target | None = None,
+    **settings: Unpack[SettingsArguments],
+) -> np.ndarray:
     """Predict how each test loss would change if a whole group were left out.
 
     `values[i, s] = ∇ℓ(test_i)ᵀ Δθ_s`, with Δθ_s as in `parameter_influence`. Order 1
@@ -35,12 +41,11 @@ def group_influence(
     examples are alike.
 
     Args:
-        model, test, train: as in `influence`.
+        model, test, train, target: as in `influence`.
         groups: a list of groups, each an array of positions in `train` or a boolean
             mask over it.
         order: 1 or 2. Order 2 solves one system for each group.
-        target, method, damping, curvature, batch_size, class_weight, variables, verbose:
-            as in `influence`.
+        **settings: as in `influence`.
 
     Returns:
         (n_test, n_groups) array in units of the loss. Positive: the group is helpful.
@@ -49,43 +54,37 @@ def group_influence(
         As `inverse_hvp`.
     """
     _check_order(order)
-    session = Session(
-        model,
-        train,
-        method=method,
-        damping=damping,
-        curvature=curvature,
-        batch_size=batch_size,
-        class_weight=class_weight,
-        variables=variables,
-        verbose=verbose,
+    return ask_group_influence(
+        Case.of(model, train, Settings.of(settings)), test, groups, order, target
     )
+
+
+def ask_group_influence(
+    case: Case, test: Any, groups: Sequence[Any], order: int = 1, target: Target | None = None
+) -> np.ndarray:
+    """`group_influence` for a `Case`."""
+    _check_order(order)
     if not isinstance(groups, (list, tuple)) or not groups:
         raise TypeError(
             "`groups` should be a list of groups, each an array of positions in `train`. "
             f"Received: {type(groups).__name__}"
         )
-    positions = [as_positions(g, session.train.n, f"groups[{i}]") for i, g in enumerate(groups)]
-    test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
-    subsets = [session.train.subset(p) for p in positions]
-    changes = _changes(session, subsets, order)
-    return session.example_gradients(test, target).astype(np.float64) @ changes
+    problem = case.problem
+    positions = [as_positions(g, problem.n, f"groups[{i}]") for i, g in enumerate(groups)]
+    test = problem.read(test, "test")
+    changes = _changes(case, [problem.train.subset(p) for p in positions], order)
+    return problem.example_gradients(test, target).astype(np.float64) @ changes.T
 
 
+@takes(Settings)
 def parameter_influence(
-    model,
-    train_subset,
-    train,
+    model: Any,
+    train_subset: Any,
+    train: Any,
     *,
-    order=1,
-    method="auto",
-    damping=0.01,
-    curvature="auto",
-    batch_size=None,
-    class_weight=None,
-    variables=None,
-    verbose="auto",
-):
+    order: int = 1,
+    **settings: Unpack[SettingsArguments],
+) -> list[np.ndarray]:
     """Predict the change of θ̂ if part of the training data were left out.
 
     Order 1: Δθ = (H + λI)⁻¹ (1/n) Σ ∇ℓ(z). Order 2, a Newton step: the same with the
@@ -96,8 +95,7 @@ def parameter_influence(
         train_subset: positions in `train`, a boolean mask over it, or the examples
             themselves as `(x, y)` or `(x, y, sample_weight)`.
         order: 1 or 2.
-        method, damping, curvature, batch_size, class_weight, variables, verbose: as in
-            `influence`.
+        **settings: as in `influence`.
 
     Returns:
         A list of arrays aligned with `model.trainable_variables` (or `variables`).
@@ -107,26 +105,26 @@ def parameter_influence(
         As `inverse_hvp`.
     """
     _check_order(order)
-    session = Session(
-        model,
-        train,
-        method=method,
-        damping=damping,
-        curvature=curvature,
-        batch_size=batch_size,
-        class_weight=class_weight,
-        variables=variables,
-        verbose=verbose,
+    return ask_parameter_influence(
+        Case.of(model, train, Settings.of(settings)), train_subset, order
     )
+
+
+def ask_parameter_influence(case: Case, train_subset: Any, order: int = 1) -> list[np.ndarray]:
+    """`parameter_influence` for a `Case`."""
+    _check_order(order)
+    problem = case.problem
     if isinstance(train_subset, tuple):
-        subset = data.read(train_subset, batch_size, "train_subset", class_weight)
+        # These are training examples, so they are weighted as such.
+        weights = case.settings.class_weight
+        subset = problem.read(train_subset, "train_subset", weights)
     else:
-        subset = session.train.subset(as_positions(train_subset, session.train.n, "train_subset"))
-    change = _changes(session, [subset], order)[:, 0]
-    return session.objective.parameters.split(session.as_rows(change))
+        subset = problem.train.subset(as_positions(train_subset, problem.n, "train_subset"))
+    change = _changes(case, [subset], order)
+    return problem.parameters.split(problem.as_rows(change)[0])
 
 
-def with_change(model, change, variables=None):
+def with_change(model: Any, change: Sequence[Any], variables: Any = None) -> Any:
     """A copy of `model` with `change` added to its weights; `model` stays as it is.
 
     Args:
@@ -147,37 +145,27 @@ def with_change(model, change, variables=None):
         raise ValueError(f"`change` should be a list of arrays of shapes {parameters.shapes}.")
     if not all(np.isfinite(c).all() for c in change):
         raise ValueError("`change` should be finite, but it has NaN or infinite entries.")
-    chosen = {id(v): i for i, v in enumerate(parameters.variables)}
     copy = copied(model)
     for original, twin in zip(model.variables, copy.variables):
-        extra = change[chosen[id(original)]] if id(original) in chosen else 0
-        twin.assign(original.numpy() + extra)
+        place = parameters.index(original)
+        twin.assign(original.numpy() + (0 if place is None else change[place]))
     return copy
 
 
-def _changes(session, subsets, order):
-    """Δθ of each subset, (p, number of subsets)."""
-    columns = np.stack([_gradient(session, subset) for subset in subsets], axis=1)
+def _changes(case: Case, subsets: Sequence[Batches], order: int) -> np.ndarray:
+    """Δθ of each subset, (number of subsets, p)."""
+    rows = np.stack([case.problem.gradient(subset) for subset in subsets])
     if order == 1:
-        return session.solve(columns).x
-    solutions = session.solve_each(
-        lambda: (session.solve(columns[:, [i]], group=s).x for i, s in enumerate(subsets))
-    )
-    return np.concatenate(solutions, axis=1)
+        return case.solve(rows)[0].x
+
+    def question(attempt: Attempt) -> np.ndarray:
+        steps = [attempt.solve(row[None], group=s).x for row, s in zip(rows, subsets)]
+        return np.concatenate(steps)
+
+    # One right-hand side for each system.
+    return case.ask(question, 1)[0]
 
 
-def _gradient(session, subset):
-    """(1/n) Σ ∇ℓ over the subset: its share of ∇L, without the regulariser."""
-    total = np.zeros(session.objective.parameters.size)
-    for batch in subset:
-        weight = session.weight(batch)
-        with_examples, without = (
-            session.objective.gradient(batch, w).numpy() for w in (weight, 0.0)
-        )
-        total += with_examples.astype(np.float64) - without
-    return total / session.train.n
-
-
-def _check_order(order):
+def _check_order(order: int) -> None:
     if isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"`order` should be 1 or 2. Received: order={order!r}")

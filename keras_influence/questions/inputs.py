@@ -1,26 +1,31 @@
 """How a score depends on the training input: which pixels made an example helpful."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.questions.session import Session
+from keras_influence.questions.case import Case
+from keras_influence.questions.influence import Target
+from keras_influence.questions.settings import Settings, SettingsArguments, takes
+from keras_influence.validate import as_indices
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@takes(Settings)
 def input_influence(
-    model,
-    test,
-    train,
+    model: Any,
+    test: Any,
+    train: Any,
     *,
-    indices=None,
-    target=None,
-    method="auto",
-    damping=0.01,
-    curvature="auto",
-    batch_size=None,
-    class_weight=None,
-    variables=None,
-    verbose="auto",
-):
+    indices: Any = None,
+    target: Target | None = None,
+    **settings: Unpack[SettingsArguments],
+) -> Any:
     """The gradient of each influence score with respect to the training example's input.
 
     `result[i, j] = ∂/∂x_j [∇ℓ(test_i)ᵀ (H + λI)⁻¹ ∇ℓ(train_j)] / n`, with H and the
@@ -28,10 +33,10 @@ def input_influence(
     Moving x_j by δ changes test loss i by about -⟨result[i, j], δ⟩.
 
     Args:
-        model, test, train, target, method, damping, curvature, batch_size, class_weight,
-            variables, verbose: as in `influence`.
-        indices: positions of the training examples to answer for. Default all; the result
-            has n_test times as many numbers as their inputs.
+        model, test, train, target: as in `influence`.
+        indices: positions of the training examples to answer for, or a mask. Default all; the
+            result has n_test times as many numbers as their inputs.
+        **settings: as in `influence`.
 
     Returns:
         An array of shape (n_test, n_train or len(indices), *input shape), in units of the
@@ -41,34 +46,29 @@ def input_influence(
     Raises:
         ValueError: no input is of a floating type, or as in `inverse_hvp`.
     """
-    session = Session(
-        model,
-        train,
-        method=method,
-        damping=damping,
-        curvature=curvature,
-        batch_size=batch_size,
-        class_weight=class_weight,
-        variables=variables,
-        verbose=verbose,
-    )
-    x = session.train.head(1)[0]
+    return ask_input_influence(Case.of(model, train, Settings.of(settings)), test, indices, target)
+
+
+def ask_input_influence(
+    case: Case, test: Any, indices: Any = None, target: Target | None = None
+) -> Any:
+    """`input_influence` for a `Case`."""
+    problem = case.problem
+    x = problem.train.head(1)[0]
     if not any(t.dtype.is_floating for t in tf.nest.flatten(x)):
         raise ValueError("`train` has no floating input to differentiate with respect to.")
-    test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
-    asked = session.picked(indices)
-    rows = session.as_rows(session.solve(session.example_gradients(test, target).T).x.T)
-    shown = session.progress.over(asked, f"Input gradients of {asked.n} examples", len(asked))
-    parts = [
-        session.objective.input_gradients(batch, session.weight(batch), rows).numpy()
-        for batch in shown
-    ]
-    return _unflattened(np.concatenate(parts, axis=1) / session.train.n, x)
+    asked = problem.train
+    if indices is not None:
+        asked = asked.subset(as_indices(indices, problem.n, "indices"))
+    rows = problem.example_gradients(problem.read(test, "test"), target)
+    solution, _ = case.solve(rows)
+    return _unflattened(problem.input_gradients(solution.x, asked), x)
 
 
-def _unflattened(values, x):
+def _unflattened(values: np.ndarray, x: Any) -> Any:
     """(k, n, all features) cut into the structure and shapes of the input `x`."""
-    start, parts = 0, []
+    start = 0
+    parts: list[np.ndarray | None] = []
     for leaf in tf.nest.flatten(x):
         if not leaf.dtype.is_floating:
             parts.append(None)

@@ -1,11 +1,16 @@
 """InfluenceScores: the answer, with its sign, its unit and the evidence for it."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
+import os
 import textwrap
+from typing import Any
 
 import numpy as np
 
+from keras_influence import storage
 from keras_influence.version import __version__
 
 
@@ -64,29 +69,29 @@ class InfluenceScores:
     parameters: tuple = ()
 
     @property
-    def n_test(self):
+    def n_test(self) -> int:
         return self.values.shape[0]
 
     @property
-    def n_train(self):
+    def n_train(self) -> int:
         return self.values.shape[1]
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.values if dtype is None else self.values.astype(dtype)
         return array.copy() if copy and array is self.values else array
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n_test
 
-    def top(self, k=5):
+    def top(self, k: int = 5) -> Ranking:
         """The `k` strongest proponents of each test example, strongest first."""
         return self._ranking(-self.values, k)
 
-    def bottom(self, k=5):
+    def bottom(self, k: int = 5) -> Ranking:
         """The `k` strongest opponents of each test example, strongest first."""
         return self._ranking(self.values, k)
 
-    def _ranking(self, keys, k):
+    def _ranking(self, keys: np.ndarray, k: int) -> Ranking:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"`k` should be an integer >= 1. Received: k={k!r}")
         k = min(int(k), self.n_train)
@@ -95,7 +100,7 @@ class InfluenceScores:
         indices = np.take_along_axis(nearest, order, 1)
         return Ranking(indices, np.take_along_axis(self.values, indices, 1))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         best = np.unravel_index(self.values.argmax(), self.values.shape)
         worst = np.unravel_index(self.values.argmin(), self.values.shape)
         loss = self.target == "test loss"
@@ -118,7 +123,7 @@ class InfluenceScores:
             ]
         )
 
-    def _evidence(self):
+    def _evidence(self) -> list[str]:
         solver = self.solver["class_name"]
         if self.curvature == "none":
             return [f"  summed by     {solver} over {self.passes:.0f} checkpoints, no curvature"]
@@ -131,44 +136,41 @@ class InfluenceScores:
             f"  certified     {solved}, {self.passes:.4g} passes over the data",
         ]
 
-    def _entry(self, index):
+    def _entry(self, index: Any) -> str:
         i, j = (int(a) for a in index)
         return f"values[{i}, {j}] = {self.values[i, j]:+.3g}"
 
     # ---- keeping
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one `.npz` file, without pickle.
 
         Args:
             path: file name; `.npz` is added if it is missing.
         """
-        arrays = {f: getattr(self, f) for f in _ARRAYS}
         settings = {f: getattr(self, f) for f in _SETTINGS}
-        text = json.dumps({"version": __version__, **settings}, default=_plain)
-        np.savez_compressed(path, settings=np.array(text), **arrays)
+        text = as_json({"version": __version__, **settings})
+        arrays = {f: getattr(self, f) for f in _ARRAYS}
+        storage.write_arrays(path, {"settings": np.array(text), **arrays})
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike[str]) -> InfluenceScores:
         """Read scores that `save` wrote.
 
-        Raises:
-            ValueError: the file does not hold influence scores.
-        """
-        with np.load(path, allow_pickle=False) as file:
-            missing = {"settings", *_ARRAYS} - set(file.files)
-            if missing:
-                raise ValueError(
-                    f"`path` should be a file written by InfluenceScores.save; {path} lacks "
-                    f"{sorted(missing)}."
-                )
-            settings = json.loads(str(file["settings"]))
-            arrays = {f: file[f] for f in _ARRAYS}
-        settings = {f: settings[f] for f in _SETTINGS}
-        settings["parameters"] = tuple(settings["parameters"])
-        return cls(**arrays, **settings)
+        Args:
+            path: the name that `save` was given.
 
-    def to_pandas(self):
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, or does not hold influence scores.
+        """
+        arrays = storage.read_arrays(path, "InfluenceScores.save", ["settings", *_ARRAYS])
+        saved = json.loads(str(arrays["settings"]))
+        settings = {f: saved[f] for f in _SETTINGS}
+        settings["parameters"] = tuple(settings["parameters"])
+        return cls(**{f: arrays[f] for f in _ARRAYS}, **settings)
+
+    def to_pandas(self) -> Any:
         """A `pandas.DataFrame`: one row per test example, one column per training example."""
         try:
             import pandas
@@ -178,7 +180,7 @@ class InfluenceScores:
         frame.index.name, frame.columns.name = "test", "train"
         return frame
 
-    def plot(self, test=None, train=None, **options):
+    def plot(self, test: Any = None, train: Any = None, **options: Any) -> Any:
         """A gallery: test examples beside their strongest proponents and opponents.
 
         See `keras_influence.report.gallery.gallery` for the arguments.
@@ -204,7 +206,12 @@ _SETTINGS = (
 )
 
 
-def _plain(value):
+def as_json(value: Any) -> str:
+    """Settings as JSON text; NumPy's scalars count as numbers."""
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"cannot write {type(value).__name__} as JSON")

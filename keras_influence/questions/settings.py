@@ -26,17 +26,15 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 from keras_influence.engine.problem import CURVATURES, Problem
 from keras_influence.linalg import solvers
 from keras_influence.progress import Progress
 from keras_influence.validate import check_batch_size, check_class_weight, check_number
 
-if TYPE_CHECKING:
-    from typing import Self
-
 Function = TypeVar("Function", bound=Callable[..., Any])
+Kind = TypeVar("Kind", bound="Settings")
 
 
 class DataArguments(TypedDict, total=False):
@@ -54,10 +52,21 @@ class MatrixArguments(DataArguments, total=False):
     curvature: str
 
 
-class SettingsArguments(MatrixArguments, total=False):
+class SpectrumArguments(MatrixArguments, total=False):
+    """Keyword arguments of long questions about one matrix; see `Settings`."""
+
+    verbose: int | Literal["auto"]
+
+
+class SettingsArguments(SpectrumArguments, total=False):
     """Keyword arguments of questions that take a solve; see `Settings`."""
 
     method: Any
+
+
+class PathArguments(DataArguments, total=False):
+    """Keyword arguments of questions about the path of training; see `Settings`."""
+
     verbose: int | Literal["auto"]
 
 
@@ -97,7 +106,7 @@ class Settings:
         Progress(self.verbose)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], **defaults: Any) -> Self:
+    def of(cls: type[Kind], arguments: Mapping[str, Any], **defaults: Any) -> Kind:
         """Settings from a function's keyword arguments.
 
         Args:

@@ -1,14 +1,22 @@
 """The spectrum of the curvature: what damping has to outweigh, and how hard a solve will be."""
 
+from __future__ import annotations
+
 import dataclasses
-import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_influence.errors import ConvergenceWarning
+from keras_influence.engine.problem import Problem
+from keras_influence.errors import ConvergenceWarning, warn
+from keras_influence.linalg.operators import Damped, LinearOperator
 from keras_influence.linalg.spectrum import eigenpairs, trace_samples
-from keras_influence.questions.session import CURVATURES, Session
+from keras_influence.questions.plans import damping_for
+from keras_influence.questions.settings import SpectrumArguments, SpectrumSettings, takes
 from keras_influence.validate import check_number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _WHICH = ("LA", "SA", "LM", "BE")
 
@@ -28,29 +36,25 @@ class Trace:
     mean_eigenvalue: float
 
 
+@takes(SpectrumSettings)
 def hessian_eigenvalues(
-    model,
-    train,
-    k=6,
+    model: Any,
+    train: Any,
+    k: int = 6,
     *,
-    which="LA",
-    tol=1e-3,
-    damping=0.0,
-    curvature="hessian",
-    batch_size=None,
-    class_weight=None,
-    variables=None,
-    verbose="auto",
-):
+    which: str = "LA",
+    tol: float = 1e-3,
+    **settings: Unpack[SpectrumArguments],
+) -> np.ndarray:
     """Extreme eigenvalues of the curvature of the training objective, by SciPy's `eigsh`.
 
     Args:
-        model, train, damping, curvature, batch_size, class_weight, variables: as in `hvp`.
+        model, train: as in `hvp`.
         k: how many eigenvalues, fewer than the parameters.
         which: "LA" largest, "SA" smallest (most negative), "LM" largest in magnitude,
             "BE" half from each end.
         tol: relative accuracy.
-        verbose: as in `inverse_hvp`.
+        **settings: as in `hvp`, and `verbose`.
 
     Returns:
         (k,) eigenvalues in ascending order, those that converged if not all did, with a
@@ -63,44 +67,36 @@ def hessian_eigenvalues(
     check_number("tol", tol)
     if which not in _WHICH:
         raise ValueError(f"`which` should be one of {_WHICH}. Received: which={which!r}")
-    session = _session(
-        model, train, damping, curvature, batch_size, class_weight, variables, verbose
-    )
-    operator = session.operator(curvature)
+    problem, operator = _system(model, train, SpectrumSettings.of(settings))
     if k >= operator.size:
         raise ValueError(f"`k` should be less than the {operator.size} parameters. Received: k={k}")
-    step = session.progress.stage(f"{k} eigenvalues of {operator.size}")
+    step = problem.progress.stage(f"{k} eigenvalues of {operator.size}")
     values, _ = eigenpairs(operator, k, which, tol, on_step=step)
     step.close()
     if len(values) < k:
-        warnings.warn(
+        warn(
             f"Only {len(values)} of {k} eigenvalues converged: raise `tol` or lower `k`.",
             ConvergenceWarning,
-            stacklevel=2,
         )
     return values
 
 
+@takes(SpectrumSettings)
 def hessian_trace(
-    model,
-    train,
+    model: Any,
+    train: Any,
     *,
-    samples=30,
-    seed=0,
-    damping=0.0,
-    curvature="hessian",
-    batch_size=None,
-    class_weight=None,
-    variables=None,
-    verbose="auto",
-):
+    samples: int = 30,
+    seed: int = 0,
+    **settings: Unpack[SpectrumArguments],
+) -> Trace:
     """The trace of the curvature by Hutchinson's estimator: the mean of vᵀ(H + λI)v.
 
     Args:
-        model, train, damping, curvature, batch_size, class_weight, variables: as in `hvp`.
+        model, train: as in `hvp`.
         samples: random vectors v of signs ±1; they share one pass over the data.
         seed: of the vectors.
-        verbose: as in `inverse_hvp`.
+        **settings: as in `hvp`, and `verbose`.
 
     Returns:
         A `Trace` with the estimate and its standard error.
@@ -110,24 +106,14 @@ def hessian_trace(
     """
     check_number("samples", samples, low=2, integer=True)
     check_number("seed", seed, integer=True)
-    session = _session(
-        model, train, damping, curvature, batch_size, class_weight, variables, verbose
-    )
-    operator = session.operator(curvature)
+    _, operator = _system(model, train, SpectrumSettings.of(settings))
     values = trace_samples(operator, samples, seed)
     error = values.std(ddof=1) / np.sqrt(samples)
     return Trace(float(values.mean()), float(error), float(values.mean() / operator.size))
 
 
-def _session(model, train, damping, curvature, batch_size, class_weight, variables, verbose):
-    return Session(
-        model,
-        train,
-        damping=damping,
-        curvature=curvature,
-        batch_size=batch_size,
-        class_weight=class_weight,
-        variables=variables,
-        verbose=verbose,
-        curvatures=tuple(CURVATURES),
-    )
+def _system(model: Any, train: Any, settings: SpectrumSettings) -> tuple[Problem, LinearOperator]:
+    """The `Problem` and its damped curvature."""
+    problem = settings.problem(model, train)
+    damping, _ = damping_for(problem, settings)
+    return problem, Damped(problem.curvature(settings.curvature), damping)

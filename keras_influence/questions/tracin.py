@@ -1,54 +1,27 @@
 """TracIn: influence as gradients that agree along the path of training (Pruthi et al. 2020)."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
+import os
 import pathlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
-from keras_influence.questions.api import name_of
+from keras_influence.questions.checkpoints import Checkpoint
+from keras_influence.questions.influence import Target, name_of
 from keras_influence.questions.scores import InfluenceScores
-from keras_influence.questions.session import Session
+from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.validate import check_number
 
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """The weights at one moment of training.
-
-    Attributes:
-        epoch: finished epochs.
-        steps: optimizer steps so far.
-        time: sum of the learning rates of these steps, the time of gradient flow.
-        weights: arrays aligned with `model.weights`, or the file that holds them.
-    """
-
-    epoch: int
-    steps: int
-    time: float
-    weights: list | pathlib.Path
-
-    def arrays(self):
-        if not isinstance(self.weights, pathlib.Path):
-            return self.weights
-        with np.load(self.weights, allow_pickle=False) as file:
-            return [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
-
-    def written(self, folder):
-        """The same checkpoint with its weights in a file."""
-        path = folder / f"checkpoint_{self.epoch:04d}.npz"
-        np.savez(path, *self.weights, moment=np.array([self.epoch, self.steps, self.time]))
-        return dataclasses.replace(self, weights=path)
-
-    @classmethod
-    def read(cls, path):
-        with np.load(path, allow_pickle=False) as file:
-            if "moment" not in file.files:
-                raise ValueError(f"`folder` should hold checkpoints of TracIn; {path} is none.")
-            epoch, steps, time = file["moment"]
-        return cls(int(epoch), int(steps), float(time), path)
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class TracIn(keras.callbacks.Callback):
@@ -80,16 +53,16 @@ class TracIn(keras.callbacks.Callback):
         checkpoints: list of `Checkpoint`, oldest first.
     """
 
-    def __init__(self, every=1, folder=None):
+    def __init__(self, every: int = 1, folder: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
         check_number("every", every, low=1, integer=True)
-        self.checkpoints = []
+        self.checkpoints: list[Checkpoint] = []
         self._every = every
         self._folder = None if folder is None else pathlib.Path(folder)
         self._epochs, self._steps, self._time = 0, 0, 0.0
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | os.PathLike[str]) -> TracIn:
         """The checkpoints that a `TracIn(folder=folder)` left there.
 
         Raises:
@@ -102,13 +75,13 @@ class TracIn(keras.callbacks.Callback):
         tracin.checkpoints = sorted(found, key=lambda checkpoint: checkpoint.steps)
         return tracin
 
-    def _files(self):
-        return sorted(self._folder.glob("checkpoint_*.npz"))
+    def _files(self) -> list[pathlib.Path]:
+        return [] if self._folder is None else sorted(self._folder.glob("checkpoint_*.npz"))
 
     # ---- while training
 
-    def on_train_begin(self, logs=None):
-        if self._folder is not None and self._files():
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self._files():
             raise ValueError(
                 f"`folder` already holds the checkpoints of another training: {self._folder}. "
                 "Choose another one, or delete them."
@@ -118,31 +91,31 @@ class TracIn(keras.callbacks.Callback):
         self._seen = self._iterations()
         self._keep()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._rate = float(self.model.optimizer.learning_rate)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # More than one with `steps_per_execution`, none while gradients accumulate.
         steps = self._iterations() - self._seen
         self._seen += steps
         self._steps += steps
         self._time += steps * self._rate
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._epochs = epoch + 1
         if self._epochs % self._every == 0:
             self._keep()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         if self.checkpoints[-1].epoch != self._epochs:
             self._keep()
 
-    def _iterations(self):
+    def _iterations(self) -> int:
         return int(self.model.optimizer.iterations)
 
-    def _keep(self):
-        arrays = [_plain(w) for w in self.model.get_weights()]
-        checkpoint = Checkpoint(self._epochs, self._steps, self._time, arrays)
+    def _keep(self) -> None:
+        weights = self.model.get_weights()
+        checkpoint = Checkpoint.of(self._epochs, self._steps, self._time, weights)
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             checkpoint = checkpoint.written(self._folder)
@@ -150,18 +123,16 @@ class TracIn(keras.callbacks.Callback):
 
     # ---- afterwards
 
+    @takes(PathSettings)
     def influence(
         self,
-        model,
-        test,
-        train,
+        model: Any,
+        test: Any,
+        train: Any,
         *,
-        target=None,
-        batch_size=None,
-        class_weight=None,
-        variables=None,
-        verbose="auto",
-    ):
+        target: Target | None = None,
+        **settings: Unpack[PathArguments],
+    ) -> InfluenceScores:
         """How much training on each example lowered each test loss.
 
         The model's weights take the values of each checkpoint in turn, and are as before
@@ -169,8 +140,8 @@ class TracIn(keras.callbacks.Callback):
 
         Args:
             model: the model that was trained; its present weights do not matter.
-            test, train, target, batch_size, class_weight, variables, verbose: as in
-                `keras_influence.influence`.
+            test, train, target: as in `keras_influence.influence`.
+            **settings: `batch_size`, `class_weight`, `variables`, `verbose`, as there.
 
         Returns:
             `InfluenceScores` with `curvature="none"`: no linear system was solved.
@@ -178,13 +149,14 @@ class TracIn(keras.callbacks.Callback):
         Raises:
             ValueError: there are no checkpoints, or they are not of this model.
         """
-        session = _session(model, train, batch_size, class_weight, variables)
-        test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
+        found = PathSettings.of(settings)
+        problem = _quiet(found).problem(model, train)
+        test = problem.read(test, "test")
 
-        def agreement():
-            return session.scores(session.example_gradients(test, target))
+        def agreement() -> np.ndarray:
+            return problem.scores(problem.example_gradients(test, target))
 
-        values = self._integral(agreement, session, verbose)
+        values = self._integral(agreement, problem, Progress(found.verbose))
         return InfluenceScores(
             values=values,
             residual=np.zeros(test.n),
@@ -196,12 +168,13 @@ class TracIn(keras.callbacks.Callback):
             curvature="none",
             damping=0.0,
             target=name_of(target),
-            parameters=tuple(v.path for v in session.objective.parameters.variables),
+            parameters=tuple(v.path for v in problem.parameters.variables),
         )
 
+    @takes(PathSettings)
     def self_influence(
-        self, model, train, *, batch_size=None, class_weight=None, variables=None, verbose="auto"
-    ):
+        self, model: Any, train: Any, **settings: Unpack[PathArguments]
+    ) -> np.ndarray:
         """How much training on each example lowered its own loss, times n.
 
         Args:
@@ -213,34 +186,37 @@ class TracIn(keras.callbacks.Callback):
         Raises:
             As `influence`.
         """
-        session = _session(model, train, batch_size, class_weight, variables)
+        found = PathSettings.of(settings)
+        problem = _quiet(found).problem(model, train)
 
-        def squares():
-            rows = session.gradients_by_batch(session.train, session.train)
+        def squares() -> np.ndarray:
+            rows = problem.gradients_by_batch(problem.train, problem.train)
             return np.concatenate([np.square(r, dtype=np.float64).sum(1) for r in rows])
 
-        return self._integral(squares, session, verbose)
+        return self._integral(squares, problem, Progress(found.verbose))
 
-    def _integral(self, function, session, verbose):
+    def _integral(
+        self, function: Callable[[], np.ndarray], problem: Problem, progress: Progress
+    ) -> np.ndarray:
         """∫ function dt along the checkpoints; for a summed loss, dt counts visits instead."""
-        self._check(session.model)
+        self._check(problem.model)
         last = self.checkpoints[-1]
-        per_step = last.epoch / last.steps if session.objective.sums else 1.0
+        per_step = last.epoch / last.steps if problem.objective.sums else 1.0
         count = len(self.checkpoints)
-        shown = Progress(verbose).over(self.checkpoints, f"TracIn, {count} checkpoints", count)
-        total = 0.0
-        with _weights_restored(session.model):
+        shown = progress.over(self.checkpoints, f"TracIn, {count} checkpoints", count)
+        total = np.zeros(())
+        with _weights_restored(problem.model):
             for checkpoint, share in zip(shown, self._shares()):
-                session.model.set_weights(checkpoint.arrays())
+                problem.model.set_weights(checkpoint.arrays())
                 total = total + per_step * share * function()
         return total
 
-    def _shares(self):
+    def _shares(self) -> np.ndarray:
         """The part of the path that each checkpoint stands for: half of either side."""
         intervals = np.diff([c.time for c in self.checkpoints])
         return (np.append(0, intervals) + np.append(intervals, 0)) / 2
 
-    def _check(self, model):
+    def _check(self, model: Any) -> None:
         if not self.checkpoints or not self.checkpoints[-1].steps:
             raise ValueError(
                 "TracIn has no checkpoints of a training. Call `model.fit(..., callbacks=[tracin])` "
@@ -255,27 +231,15 @@ class TracIn(keras.callbacks.Callback):
             )
 
 
-def _session(model, train, batch_size, class_weight, variables):
-    return Session(
-        model,
-        train,
-        curvature="hessian",
-        damping=0.0,
-        batch_size=batch_size,
-        class_weight=class_weight,
-        variables=variables,
-    )
+def _quiet(settings: PathSettings) -> PathSettings:
+    """The bar is that of the checkpoints."""
+    return dataclasses.replace(settings, verbose=0)
 
 
 @contextlib.contextmanager
-def _weights_restored(model):
+def _weights_restored(model: Any) -> Iterator[None]:
     weights = model.get_weights()
     try:
         yield
     finally:
         model.set_weights(weights)
-
-
-def _plain(array):
-    """A copy in a type that `np.savez` knows: bfloat16 is none."""
-    return np.array(array, np.float32 if array.dtype.kind == "V" else array.dtype)

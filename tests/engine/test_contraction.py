@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_influence.engine.layers.sites import linear_layers, signals
-from keras_influence.questions.session import Session
+from keras_influence.engine.problem import Problem
 from tests import truth
 from tests.conftest import set_precision
 
@@ -87,12 +87,12 @@ def _example_gradients(model, x, y, weights=None):
 
 def _check(model, train, g, contracted, tolerance=1e-8, times=1, **options):
     """Gradients of examples are `g`, and scores against one and three of them are g gᵀ / n."""
-    session = Session(model, train, curvature="hessian", damping=0.0, batch_size=4, **options)
-    assert session.contraction.trusted(session.train) == contracted
-    assert truth.relative_error(session.example_gradients(session.train), g) < tolerance
+    problem = Problem(model, train, batch_size=4, **options)
+    assert problem.contraction.trusted(problem.train) == contracted
+    assert truth.relative_error(problem.example_gradients(problem.train), g) < tolerance
     for rows in (1, 3):
         expected = times * g[:rows] @ g.T / N
-        assert truth.relative_error(session.scores(g[:rows]), expected) < tolerance
+        assert truth.relative_error(problem.scores(g[:rows]), expected) < tolerance
 
 
 @pytest.mark.parametrize("name", CONTRACTED)
@@ -215,12 +215,12 @@ def test_lower_precisions_are_contracted_in_float32(policy, rng):
 def test_layers_are_as_before_also_after_an_error(rng):
     model = _model(*CONTRACTED["same"]())
     before = [dict(vars(layer)) for layer in model.layers]
-    session = Session(model, _data(model, rng), curvature="hessian", damping=0.0)
-    batch = next(iter(session.train))
-    session.contraction.scores(batch, 1.0, np.ones((1, session.objective.parameters.size)))
+    problem = Problem(model, _data(model, rng))
+    batch = next(iter(problem.train))
+    problem.contraction.scores(batch, 1.0, np.ones((1, problem.objective.parameters.size)))
     with pytest.raises(ValueError):
         signals(
-            session.objective,
+            problem.objective,
             linear_layers(model, model.trainable_variables),
             (batch[0][..., :1], batch[1]),
         )
@@ -237,13 +237,13 @@ def test_random_signals_have_the_gauss_newton_matrix_as_second_moment(rng):
     model = truth.softmax_model(3, 3)
     x, y = rng.normal(size=(5, 3)), rng.integers(0, 3, 5)
     expected = truth.SoftmaxRegression(x, y, 3, 0).hessian(truth.get_flat(model))
-    session = Session(model, (x, y), curvature="hessian", damping=0.0)
-    batch = next(iter(session.train))
+    problem = Problem(model, (x, y))
+    batch = next(iter(problem.train))
     dense = linear_layers(model, model.trainable_variables)
 
     @tf.function
     def draw(seed):
-        sites, deltas = signals(session.objective, dense, batch, seed=seed)
+        sites, deltas = signals(problem.objective, dense, batch, seed=seed)
         return sites[0].inputs, deltas[0]
 
     total, draws = 0, 2000

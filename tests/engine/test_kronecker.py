@@ -6,8 +6,8 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC
+from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped, Dense
-from keras_influence.questions.session import Session
 from tests import truth
 
 layers = keras.layers
@@ -75,8 +75,7 @@ def _data(name, rng, scalar=True):
 
 
 def _operator(model, train, batch_size=7):
-    session = Session(model, train, curvature="gauss_newton", damping=0.0, batch_size=batch_size)
-    return session.operator("gauss_newton").operator
+    return Problem(model, train, batch_size=batch_size).curvature("gauss_newton")
 
 
 def _diagonal_in_basis(block, dense):

@@ -10,9 +10,9 @@ import pytest
 import keras_influence as ki
 from keras_influence import LiSSA
 from keras_influence.engine.curvature import GaussNewton
+from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped, Dense
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.questions.session import Session
 from tests import truth
 from tests.conftest import set_precision
 
@@ -42,9 +42,9 @@ def float32():
 @pytest.mark.parametrize("name", SPREAD)
 def test_with_defaults_within_one_percent_of_the_converged_answer(name, float32):
     damping = 0.01 if name in HARD else (0.1, 0.01, 0.001)[SPREAD.index(name) % 3]
-    session, columns = lissa_zoo.problem(name, n=200, epochs=4)
-    dense = GaussNewton(session.objective, session.train).to_dense()
-    row = lissa_zoo.compare(session, columns, damping, dense)
+    problem, columns = lissa_zoo.problem(name, n=200, epochs=4)
+    dense = GaussNewton(problem.objective, problem.train).to_dense()
+    row = lissa_zoo.compare(problem, columns, damping, dense)
     assert row["cg_error"] < 0.01
     assert row["cg_passes"] <= 200
     assert row["lissa_error"] < 0.01
@@ -99,10 +99,10 @@ def test_on_a_model_it_is_the_recurrence_over_the_same_minibatches(rng):
     """Each minibatch's Hessian in closed form, over the examples that the sampler drew."""
     x, y = rng.normal(size=(30, 3)), rng.integers(0, 3, 30)
     model = truth.softmax_model(3, 3, l2=truth.L2)
-    session = Session(model, (x, y), damping=0.2, curvature="hessian")
-    operator = session.operator("hessian")
+    problem = Problem(model, (x, y))
+    operator = Damped(problem.curvature("hessian"), 0.2)
     v, theta = rng.normal(size=(12, 2)), truth.get_flat(model)
-    batches = session.train.sampler(4, seed=3)
+    batches = problem.train.sampler(4, seed=3)
     hessians = [
         truth.SoftmaxRegression(xb.numpy(), yb.numpy().ravel(), 3, truth.L2).hessian(theta)
         + 0.2 * np.eye(12)
@@ -117,8 +117,8 @@ def test_the_batch_size_grows_with_the_data_within_bounds(rng):
     for n, expected in ((20, 32), (800, 50), (6000, 256)):
         x = rng.normal(size=(n, 2))
         model = truth.ridge_model(2, l2=0.25)
-        session = Session(model, (x, x @ [1.0, 2.0]), damping=0.1, curvature="hessian")
-        solution = LiSSA().solve(session.operator("hessian"), np.ones((2, 1)))
+        problem = Problem(model, (x, x @ [1.0, 2.0]))
+        solution = LiSSA().solve(Damped(problem.curvature("hessian"), 0.1), np.ones((2, 1)))
         assert solution.details["batch_size"] == expected
         assert solution.converged.all()
 

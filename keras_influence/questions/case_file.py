@@ -1,0 +1,100 @@
+"""A case that was decided, with its factorisation, in a file and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_influence import storage
+from keras_influence.engine.parameters import Parameters
+from keras_influence.engine.problem import Problem
+from keras_influence.errors import StaleError
+from keras_influence.linalg import solvers
+from keras_influence.linalg.factors import packing
+from keras_influence.questions.case import Case
+from keras_influence.questions.plans import Plan
+from keras_influence.questions.scores import as_json
+from keras_influence.questions.settings import Settings
+from keras_influence.version import __version__
+
+Path = str | os.PathLike[str]
+
+# Training examples whose losses tell one architecture or loss from another.
+_PROBE = 8
+
+
+def write_case(path: Path, case: Case) -> None:
+    """Write a case with plans and a factor; see `Explainer.save`."""
+    problem = case.problem
+    trainable = Parameters(problem.model.trainable_variables)
+    arrays: list[np.ndarray] = []
+    factor = packing.pack(case.factor, arrays)
+    settings = {
+        "version": __version__,
+        "plans": [_written_plan(plan) for plan in case.plans],
+        "curvature": case.settings.curvature,
+        "batch_size": case.settings.batch_size,
+        "variables": [trainable.index(v) for v in problem.parameters.variables],
+        "fingerprint": _fingerprint(problem),
+        "factor": factor,
+        "arrays": len(arrays),
+    }
+    named = {f"array_{i}": array for i, array in enumerate(arrays)}
+    storage.write_arrays(path, {"settings": np.array(as_json(settings)), **named})
+
+
+def read_case(model: Any, train: Any, path: Path, class_weight: Any, verbose: Any) -> Case:
+    """Read what `write_case` wrote; see `Explainer.load`."""
+    arrays = storage.read_arrays(path, "Explainer.save", ["settings"])
+    saved = json.loads(str(arrays["settings"]))
+    if "plans" not in saved:
+        raise ValueError(f"`path` should be a file written by Explainer.save; {path} is not.")
+    plans = tuple(_read_plan(plan) for plan in saved["plans"])
+    trainable = model.trainable_variables
+    if max(saved["variables"]) >= len(trainable):
+        raise StaleError("the model has lost trainable variables", path)
+    settings = Settings(
+        method=plans[0].solver,
+        damping=plans[0].damping,
+        curvature=saved["curvature"],
+        batch_size=saved["batch_size"],
+        class_weight=class_weight,
+        variables=[trainable[i] for i in saved["variables"]],
+        verbose=verbose,
+    )
+    problem = settings.problem(model, train)
+    _compare(saved["fingerprint"], _fingerprint(problem), path)
+    found = [arrays[f"array_{i}"] for i in range(saved["arrays"])]
+    return Case(problem, settings, plans, packing.unpack(saved["factor"], found))
+
+
+def _written_plan(plan: Plan) -> dict[str, Any]:
+    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+    return {**fields, "solver": plan.solver.get_config()}
+
+
+def _read_plan(fields: dict[str, Any]) -> Plan:
+    return Plan(**{**fields, "solver": solvers.get(fields["solver"])})
+
+
+def _fingerprint(problem: Problem) -> dict[str, Any]:
+    """What a factorisation depends on: checksums of weights and data, and a few losses."""
+    return {
+        "weights": storage.fingerprint_of_weights(problem.model.weights),
+        "data": storage.fingerprint_of_batches(problem.train),
+        "losses": problem.objective.losses(problem.train.head(_PROBE)).numpy().tolist(),
+    }
+
+
+def _compare(saved: dict[str, Any], now: dict[str, Any], path: Any) -> None:
+    if saved["weights"] != now["weights"]:
+        raise StaleError("the weights have changed", path)
+    if saved["data"] != now["data"]:
+        raise StaleError("the training data have changed", path)
+    # Not to the last bit: another machine sums in another order.
+    if not np.allclose(saved["losses"], now["losses"], rtol=1e-3, atol=1e-6):
+        raise StaleError("the loss or the architecture has changed", path)

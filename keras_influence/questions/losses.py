@@ -1,0 +1,36 @@
+"""The loss of each example by itself, which all influence is a derivative of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_influence.engine.problem import Problem
+
+
+def losses(
+    model: Any,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    class_weight: dict[int, float] | None = None,
+) -> np.ndarray:
+    """The compiled loss of each example, ℓ(z), at `training=False`.
+
+    Args:
+        model: a built, compiled `keras.Model`.
+        data: examples, in the forms that `train` takes in `influence`.
+        batch_size: examples per batch, for arrays (default 256).
+        class_weight: dict from class index to weight, as in `model.fit`.
+
+    Returns:
+        (n,) float64 array, each loss multiplied by its sample weight if there is one, without
+        regularisers. For a loss that is a mean their mean is what `model.evaluate` says, less
+        the regularisers.
+
+    Raises:
+        ValueError, TypeError: an argument is not usable; the message names it.
+    """
+    problem = Problem(model, data, batch_size=batch_size, class_weight=class_weight, name="data")
+    return problem.losses(problem.train)

@@ -1,0 +1,182 @@
+"""Ways to an answer: a curvature, a solver and a damping, tried in turn around a whole question."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from keras_influence.engine.curvature.automatic import automatic_damping
+from keras_influence.engine.data.batches import Batches
+from keras_influence.engine.problem import Problem
+from keras_influence.errors import CurvatureWarning, SolverError, warn
+from keras_influence.linalg import solvers
+from keras_influence.linalg.operators import Damped
+from keras_influence.linalg.solvers import Solution, Solver
+from keras_influence.progress import Progress
+from keras_influence.questions.settings import Settings
+
+# What curvature="auto" tries, in this order.
+AUTOMATIC = ("hessian", "gauss_newton")
+
+_NAMES = {"hessian": "the Hessian", "gauss_newton": "Gauss-Newton"}
+
+Answer = TypeVar("Answer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One way to an answer.
+
+    Attributes:
+        curvature: "hessian" or "gauss_newton".
+        solver: the solver.
+        damping: λ.
+        reason: why it is this, where that was chosen automatically.
+        definite: whether the plan fails where curvature and damping together have negative
+            eigenvalues, though the solver could go on.
+    """
+
+    curvature: str
+    solver: Solver
+    damping: float
+    reason: str = ""
+    definite: bool = False
+
+
+class Attempt:
+    """One plan at work: what is computed once for its system serves all its solves.
+
+    Args:
+        problem: the `Problem`.
+        plan: the `Plan`.
+        factor: what was computed for the system before, if anything.
+
+    Attributes:
+        plan: the plan.
+        factor: what has been computed for the system so far.
+    """
+
+    def __init__(self, problem: Problem, plan: Plan, factor: object = None) -> None:
+        self.plan = plan
+        self.factor = factor
+        self._problem = problem
+        self._curvature = problem.curvature(plan.curvature)
+
+    def solve(
+        self,
+        rows: np.ndarray,
+        *,
+        group: Batches | None = None,
+        x0: np.ndarray | None = None,
+        quiet: bool = False,
+    ) -> Solution:
+        """Solve (C + λI) x = v for each row v.
+
+        Args:
+            rows: (k, p) right-hand sides.
+            group: training examples to take out of C, n unchanged.
+            x0: (k, p) to start from.
+            quiet: show no progress.
+
+        Returns:
+            A `Solution` with `x` of shape (k, p).
+
+        Raises:
+            SolverError: there is no answer, or the plan needs a definite system and this is none.
+        """
+        plan, curvature = self.plan, self._curvature
+        if group is not None:
+            curvature = self._problem.curvature(plan.curvature, group)
+        progress = Progress(0) if quiet else self._problem.progress
+        step = progress.stage(f"Solve for {len(rows)} right-hand sides with {plan.solver}")
+        solution = plan.solver.solve(
+            Damped(curvature, plan.damping),
+            rows.T,
+            x0=None if x0 is None else x0.T,
+            factor=self.factor if group is None else None,
+            on_step=_shown_by(step),
+        )
+        step.close()
+        if plan.definite and not solution.positive_definite:
+            raise SolverError(f"{_NAMES[plan.curvature]} plus damping has negative eigenvalues")
+        if group is None:
+            self.factor = solution.factor
+        return dataclasses.replace(solution, x=solution.x.T)
+
+
+def plans_for(problem: Problem, settings: Settings, count: int) -> tuple[Plan, ...]:
+    """The plans for a question with `count` right-hand sides, in the order to try them."""
+    damping, about_damping = damping_for(problem, settings)
+    solver, about_solver = _solver(problem, settings, count)
+    names = _curvatures(settings, solver)
+    reason = "; ".join(filter(None, [about_damping, about_solver]))
+    return tuple(Plan(name, solver, damping, reason, definite=name != names[-1]) for name in names)
+
+
+def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
+    """λ, and the reason where it was chosen automatically."""
+    if settings.damping != "auto":
+        return float(settings.damping), ""
+    definite = settings.curvature != "hessian"
+    curvature = problem.curvature("gauss_newton" if definite else "hessian")
+    return automatic_damping(curvature, definite)
+
+
+def _solver(problem: Problem, settings: Settings, count: int) -> tuple[Solver, str]:
+    solver = settings.solver
+    if isinstance(solver, solvers.Auto):
+        return solver.choose(problem.parameters.size, problem.n, count)
+    return solver, ""
+
+
+def _curvatures(settings: Settings, solver: Solver) -> tuple[str, ...]:
+    if settings.curvature != "auto":
+        return (settings.curvature,)
+    return AUTOMATIC if solver.approximates is None else (solver.approximates,)
+
+
+def first_answer(
+    problem: Problem,
+    plans: tuple[Plan, ...],
+    question: Callable[[Attempt], Answer],
+    factor: object = None,
+) -> tuple[Answer, tuple[Plan, ...]]:
+    """Ask a whole question by one plan after the other, until one has an answer.
+
+    Args:
+        problem: the `Problem`.
+        plans: in the order to try them.
+        question: a function of an `Attempt`. It may be called again from its start.
+        factor: what was computed for the system of the first plan before.
+
+    Returns:
+        The answer, and the plans from the one on that gave it, the reason for it said there.
+
+    Raises:
+        SolverError: that of the last plan.
+    """
+    plan, *others = plans
+    try:
+        return question(Attempt(problem, plan, factor)), plans
+    except SolverError as error:
+        if not others:
+            raise
+        why = error.finding
+    following = others[0]
+    name = _NAMES[following.curvature]
+    warn(
+        f"curvature='auto' uses {name}: {why}. Choose curvature={following.curvature!r}, or "
+        "raise `damping`, to be without this warning.",
+        CurvatureWarning,
+    )
+    reason = "; ".join(filter(None, [following.reason, f"curvature: {name}, because {why}"]))
+    following = dataclasses.replace(following, reason=reason)
+    return first_answer(problem, (following, *others[1:]), question)
+
+
+def _shown_by(step: Any) -> Callable[[int, float], None]:
+    """A solver's `on_step` that shows the residual where there is one."""
+    return lambda i, residual: step(i, **{"residual": residual} if residual == residual else {})
