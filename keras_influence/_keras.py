@@ -24,6 +24,7 @@ __all__ = [
     "calls_as_keras_does",
     "calls_of_compiled_loss",
     "compute_loss",
+    "frozen_variables",
     "functional_init_arguments",
     "get_data_adapter",
     "has_default_loss",
@@ -158,17 +159,26 @@ def weighted_values(loss, values, weight, mask):
 def added_losses(model):
     """The sum of what layers added by `add_loss` and activity regularisers, a scalar."""
     found = [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]
-    return ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
+    return (
+        ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
+    )
 
 
 def regularisers(model):
     """The sum of the regularisers of the trainable weights, a scalar."""
     found = model._get_regularization_losses()
-    return ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
+    return (
+        ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
+    )
 
 
 # Held by whoever looks into a live model: while it is traced or run outside of kernels.
 lock = threading.RLock()
+
+
+def frozen_variables(model):
+    """The variables of layers that are not trainable."""
+    return [v for layer in model._flatten_layers() if not layer.trainable for v in layer.variables]
 
 
 @contextlib.contextmanager

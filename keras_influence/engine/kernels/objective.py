@@ -111,9 +111,7 @@ class Objective(CompiledLoss):
     def hvp(self, batch, weight, vectors):
         """∂²/∂θ² of the batch's part of n L times each row, (k, p)."""
         omega = self.ones(batch)
-        product = self._second_derivative(
-            lambda theta: self.value(theta, omega, batch, weight)
-        )
+        product = self._second_derivative(lambda theta: self.value(theta, omega, batch, weight))
         return over_vectors(product, vectors, self.kernels.loop)
 
     @kernel("vectors")

@@ -12,7 +12,9 @@ def what_is_added(model, few, name):
     rows = list(range(batch_size(few)))
     first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     # Each row twice: never a batch of one, the mean stays and the sum doubles.
-    whole, twice, a, b = (_added(model, few, part, name) for part in (rows, rows * 2, first * 2, second * 2))
+    whole, twice, a, b = (
+        _added(model, few, part, name) for part in (rows, rows * 2, first * 2, second * 2)
+    )
     if whole is None or whole == 0 == twice == a == b:
         return "nothing"
     if close(twice, whole) and close(a, whole) and close(b, whole):

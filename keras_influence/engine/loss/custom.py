@@ -63,7 +63,9 @@ def _kind_of_weighted(model, few, name):
     kinds = {MEAN: lambda part: len(part) / size, SUM: lambda part: 1.0}
     for kind, share in kinds.items():
         if all(
-            np.allclose(_contributions(model, few, part, name) * share(part), whole[part], rtol=1e-3)
+            np.allclose(
+                _contributions(model, few, part, name) * share(part), whole[part], rtol=1e-3
+            )
             for part in (first, second)
         ):
             return kind
