@@ -41,6 +41,20 @@ class NegativeCurvatureError(SolverError):
         return f"{self._solver} met negative curvature"
 
 
+class UndefinedCurvatureError(SolverError, ValueError):
+    """A curvature is not defined for the model's loss.
+
+    Attributes:
+        finding: why, in words.
+    """
+
+    finding = ""
+
+    def __init__(self, message, finding):
+        super().__init__(message)
+        self.finding = finding
+
+
 class DivergenceError(SolverError):
     """An iteration grew without bound and was stopped."""
 

@@ -11,7 +11,12 @@ import numpy as np
 from keras_influence.engine.curvature.automatic import automatic_damping
 from keras_influence.engine.data.held import Batches
 from keras_influence.engine.problem import Problem
-from keras_influence.errors import CurvatureWarning, SolverError, warn
+from keras_influence.errors import (
+    CurvatureWarning,
+    SolverError,
+    UndefinedCurvatureError,
+    warn,
+)
 from keras_influence.linalg import solvers
 from keras_influence.linalg.operators import Damped
 from keras_influence.linalg.solvers import Solution, Solver
@@ -19,7 +24,7 @@ from keras_influence.progress import Progress
 from keras_influence.questions.settings import Settings
 
 # What curvature="auto" tries, in this order.
-AUTOMATIC = ("hessian", "gauss_newton")
+AUTOMATIC = ("gauss_newton", "hessian")
 
 _NAMES = {"hessian": "the Hessian", "gauss_newton": "Gauss-Newton"}
 
@@ -120,9 +125,14 @@ def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
     """λ, and the reason where it was chosen automatically."""
     if settings.damping != "auto":
         return float(settings.damping), ""
-    definite = settings.curvature != "hessian"
-    curvature = problem.curvature("gauss_newton" if definite else "hessian")
-    return automatic_damping(curvature, definite)
+    if settings.curvature == "hessian":
+        return automatic_damping(problem.curvature("hessian"), definite=False)
+    try:
+        return automatic_damping(problem.curvature("gauss_newton"), definite=True)
+    except UndefinedCurvatureError:
+        if settings.curvature != "auto":
+            raise
+    return automatic_damping(problem.curvature("hessian"), definite=False)
 
 
 def _solver(problem: Problem, settings: Settings, count: int) -> tuple[Solver, str]:

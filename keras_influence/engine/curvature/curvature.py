@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.layers import kronecker
 from keras_influence.engine.loss.compiled import batch_size as size_of
 from keras_influence.linalg.operators.base import LinearOperator
@@ -19,18 +20,24 @@ class Curvature(LinearOperator):
         objective: an `Objective`.
         batches: the `Batches` of the training data.
         facts: what holds for the loss on them, `Facts`.
+
+    Attributes:
+        differences: whether it is the derivative of the gradient along a vector.
     """
 
     def __init__(self, objective, batches, facts):
         self._objective = objective
         self._batches = batches
         self._facts = facts
+        self._certified = set()
         self.n = batches.n
         self.size = objective.parameters.size
         self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
 
+    differences = False
+
     def _kernel(self, batch, weight, rows):
-        """b · C_B v for each row v."""
+        """The batch's part of n C v for each row v."""
         raise NotImplementedError
 
     def matmat(self, columns):
@@ -51,7 +58,13 @@ class Curvature(LinearOperator):
         return total.astype(self.dtype).T
 
     def kernel_product(self, batch, rows, weight):
-        """The batch's part of n C v for each row v."""
+        """The batch's part of n C v for each row v, by a kernel that has been certified."""
+        many = len(rows) > 1
+        if many not in self._certified:
+            self._certified.add(many)
+            certify(
+                self._objective, self._batches, self.weight, self._kernel, many, self.differences
+            )
         return self._kernel(batch, weight, rows)
 
     @property
@@ -87,6 +100,8 @@ class Curvature(LinearOperator):
 
 class Hessian(Curvature):
     """∇²L(θ), regularisers included. Indefinite away from a minimum."""
+
+    differences = True
 
     def _kernel(self, batch, weight, rows):
         return self._objective.hvp(batch, weight, rows)

@@ -80,7 +80,7 @@ class Contraction:
 
     def _signals(self, batch, weight):
         objective = self._objective
-        return signals(objective, self._layers(objective._model()), batch, weight)
+        return signals(objective, self._layers(objective.model()), batch, weight)
 
     def _applied(self, sites, deltas, vectors):
         """Σ_sites ⟨f(aᵢ; s), δᵢ⟩ for each row s, (b, k)."""

@@ -91,7 +91,7 @@ def _covered(objective, batches, facts):
         id(v): np.arange(end - size, end).reshape(v.shape)
         for v, size, end in zip(parameters.variables, parameters.sizes, ends)
     }
-    layers = linear_layers(objective._model(), parameters.variables)
+    layers = linear_layers(objective.model(), parameters.variables)
     while True:
         try:
             return _matrices(objective, layers, positions, batches.head(2), facts.train())

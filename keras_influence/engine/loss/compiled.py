@@ -106,6 +106,10 @@ class CompiledLoss:
             added, _ = self.reading.rest(model, pair, y_pred)
         return total + weight.alone * tf.cast(added, self.parameters.dtype)
 
+    def model(self):
+        """The model, while it lives."""
+        return self._model()
+
     def called(self, batch):
         """The model, the batch as (x, y, w), and the model's output. In `at`."""
         model = self._model()

@@ -1,0 +1,92 @@
+"""Whether a kernel's products are those of the curvature, seen on a few examples of the data.
+
+TensorFlow has first derivatives whose own derivatives are wrong or missing. So before a product
+is believed, the same kernel is asked on a few examples:
+
+    symmetry      uᵀ C v = vᵀ C u for random u and v
+    direction     for the Hessian, H v against differences of the gradient along v
+
+Where a network has kinks (ReLU, max pooling) a difference may cross one and says nothing: it
+is believed only if half its step gives the same.
+"""
+
+import numpy as np
+
+from keras_influence.engine.layers.culprit import culprit
+from keras_influence.engine.loss.looks import few_of
+from keras_influence.engine.scoring import gradient_of
+
+_SEED = 1_703
+# Tolerances for weights of 4 and of 8 bytes: agreement of differences with each other, and with
+# the product, relative to their size. Wrong derivatives miss by a tenth and more.
+_AGREE = {4: 1e-2, 8: 1e-5}
+_MISS = {4: 5e-2, 8: 1e-3}
+_STEP = {4: 3e-3, 8: 1e-4}
+
+
+class WrongProductError(ValueError):
+    """A product with the curvature is not what differences of the gradient say."""
+
+
+def certify(objective, batches, weight, product, many, differences):
+    """Raise unless `product` is right on a few of the examples.
+
+    Args:
+        objective: an `Objective`.
+        batches: the data.
+        weight: the `Weighting` of the objective.
+        product: a function of (batch, weight, rows) that gives rows, the kernel.
+        many: whether to ask it for two vectors at once, as another kernel is then traced.
+        differences: whether it is the Hessian, of which gradients are the antiderivative.
+
+    Raises:
+        WrongProductError: it is not, with the layer where that can be found.
+    """
+    few = few_of(batches)
+    rng = np.random.default_rng(_SEED)
+    pair = rng.standard_normal((2, objective.parameters.size))
+    pair /= np.linalg.norm(pair, axis=1, keepdims=True)
+    parts = [pair] if many else [pair[:1], pair[1:]]
+    images = np.concatenate([np.asarray(product(few, weight, part)) for part in parts])
+    images = images.astype(np.float64)
+    if not np.isfinite(images).all():
+        return  # The solver says so, with a way out.
+    size = max(objective.parameters.dtype.size, 4)
+    asymmetry = abs(pair[0] @ images[1] - pair[1] @ images[0])
+    scale = np.linalg.norm(images, axis=1).max() / np.sqrt(objective.parameters.size)
+    wrong = asymmetry > 10 * _MISS[size] * scale
+    if differences and not wrong:
+        wrong = _misses(objective, few, weight, pair[0], images[0], size)
+    if wrong:
+        raise WrongProductError(_message(objective, few))
+
+
+def _misses(objective, few, weight, v, image, size):
+    """Whether differences of the gradient along v agree with each other, and not with H v."""
+    theta = np.concatenate([np.ravel(t) for t in objective.parameters.tensors()])
+    step = _STEP[size] * (1 + np.linalg.norm(theta.astype(np.float64)))
+    wide, narrow = (_difference(objective, few, weight, v, h) for h in (step, step / 2))
+    length = np.linalg.norm(narrow)
+    if not np.linalg.norm(wide - narrow) <= _AGREE[size] * max(length, np.linalg.norm(image)):
+        return False
+    return bool(np.linalg.norm(image - narrow) > _MISS[size] * max(length, np.linalg.norm(image)))
+
+
+def _difference(objective, few, weight, v, step):
+    """The derivative of the gradient along v, by differences of fourth order."""
+
+    def at(t):
+        return gradient_of(objective, few, weight, shift=t * step * v)
+
+    return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
+
+
+def _message(objective, few):
+    layer = culprit(objective, few)
+    where = f" It is in the layer {layer}." if layer else ""
+    return (
+        "A product with the curvature does not agree with differences of the gradient: some "
+        f"operation of the model or its loss has a wrong second derivative in TensorFlow.{where} "
+        "Replace it by one whose gradient can be differentiated, or leave its weights and those "
+        "before it out by `variables=`."
+    )
