@@ -8,6 +8,7 @@ import numpy as np
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.report.tensorboard import Board
+from keras_influence.storage import fingerprint_of_weights
 from keras_influence.validate import check_number
 
 # Training examples whose self-influence goes into TensorBoard's histogram: one solve each.
@@ -33,7 +34,8 @@ class InfluenceCallback(keras.callbacks.Callback):
 
     Attributes:
         history: dict from the number of finished epochs to `InfluenceScores`.
-        scores: the newest `InfluenceScores`, or None.
+        scores: the newest `InfluenceScores`, or None. After `fit` they are those of the weights
+            that it left, also where another callback restored earlier ones.
 
     Raises:
         ImportError: `log_dir` is given, and tensorboard or matplotlib is missing.
@@ -49,14 +51,31 @@ class InfluenceCallback(keras.callbacks.Callback):
         self._board = None if log_dir is None else Board(log_dir)
         self._options = options
         self._epochs = 0
+        self._left = None
         self.history = {}
 
     @property
     def scores(self):
+        if self._stale():
+            self._compute()
         return self.history[max(self.history)] if self.history else None
+
+    def _stale(self):
+        """Whether another callback has changed the weights after this one, and no training since.
+
+        `EarlyStopping(restore_best_weights=True)` does, at the very end, where it comes later.
+        """
+        if self._left is None:
+            return False
+        steps, weights = self._left
+        return self._steps() == steps and fingerprint_of_weights(self.model.weights) != weights
+
+    def _steps(self):
+        return int(self.model.optimizer.iterations)
 
     def on_train_begin(self, logs=None):
         self._epochs = 0
+        self._left = None
         self.history = {}
 
     def on_epoch_end(self, epoch, logs=None):
@@ -65,10 +84,14 @@ class InfluenceCallback(keras.callbacks.Callback):
             self._compute()
 
     def on_train_end(self, logs=None):
-        if self._epochs not in self.history:
+        if self._epochs not in self.history or self._changed():
             self._compute()
 
+    def _changed(self):
+        return self._left is None or fingerprint_of_weights(self.model.weights) != self._left[1]
+
     def _compute(self):
+        self._left = self._steps(), fingerprint_of_weights(self.model.weights)
         scores = influence(self.model, self._test, self._train, **self._options)
         self.history[self._epochs] = scores
         if self._folder is not None:

@@ -1,6 +1,6 @@
 """What is looked at before any long work: the model, its loss, and whether data fit them."""
 
-import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -10,14 +10,14 @@ from keras_influence import _keras
 from keras_influence.engine.loss.compiled import batch_size
 from keras_influence.engine.loss.looks import few_of, near
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
-from keras_influence.errors import ObjectiveWarning
+from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, warn
 
 
 def check_model(model):
     """Raise unless `model` is a built, compiled Keras model with finite trainable weights."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
-    if not model.built:
+    if not model.built and not model.variables:
         raise ValueError(
             "`model` should be built. Call it on a batch, `model.build(input_shape)` or "
             "`model.fit(...)` first."
@@ -27,8 +27,6 @@ def check_model(model):
             "`model` should be compiled: its loss defines the influence. Call "
             "`model.compile(loss=...)` first."
         )
-    if _keras.has_default_loss(model) and not model.loss and not model.losses:
-        raise ValueError("`model` should be compiled with a loss: `model.compile(loss=...)`.")
     if not model.trainable_variables:
         raise ValueError("`model` should have trainable weights. Set `layer.trainable = True`.")
     for variable in model.trainable_variables:
@@ -40,20 +38,20 @@ def check_model(model):
 def _warn_about_hidden_objective(model):
     """Training may minimise more than `compute_loss`, which is all that can be seen here."""
     if type(model).train_step is not keras.Model.train_step:
-        warnings.warn(
+        _say_once(
+            model,
             f"{type(model).__name__} has a `train_step` of its own. Influence is about "
             "`compute_loss`; a loss that only `train_step` knows is not in it.",
-            ObjectiveWarning,
-            stacklevel=6,
         )
-    decay = getattr(model.optimizer, "weight_decay", None)
+    # Mixed precision wraps the optimizer.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    decay = getattr(optimizer, "weight_decay", None)
     if decay:
-        warnings.warn(
+        _say_once(
+            model,
             f"The optimizer's weight_decay={decay:g} is in no loss, so the curvature does not "
             "hold it. Put it in the model as `kernel_regularizer=keras.regularizers.L2"
             f"({decay / 2:g})`, which for SGD is the same decay, or add it to `damping`.",
-            ObjectiveWarning,
-            stacklevel=6,
         )
 
 
@@ -78,23 +76,34 @@ def check_convex(model, objective, batches, facts):
         else "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex "
         "loss."
     )
-    raise ValueError(
-        f"curvature='gauss_newton' is not defined for the loss {_loss_name(model)}, which {why}. "
-        f"{way_out}"
+    name = _loss_name(model)
+    raise UndefinedCurvatureError(
+        f"curvature='gauss_newton' is not defined for the loss {name}, which {why}. {way_out}",
+        finding=f"the loss {name} {why}",
     )
 
 
 def warn_about_kinks(model):
     """Say that smooth losses stand in for those that have no curvature of their own."""
     for name in _keras.uses_loss(model, SMOOTH):
-        warnings.warn(
+        _say_once(
+            model,
             f"The loss {name} has a kink in place of a curvature. curvature='auto' takes its "
             f"smooth version with temperature {TEMPERATURE:g} for all derivatives. For another "
             "temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
             "weights; curvature='hessian' takes the loss as it is.",
-            ObjectiveWarning,
-            stacklevel=5,
         )
+
+
+# What has been said about a model, for as long as it lives.
+_said = weakref.WeakKeyDictionary()
+
+
+def _say_once(model, message):
+    said = _said.setdefault(model, set())
+    if message not in said:
+        said.add(message)
+        warn(message, ObjectiveWarning)
 
 
 def _loss_name(model):

@@ -99,6 +99,11 @@ def find_facts(model, batches, few, name, smooth):
         reading = custom_reading(model, batches, few, name)
         return Facts(reading, added, batches.n, (reading.total(batches.n),))
     kinds = _certified_kinds(model, batches, few, name)
+    if not kinds and added == "nothing":
+        raise ValueError(
+            "`model` should be compiled with a loss, `model.compile(loss=...)`, or add one in its "
+            "layers by `add_loss`."
+        )
     reading = Compiled(tuple(SMOOTH.items()) if smooth else ())
     counts = _counts(model, batches, few, name)
     totals = [
