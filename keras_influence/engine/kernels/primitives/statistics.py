@@ -1,0 +1,67 @@
+"""Moments, norms, local response normalisation, softsign and cross-entropy.
+
+`tf.nn.moments` stops the gradient of the mean inside the variance. First derivatives are not
+affected (E[x - mean] is zero), second ones are: Hessian products through LayerNormalization
+and GroupNormalization come out wrong. Since the operation that stops it is rightly used
+elsewhere, `moments` is replaced as a function, in the module where both of its public names
+find it.
+
+The gradients of `tf.nn.softsign` and `tf.nn.local_response_normalization` have no gradients of their own, that of a Euclidean norm divides by
+what comes from above, and that of a cross-entropy knows of the logits only, not of labels that
+depend on weights.
+"""
+
+import tensorflow as tf
+from tensorflow.python.ops import nn_impl
+
+
+def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
+    """`tf.compat.v1.nn.moments`, to which `tf.nn.moments` refers, without the stop."""
+    wide = tf.cast(x, tf.float32) if x.dtype == tf.float16 else tf.convert_to_tensor(x)
+    mean = tf.reduce_mean(wide, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(wide, mean), axes, keepdims=True)
+    if not (keepdims or keep_dims):
+        mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+    return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
+
+
+def _softsign_grad(original, op, upstream):
+    """Of slopes / (1 + |x|)²."""
+    slopes, x = op.inputs
+    size = 1 + tf.abs(x)
+    return upstream / size**2, -2 * upstream * slopes * tf.sign(x) / size**3
+
+
+def _euclidean_norm(original, op, upstream):
+    x, axes = op.inputs
+    shape = tf.shape(tf.reduce_any(tf.zeros(tf.shape(x), tf.bool), axes, keepdims=True))
+    return x * (tf.reshape(upstream, shape) / tf.reshape(op.outputs[0], shape)), None
+
+
+def _cross_entropy(original, op, upstream, slope_upstream):
+    """The second output is softmax - labels, the slope: it depends on the labels too."""
+    logits, labels = original(op, upstream, slope_upstream)
+    if slope_upstream is None or getattr(slope_upstream, "_is_zeros_tensor", False):
+        return logits, labels
+    return logits, labels - slope_upstream
+
+
+def _local_response(original, op, upstream):
+    """Of x / (bias + alpha · Σ x²)^beta, with the sum over neighbouring channels."""
+    x = op.inputs[0]
+    bias, alpha, beta = (op.get_attr(name) for name in ("bias", "alpha", "beta"))
+    channels, radius = tf.shape(x)[-1], op.get_attr("depth_radius")
+    near = tf.linalg.band_part(tf.ones([channels, channels], x.dtype), radius, radius)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        y = x * (bias + alpha * tf.einsum("...c,cd->...d", x**2, near)) ** -beta
+    return tape.gradient(y, x, output_gradients=upstream)
+
+
+GRADIENTS = {
+    "LRN": _local_response,
+    "SoftsignGrad": _softsign_grad,
+    "EuclideanNorm": _euclidean_norm,
+    "SoftmaxCrossEntropyWithLogits": _cross_entropy,
+}
+FUNCTIONS = {(nn_impl, "moments"): _moments, (tf.compat.v1.nn, "moments"): _moments}
