@@ -136,5 +136,7 @@ def test_proximal_retraining_is_closed_form(ridge):
 def test_too_few_iterations_are_reported(rng):
     x, y = rng.normal(size=(30, 6)), rng.integers(0, 3, 30)
     model = truth.softmax_model(6, 3, L2)
-    with pytest.warns(ki.ConvergenceWarning, match="`max_iter`"):
+    with pytest.warns(ki.ConvergenceWarning, match="`max_iter`") as caught:
         evaluation.leave_one_out(model, (x[:1], y[:1]), (x, y), [0], max_iter=1, verbose=0)
+    # At the user's line, not somewhere in the package.
+    assert {w.filename for w in caught if w.category is ki.ConvergenceWarning} == {__file__}
