@@ -231,7 +231,7 @@ class Worker:
     Args:
         model: the original, left as it is.
         chosen: those of `model.trainable_variables` that are to be trained; None for all. The
-            others are not trainable in the copy, and keep their values likewise.
+            others keep their values likewise.
 
     Attributes:
         model: the copy.
@@ -248,11 +248,14 @@ class Worker:
         self._kept = [(v, twin) for v, twin in pairs if id(v) in ids]
         self.kept = [twin for _, twin in self._kept]
         self._left_out = [(v, twin) for v, twin in self._kept if twin.trainable]
-        for _, twin in self._left_out:
-            twin.trainable = False
         if self.model.optimizer is not None:
             self.model.optimizer.build(self.model.trainable_variables)
             self._state = [v.numpy() for v in self.model.optimizer.variables]
+
+    def freeze(self):
+        """Make what is not to be trained not trainable; Keras then leaves out its regularisers."""
+        for _, twin in self._left_out:
+            twin.trainable = False
 
     def restart(self):
         """New initial weights, drawn with the present random seed, and a new optimizer."""

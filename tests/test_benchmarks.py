@@ -25,6 +25,7 @@ def _run(*command):
     )
 
 
+@pytest.mark.slow
 def test_the_quick_benchmark_prints_and_writes_its_table(tmp_path):
     done = _run(
         *("benchmarks/run.py", "--quick", "--models", "softmax"),

@@ -44,12 +44,15 @@ def float32(tmp_path, monkeypatch):
 # ---- what they show
 
 
-def _example():
-    """The names that the example of the README leaves."""
-    names = {}
-    for code in _code(README):
+def _run(path, names):
+    for code in _code(path):
         exec(code, names)
     return names
+
+
+@functools.cache
+def _left_by_the_example():
+    return _run(README, {})
 
 
 def test_the_readme_example_runs(float32, tmp_path, capsys):
@@ -57,7 +60,7 @@ def test_the_readme_example_runs(float32, tmp_path, capsys):
     example = re.search(r"<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)
     assert text[: example.end()].count("\n") <= 60
     assert text.count("\n") <= 130
-    names = _example()
+    names = _run(README, {})
     assert names["scores"].values.shape == (10, 1500)
     assert names["scores"].converged.all()
     assert (tmp_path / "influence.png").exists()
@@ -66,9 +69,7 @@ def test_the_readme_example_runs(float32, tmp_path, capsys):
 
 @pytest.mark.parametrize("path", [p for p in WITH_CODE if p != README], ids=_name)
 def test_fragments_run_after_the_example_of_the_readme(path, float32):
-    names = _example()
-    for code in _code(path):
-        exec(code, names)
+    _run(path, dict(_left_by_the_example()))
 
 
 def test_the_quickstart_explains_and_finds_wrong_labels(float32, capsys):

@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 pytest.importorskip("sklearn")
 common = pytest.importorskip("common")
 
+pytestmark = pytest.mark.slow
 needs_images = pytest.mark.skipif(
     not common.FASHION_MNIST.exists(), reason="dataset-fashion-mnist is not installed"
 )

@@ -121,6 +121,7 @@ class Fitter(Trainer):
         self._worker, self._fit = Worker(model, _chosen(model, settings)), fit
         super().__init__(model, self._worker.model, train, settings)
         self.check_against(model)
+        self._worker.freeze()
         self._data = self._arrays(train, settings.class_weight)
 
     precision = staticmethod(contextlib.nullcontext)
@@ -130,7 +131,7 @@ class Fitter(Trainer):
         return self._worker.kept
 
     def _variables(self, model, settings):
-        return None  # The copy has no other trainable weights.
+        return None  # The copy will have no other trainable weights.
 
     def _arrays(self, train, class_weight):
         """x, y and, if there are any weights, those, with the class weights in them."""

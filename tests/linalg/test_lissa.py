@@ -39,6 +39,7 @@ def float32():
     set_precision("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPREAD)
 def test_with_defaults_within_one_percent_of_the_converged_answer(name, float32):
     damping = 0.01 if name in HARD else (0.1, 0.01, 0.001)[SPREAD.index(name) % 3]
@@ -157,6 +158,7 @@ def test_the_budget_is_kept_and_missing_it_is_said(rng):
     assert not solution.converged.all()
 
 
+@pytest.mark.slow
 def test_the_study_finds_what_its_page_says(tmp_path):
     """The quick version: what is exact or far from noise, not the fine figures."""
     import lissa_hyperparameters

@@ -128,6 +128,7 @@ def test_minibatch_lissa_scores_are_close(rng):
     assert np.corrcoef(found.values.ravel(), expected.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_digits_predicted_against_actual_leave_one_out():
     """Softmax regression with L2 on digits: 120 actual refits, exact to machine precision."""
     from sklearn.datasets import load_digits
