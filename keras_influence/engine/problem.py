@@ -147,9 +147,13 @@ class Problem:
             for batch in shown:
                 yield self.objective.targets_and_gradients(batch, own, target).numpy()[:, 1:]
             return
-        scorer = Scorer(self.objective, self.model, own, name)
+        scorer = self.scorer(own, name)
         for batch in shown:
             yield scorer.gradients(batch)
+
+    def scorer(self, weight, name):
+        """A `Scorer` for data with this weighting."""
+        return Scorer(self.objective, self.model, weight, name)
 
     # ---- against given vectors
 
@@ -160,7 +164,7 @@ class Problem:
         parts = [slice(start, start + VECTORS) for start in range(0, len(rows), VECTORS)]
         blocks = [tf.convert_to_tensor(rows[part]) for part in parts]
         values = np.empty((len(rows), self.n), rows.dtype)
-        scorer, start = Scorer(self.objective, self.model, self.facts.examples(), "train"), 0
+        scorer, start = self.scorer(self.facts.examples(), "train"), 0
         for batch in self.progress.over(self.train, title, len(self.train)):
             stop = start + size_of(batch)
             for part, found in zip(parts, scorer.scores(batch, blocks)):

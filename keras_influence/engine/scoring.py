@@ -27,25 +27,28 @@ class Scorer:
         model: its model.
         weight: the `Weighting` of what the examples contribute.
         name: what the data are called in messages.
+
+    Attributes:
+        fast: whether the contraction has been right on every batch so far.
     """
 
     def __init__(self, objective, model, weight, name):
         self._objective, self._weight, self._name = objective, weight, name
         if objective.contraction is None:
             objective.contraction = Contraction(objective, model)
-        self._fast = objective.contraction.covers
+        self.fast = objective.contraction.covers
         self._rng = np.random.default_rng(_SEED)
         self._start = 0
 
     def gradients(self, batch):
         """∇ of each example of the batch, (b, p)."""
         rows = None
-        if self._fast:
+        if self.fast:
             rows = self._try(self._objective.contraction.example_gradients, batch)
             if rows is not None:
                 s = self._random(rows.shape[1])
-                self._fast = self._certified(batch, rows @ s, s)
-        if not self._fast:
+                self.fast = self._certified(batch, rows @ s, s)
+        if not self.fast:
             rows = self._objective.example_gradients(batch, self._weight).numpy()
         self._check(rows, batch)
         return rows
@@ -53,15 +56,15 @@ class Scorer:
     def scores(self, batch, vectors):
         """⟨∇_j, s⟩ for each example j and each row s of blocks of vectors, list of (b, k)."""
         values = None
-        if self._fast:
+        if self.fast:
             s = self._random(self._objective.parameters.size)
             values = self._try(
                 lambda *a: [self._objective.contraction.scores(*a, part) for part in vectors], batch
             )
             if values is not None:
                 certain = self._contracted(batch, s, many=len(vectors[0]) > 1)
-                self._fast = self._certified(batch, certain, s)
-        if not self._fast:
+                self.fast = self._certified(batch, certain, s)
+        if not self.fast:
             values = [self._objective.scores(batch, self._weight, part) for part in vectors]
         values = [np.asarray(part) for part in values]
         self._check(values[0], batch)
@@ -77,7 +80,7 @@ class Scorer:
         try:
             found = kernel(batch, self._weight)
         except (ValueError, TypeError, IndexError, tf.errors.OpError):
-            self._fast = False
+            self.fast = False
             return None
         return found if isinstance(found, list) else found.numpy()
 

@@ -93,7 +93,10 @@ def _example_gradients(model, x, y, weights=None):
 def _check(model, train, g, contracted, tolerance=1e-8, times=1, **options):
     """Gradients of examples are `g`, and scores against one and three of them are g gᵀ / n."""
     problem = Problem(model, train, batch_size=4, **options)
-    assert problem.contraction.trusted(problem.train) == contracted
+    scorer = problem.scorer(problem.facts.own(), "train")
+    for batch in problem.train:
+        scorer.gradients(batch)
+    assert scorer.fast == contracted
     assert truth.relative_error(problem.example_gradients(problem.train), g) < tolerance
     for rows in (1, 3):
         expected = times * g[:rows] @ g.T / N
@@ -222,12 +225,13 @@ def test_layers_are_as_before_also_after_an_error(rng):
     before = [dict(vars(layer)) for layer in model.layers]
     problem = Problem(model, _data(model, rng))
     batch = next(iter(problem.train))
-    problem.contraction.scores(batch, 1.0, np.ones((1, problem.objective.parameters.size)))
+    problem.scores(np.ones((1, problem.parameters.size)))
     with pytest.raises(ValueError):
         signals(
             problem.objective,
             linear_layers(model, model.trainable_variables),
             (batch[0][..., :1], batch[1]),
+            problem.facts.own(),
         )
     after = [dict(vars(layer)) for layer in model.layers]
     assert [list(b) for b in before] == [list(a) for a in after]
@@ -248,7 +252,7 @@ def test_random_signals_have_the_gauss_newton_matrix_as_second_moment(rng):
 
     @tf.function
     def draw(seed):
-        sites, deltas = signals(problem.objective, dense, batch, seed=seed)
+        sites, deltas = signals(problem.objective, dense, batch, problem.facts.own(), seed)
         return sites[0].inputs, deltas[0]
 
     total, draws = 0, 2000

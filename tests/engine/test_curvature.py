@@ -119,15 +119,12 @@ def test_damping_adds_a_multiple_of_v(softmax_problem, rng):
 
 
 def test_minibatch_estimates_are_unbiased(softmax_problem, rng):
-    from keras_influence.engine.curvature import Hessian
-    from keras_influence.engine.data import batches as data
-    from keras_influence.engine.problem import objective_of
+    from keras_influence.engine.problem import Problem
 
     x, y, _ = softmax_problem
     model = truth.softmax_model(4, 3, l2=L2)
     expected = truth.SoftmaxRegression(x, y, 3, L2).hessian(truth.get_flat(model))
-    batches = data.read((x, y))
-    operator = Hessian(objective_of(model), batches)
+    operator = Problem(model, (x, y)).curvature("hessian")
     v = rng.normal(size=15)
     samples = operator.samples(1, seed=0)
     # One epoch without replacement visits every example once: its mean is exact.
@@ -149,14 +146,9 @@ def test_scipy_sees_the_same_matrix(rng):
 def test_keras_model_as_scipy_operator(softmax_problem):
     from scipy.sparse.linalg import eigsh
 
-    from keras_influence.engine.curvature import Hessian
-    from keras_influence.engine.data import batches as data
-    from keras_influence.engine.problem import objective_of
-
     x, y, _ = softmax_problem
     model = truth.softmax_model(4, 3, l2=L2)
-    batches = data.read((x, y))
-    operator = Hessian(objective_of(model), batches).as_scipy()
+    operator = ki.operator(model, (x, y)).as_scipy()
     exact = truth.SoftmaxRegression(x, y, 3, L2).hessian(truth.get_flat(model))
     found = eigsh(operator, k=2, return_eigenvectors=False)
     assert np.sort(found) == pytest.approx(np.linalg.eigvalsh(exact)[-2:])

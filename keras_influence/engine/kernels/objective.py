@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import Kernels, kernel, over_vectors, prefers_loop
 from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
@@ -165,7 +166,7 @@ class Objective(CompiledLoss):
         """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z, outside of kernels."""
         theta = self.parameters.tensors()
         weight = Weighting.of(tf.constant(weight.vector(), self.parameters.dtype))
-        with self.at(theta):
+        with primitives.replaced(), self.at(theta):
             model, parts, y_pred = self.called(batch)
             pairs = curved_outputs(self.reading, model, parts, y_pred)
             outer, free, slope, _ = slope_at_outputs(

@@ -1,9 +1,10 @@
-"""Smooth versions of the hinge losses, which have a kink in place of a curvature.
+"""Smooth versions of losses that have a kink in place of a curvature.
 
-    max(0, 1 - s)  becomes  t log(1 + exp((1 - s) / t)),
+    max(0, 1 - s)  becomes  t log(1 + exp((1 - s) / t))
+    |y - ŷ|        becomes  √((y - ŷ)² + t²) - t
 
-with a temperature t > 0: within t log 2 of it everywhere, and equal in the limit t → 0
-(Koh & Liang 2017, section 4.2).
+with a temperature t > 0: within t of it everywhere, and equal in the limit t → 0
+(the hinge's is that of Koh & Liang 2017, section 4.2).
 """
 
 import math
@@ -29,6 +30,14 @@ def smooth_categorical_hinge(y_true, y_pred, temperature=TEMPERATURE):
     right = keras.ops.sum(y_true * y_pred, axis=-1)
     wrong = keras.ops.max((1 - y_true) * y_pred, axis=-1)
     return _smooth_positive(1 + wrong - right, temperature)
+
+
+def smooth_absolute_error(y_true, y_pred, temperature=TEMPERATURE):
+    """Mean over the last axis of √((y - ŷ)² + t²) - t, with t in units of y."""
+    y_pred = keras.ops.convert_to_tensor(y_pred)
+    difference = keras.ops.cast(y_true, y_pred.dtype) - y_pred
+    smooth = keras.ops.sqrt(keras.ops.square(difference) + temperature**2) - temperature
+    return keras.ops.mean(smooth, axis=-1)
 
 
 def _smooth_positive(z, temperature):
@@ -71,4 +80,5 @@ class SmoothHinge(keras.losses.Loss):
 SMOOTH = {
     keras.losses.hinge: smooth_hinge,
     keras.losses.categorical_hinge: smooth_categorical_hinge,
+    keras.losses.mean_absolute_error: smooth_absolute_error,
 }
