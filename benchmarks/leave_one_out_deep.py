@@ -25,6 +25,7 @@ from sklearn.datasets import load_digits
 import keras_influence as ki
 from keras_influence.evaluation import leave_one_out
 from keras_influence.evaluation.minimiser import Minimiser
+from keras_influence.questions.settings import Settings
 
 layers = keras.layers
 N, N_TEST, EPOCHS = 300, 4, 20
@@ -62,7 +63,7 @@ def main(activations, regularisers, removals):
 
 def study(name, model, train, unseen, removals):
     start = time.perf_counter()
-    minimiser = Minimiser(model, train, 1e-3, 20_000, 0.0, None)
+    minimiser = Minimiser(model, train, Settings(), max_iter=20_000)
     with minimiser.precision():
         base = minimiser.base()
         losses = minimiser.outputs(minimiser.read(unseen))

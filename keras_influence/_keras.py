@@ -16,6 +16,7 @@ __all__ = [
     "build_compiled_loss",
     "call_model",
     "compute_loss",
+    "frozen_variables",
     "full_precision",
     "functional_init_arguments",
     "get_data_adapter",
@@ -84,6 +85,11 @@ def _wrappers(model, functions):
     losses = [entry.loss for entry in model._compile_loss._flat_losses or ()]
     unique = {id(loss): loss for loss in losses if getattr(loss, "fn", None) in functions}
     return list(unique.values())
+
+
+def frozen_variables(model):
+    """The variables of layers that are not trainable."""
+    return [v for layer in model._flatten_layers() if not layer.trainable for v in layer.variables]
 
 
 @contextlib.contextmanager

@@ -14,20 +14,37 @@ def ridge_problem(rng, n=40):
     return (x, y[:, None]), (x_test, y_test[:, None])
 
 
-def ridge_changes(train, test, groups):
-    """Closed form: change of the test losses when each group has weight 0, n unchanged."""
+def ridge_losses(train, test, weights=None):
+    """Closed form: test losses at the minimum of the weighted training loss, n unchanged."""
     (x, y), (x_test, y_test) = train, test
+    theta = truth.ridge_fit(x, y[:, 0], L2, weights)
+    return (y_test[:, 0] - x_test @ theta) ** 2
 
-    def losses(weights):
-        theta = truth.ridge_fit(x, y[:, 0], L2, weights)
-        return (y_test[:, 0] - x_test @ theta) ** 2
 
-    changes = []
-    for group in groups:
-        kept = np.ones(len(x))
-        kept[group] = 0
-        changes.append(losses(kept) - losses(np.ones(len(x))))
-    return np.array(changes)
+def ridge_changes(train, test, groups, weights=None):
+    """Closed form: change of the test losses when each group has weight 0, n unchanged."""
+    weights = np.ones(len(train[0])) if weights is None else weights
+    whole = ridge_losses(train, test, weights)
+    return np.array([ridge_losses(train, test, zeroed(weights, g)) - whole for g in groups])
+
+
+def ridge_scores(train, test, weights=None):
+    """Closed form: ∇ℓ(test)ᵀ H⁻¹ ∇ℓ(train) / n at the minimum, without damping."""
+    (x, y), (x_test, y_test) = train, test
+    n = len(x)
+    w = np.ones(n) if weights is None else weights
+    theta = truth.ridge_fit(x, y[:, 0], L2, w)
+    h = 2 * (x.T * w) @ x / n + 2 * L2 * np.eye(x.shape[1])
+    g = 2 * (w * (x @ theta - y[:, 0]))[:, None] * x
+    g_test = 2 * (x_test @ theta - y_test[:, 0])[:, None] * x_test
+    return g_test @ np.linalg.solve(h, g.T) / n
+
+
+def zeroed(weights, group):
+    """A copy of the weights with those of a group at 0."""
+    kept = np.array(weights, float)
+    kept[group] = 0
+    return kept
 
 
 def least_squares(model, data):

@@ -50,12 +50,14 @@ class SoftmaxRegression:
         size = self.penalty.size
         return h.reshape(size, size) + np.diag(2 * self.l2 * self.penalty.ravel())
 
-    def fit(self, theta, steps=50, tol=1e-13):
-        """Newton's method to the exact minimum."""
+    def fit(self, theta, steps=50, tol=1e-13, chosen=slice(None)):
+        """Newton's method to the exact minimum over the entries `chosen` of θ."""
+        theta = np.array(theta)
         for _ in range(steps):
+            h, g = self.hessian(theta)[chosen][:, chosen], self.gradient(theta)[chosen]
             # The same shift of all biases changes nothing: H is singular.
-            step = np.linalg.pinv(self.hessian(theta), hermitian=True) @ self.gradient(theta)
-            theta = theta - step
+            step = np.linalg.pinv(h, hermitian=True) @ g
+            theta[chosen] -= step
             if np.abs(step).max() < tol:
                 break
         return theta

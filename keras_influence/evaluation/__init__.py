@@ -10,10 +10,11 @@
 The user's model is never trained or assigned to: all training happens on copies.
 """
 
-from keras_influence.evaluation.datamodels import LDS, SubsetOutputs, lds, subset_outputs
+from keras_influence.evaluation.datamodels import LDS, lds
 from keras_influence.evaluation.left_out import LeaveOneOut, leave_one_out
 from keras_influence.evaluation.mislabelled import MislabelCurve, mislabel_curve, plant_wrong_labels
 from keras_influence.evaluation.removal import RemovalCurve, removal_curve
+from keras_influence.evaluation.subsets import SubsetOutputs, subset_outputs
 from keras_influence.evaluation.verification import Verification, verify
 
 __all__ = [

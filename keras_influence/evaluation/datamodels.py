@@ -1,46 +1,16 @@
 """The linear datamodelling score: do sums of scores predict what models of subsets do?"""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from keras_influence.evaluation.agreement import pearson, ranks
-from keras_influence.evaluation.folder import Folder
 from keras_influence.evaluation.study import check_scores
-from keras_influence.evaluation.training import check_seeds, trainer_of
-from keras_influence.progress import Progress
-from keras_influence.questions import influence as api
-from keras_influence.storage import (
-    fingerprint_of_batches,
-    fingerprint_of_function,
-    fingerprint_of_model,
-    fingerprint_of_weights,
-)
+from keras_influence.evaluation.subsets import SubsetOutputs, check_fraction
 from keras_influence.validate import check_number
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class SubsetOutputs:
-    """What models trained on random subsets of the training data say about test examples.
-
-    Attributes:
-        outputs: (subsets, seeds, n_test), the test loss or the target of each model.
-        masks: (subsets, n_train), True where a training example was in the subset.
-        seeds: of the trainings.
-        target: "test loss", or the name of the function.
-    """
-
-    outputs: np.ndarray
-    masks: np.ndarray
-    seeds: tuple
-    target: str
-
-    def __repr__(self):
-        subsets, seeds, n_test = self.outputs.shape
-        return (
-            f"SubsetOutputs: {self.target} of {n_test} test examples, by {subsets} subsets of "
-            f"{self.masks.sum(1).max()} of {self.masks.shape[1]} training examples x {seeds} seeds"
-        )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -82,89 +52,14 @@ class LDS:
         return plots.lds(self)
 
 
-def subset_outputs(
-    model,
-    test,
-    train,
+def lds(
+    scores: Any,
+    outputs: SubsetOutputs,
     *,
-    fit=None,
-    target=None,
-    fraction=0.5,
-    subsets=100,
-    seeds=(0, 1, 2),
-    seed=0,
-    folder=None,
-    tol=1e-3,
-    max_iter=5000,
-    batch_size=None,
-    verbose="auto",
-):
-    """Train models on random subsets of the training data, and keep their test outputs.
-
-    The expensive half of `lds`; any number of attribution methods share it. With `folder`,
-    each model's outputs are written as soon as it is trained, and a second call trains only
-    what is missing: after an interruption, or for more subsets or seeds.
-
-    Args:
-        model: a built, compiled `keras.Model` that Keras can rebuild. It is not changed.
-        test: examples whose outputs are kept.
-        train: the training data; arrays if `fit` is given.
-        fit: `fit(model, data)`, which trains a newly initialised model in place, with
-            `model.fit(**data, ...)` for example; Keras's random seed is set before. None: L-BFGS
-            to the minimum from the weights of `model`, for convex models.
-        target: as in `influence`: a function of (x, y, y_pred); default the test loss.
-        fraction: size of a subset, in (0, 1).
-        subsets: how many subsets.
-        seeds: seeds of the trainings on each subset. L-BFGS needs no more than one.
-        seed: of the subsets.
-        folder: where to keep outputs.
-        tol, max_iter, batch_size: as in `leave_one_out`.
-        verbose: 0 is silent, 1 shows a progress bar, "auto" shows one for long work.
-
-    Returns:
-        `SubsetOutputs`.
-
-    Raises:
-        ValueError, TypeError: an argument is not usable; the message names it. So is a folder
-            that was made with other data, models or settings.
-    """
-    _check_fraction(fraction)
-    check_number("subsets", subsets, low=2, integer=True)
-    check_number("seed", seed, integer=True)
-    seeds = check_seeds(seeds) if fit is not None else (0,)
-    progress = Progress(verbose)
-    trainer = trainer_of(model, train, fit=fit, tol=tol, max_iter=max_iter, batch_size=batch_size)
-    with trainer.precision():
-        test = trainer.read(test, target)
-        name = api.name_of(target)
-        settings = {
-            "train": fingerprint_of_batches(trainer.session.train),
-            "test": fingerprint_of_batches(test),
-            "model": fingerprint_of_model(model),
-            "weights": fingerprint_of_weights(model.variables) if fit is None else None,
-            "fit": fingerprint_of_function(fit),
-            "target": [name, fingerprint_of_function(target)],
-            "fraction": fraction,
-            "seed": seed,
-            "tol, max_iter": [tol, max_iter] if fit is None else None,
-        }
-        kept = Folder(folder, settings)
-        masks = np.stack([_mask(trainer.n, fraction, seed, i) for i in range(subsets)])
-
-        def train_one(i, s):
-            trainer.only(np.flatnonzero(masks[i]), s)
-            return trainer.outputs(test, target)
-
-        jobs = [(i, s) for i in range(subsets) for s in seeds]
-        title = f"Models of {subsets} subsets x {len(seeds)} seeds"
-        outputs = [
-            kept.get(f"subset_{i:05d}_seed_{s}", lambda i=i, s=s: train_one(i, s))
-            for i, s in progress.over(jobs, title, len(jobs))
-        ]
-    return SubsetOutputs(np.reshape(outputs, (subsets, len(seeds), -1)), masks, seeds, name)
-
-
-def lds(scores, outputs, *, confidence=0.95, resamples=1000, seed=0):
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> LDS:
     """Linear datamodelling score of an attribution matrix (Park et al. 2023, section 2).
 
     A subset is predicted to have the output -Σ scores[i, j] over the examples j that it
@@ -189,7 +84,7 @@ def lds(scores, outputs, *, confidence=0.95, resamples=1000, seed=0):
         raise TypeError(
             f"`outputs` should be what `subset_outputs` returns. Received: {type(outputs).__name__}"
         )
-    _check_fraction(confidence, "confidence")
+    check_fraction(confidence, "confidence")
     check_number("resamples", resamples, low=1, integer=True)
     check_number("seed", seed, integer=True)
     actual = outputs.outputs.mean(1)
@@ -209,17 +104,3 @@ def lds(scores, outputs, *, confidence=0.95, resamples=1000, seed=0):
     low, high = np.quantile(correlations[drawn].mean(1), tails)
     interval = (float(low), float(high))
     return LDS(correlations, float(correlations.mean()), interval, confidence, len(actual))
-
-
-def _mask(n, fraction, seed, index):
-    """Which examples are in subset `index`: the same ones however many subsets there are."""
-    size = min(max(round(fraction * n), 1), n - 1)
-    mask = np.zeros(n, bool)
-    mask[np.random.default_rng([seed, index]).permutation(n)[:size]] = True
-    return mask
-
-
-def _check_fraction(value, name="fraction"):
-    check_number(name, value, strict=True)
-    if value >= 1:
-        raise ValueError(f"`{name}` should be between 0 and 1. Received: {name}={value!r}")

@@ -1,12 +1,20 @@
 """Leave-one-out: what was predicted, against what retraining does."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_influence.evaluation.agreement import pearson, slope, spearman
+from keras_influence.evaluation.retraining import Retraining
 from keras_influence.evaluation.study import Study
+from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_positions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -77,25 +85,22 @@ class LeaveOneOut:
         return plots.leave_one_out(self)
 
 
+@takes(Settings)
 def leave_one_out(
-    model,
-    test,
-    train,
-    indices,
+    model: Any,
+    test: Any,
+    train: Any,
+    indices: Any,
     *,
-    scores=None,
-    target=None,
-    fit=None,
-    seeds=(0,),
-    method="auto",
-    damping=0.01,
-    curvature="auto",
-    tol=1e-3,
-    max_iter=5000,
-    proximal=0.0,
-    batch_size=None,
-    verbose="auto",
-):
+    scores: Any = None,
+    target: Any = None,
+    fit: Any = None,
+    seeds: Any = (0,),
+    tol: float = 1e-3,
+    max_iter: int = 5000,
+    proximal: float = 0.0,
+    **settings: Unpack[SettingsArguments],
+) -> LeaveOneOut:
     """Retrain without each of some training examples, and compare with the prediction.
 
     "Left out" means sample weight 0 with n unchanged. Without `fit`, a float64 copy of the
@@ -105,51 +110,37 @@ def leave_one_out(
     on, not training from scratch, for which give `fit`.
 
     Args:
-        model, test, train, target, method, damping, curvature: as in `influence`.
+        model, test, train, target: as in `influence`.
         indices: positions in `train` of the examples to leave out, or a boolean mask.
         scores: a (n_test, n_train) matrix to judge, from `influence` or anywhere else.
-            Default: `influence` with the settings above.
+            Default: `influence` with the settings below.
         fit: `fit(model, data)`, which trains a newly initialised model in place, with
-            `model.fit(**data, ...)` for example: `data` is a dict of x, y and sample_weight.
-            Keras's random seed is set before. `train` should be arrays then.
+            `model.fit(**data, ...)` for example: `data` is a dict of x, y and sample_weight,
+            class weights included. Keras's random seed is set before. `train` should be
+            arrays then.
         seeds: for `fit`. Differences are taken seed by seed, and averaged.
         tol: stop when the gradient is this fraction of what the removal did to it.
         max_iter: L-BFGS iterations; a `ConvergenceWarning` says if they were too few.
         proximal: ρ >= 0; ½ρ‖θ - θ₀‖², with θ₀ the weights of `model`, is added to the loss
             throughout. With ρ = `damping`, the scores are the first order of exactly this:
             how a deep net with no minimum near by answers a removal (compare Bae et al. 2022).
-        batch_size: for arrays.
-        verbose: 0 is silent, 1 shows a progress bar, "auto" shows one for long work.
+        **settings: as in `influence`, and with the same meaning for retraining: it minimises
+            the loss with these class weights, and trains the weights that `variables` selects.
 
     Returns:
         `LeaveOneOut`.
 
     Raises:
-        ValueError, TypeError: an argument is not usable; the message names it.
+        ValueError, TypeError: an argument is not usable, or Keras cannot copy the model; the
+            message names it.
         As `inverse_hvp`, from the solve.
     """
-    study = Study(
-        model,
-        test,
-        train,
-        target=target,
-        fit=fit,
-        seeds=seeds,
-        tol=tol,
-        max_iter=max_iter,
-        proximal=proximal,
-        batch_size=batch_size,
-    )
+    chosen = Settings.of(settings)
+    retraining = Retraining(fit, seeds, tol, max_iter, proximal)
+    study = Study(model, test, train, target, retraining, chosen)
     indices = as_positions(indices, study.n, "indices")
-    scores = study.scores(
-        scores,
-        method=method,
-        damping=damping,
-        curvature=curvature,
-        batch_size=batch_size,
-        verbose=verbose,
-    )
-    actual, minima = study.changes(indices[:, None], verbose)
+    scores = study.scores(scores)
+    actual, minima = study.changes(indices[:, None])
     base, left = np.nan, np.full(len(indices), np.nan)
     if fit is None:
         base = study.base.after / np.median([m.before for m in minima])

@@ -1,17 +1,15 @@
 """Training to the exact minimum of a model's own loss, by SciPy's L-BFGS in float64."""
 
 import dataclasses
-import warnings
 
 import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
+from keras_influence import errors
 from keras_influence.copies import double, double_precision, same
 from keras_influence.engine.loss import checks
-from keras_influence.errors import ConvergenceWarning
 from keras_influence.evaluation.trainer import Trainer
-from keras_influence.validate import check_number
 
 # Losses and gradients take little memory, so batches may be larger than elsewhere.
 _BATCH_SIZE = 2048
@@ -39,51 +37,55 @@ class Minimiser(Trainer):
     Args:
         model: left as it is.
         train: the training data.
+        settings: `Settings`; of these the data's and θ's count.
         tol: stop when the gradient is this small, relative to what one example contributes
             to it (for the base) or to its norm at the start (for a retraining).
         max_iter: L-BFGS iterations.
         proximal: ρ; ½ρ‖θ - θ₀‖² is added to the loss, with θ₀ the weights of `model`.
-        batch_size: for arrays.
+
+    Attributes:
+        how: how training is done, in words.
+
+    Raises:
+        CopyError: Keras cannot copy the model.
     """
 
-    def __init__(self, model, train, tol, max_iter, proximal, batch_size):
-        check_number("tol", tol, strict=True)
-        check_number("max_iter", max_iter, low=1, integer=True)
-        check_number("proximal", proximal)
+    def __init__(self, model, train, settings, *, tol=1e-3, max_iter=5000, proximal=0.0):
         checks.check_model(model)
         self._tol, self._max_iter, self._proximal = tol, max_iter, float(proximal)
-        if batch_size is None and isinstance(train, tuple):
-            batch_size = _BATCH_SIZE
+        if settings.batch_size is None and isinstance(train, tuple):
+            settings = dataclasses.replace(settings, batch_size=_BATCH_SIZE)
         with double_precision():
             try:
-                super().__init__(double(model), train, batch_size)
+                super().__init__(model, double(model), train, settings)
             except (ValueError, TypeError, tf.errors.OpError):
                 # A layer that insists on float32; bad data fails again, with its own message.
-                super().__init__(same(model), train, batch_size)
+                super().__init__(model, same(model), train, settings)
+        self.check_against(model)
+        self.how = f"L-BFGS from the base, in {self.problem.parameters.dtype.name}"
         self.start = self._centre = self._values()
 
     precision = staticmethod(double_precision)
 
+    @property
+    def given(self):
+        return self.model.weights
+
     def base(self, seed=None):
         """Go to the minimum for all training data, from where the model was; a `Minimum`."""
-        goal = self._tol * self.one_example()
-        minimum = self._minimise(self.start, self.session.train, (), goal)
+        goal = self._tol * one_example(self.problem)
+        minimum = self._minimise(self.start, self.problem.train, (), goal)
         self.start = minimum.theta
         return minimum
 
-    def one_example(self):
-        """Norm of what one example contributes to ∇L: the median of some."""
-        gradients = self.session.objective.example_gradients(self.session.train.head(64))
-        return np.median(np.linalg.norm(gradients.numpy(), axis=1)) / self.n
-
     def without(self, left_out, seed=None):
         """Give these examples weight 0, n unchanged, and go to the minimum from the base."""
-        group = self.session.train.subset(left_out)
-        return self._minimise(self.start, self.session.train, group)
+        group = self.problem.train.subset(left_out)
+        return self._minimise(self.start, self.problem.train, group)
 
     def only(self, kept, seed=None):
         """Train on these examples alone, from the base."""
-        return self._minimise(self.start, self.session.train.subset(kept), ())
+        return self._minimise(self.start, self.problem.train.subset(kept), ())
 
     def _minimise(self, start, batches, left_out, goal=None):
         """L-BFGS from `start` until the gradient is at `goal`, as a `Minimum`."""
@@ -121,7 +123,7 @@ class Minimiser(Trainer):
 
         The copy is left at θ.
         """
-        objective, n = self.session.objective, batches.n
+        objective, n = self.problem.objective, batches.n
         self.assign(theta)
         total = np.zeros(1 + len(theta))
         for batch in batches:
@@ -135,21 +137,26 @@ class Minimiser(Trainer):
         return value, total[1:] / n + self._proximal * away
 
     def _values(self):
-        variables = self.session.objective.parameters.variables
+        variables = self.problem.parameters.variables
         return np.concatenate([v.numpy().ravel() for v in variables]).astype(np.float64)
 
     def assign(self, theta):
-        parameters = self.session.objective.parameters
+        parameters = self.problem.parameters
         for variable, part in zip(parameters.variables, parameters.split(theta)):
             variable.assign(part)
 
 
+def one_example(problem):
+    """Norm of what one training example contributes to ∇L: the median of some."""
+    gradients = problem.objective.example_gradients(problem.train.head(64)).numpy()
+    return np.median(np.linalg.norm(gradients, axis=1)) / problem.n
+
+
 def _warn(minimum, goal):
-    warnings.warn(
+    errors.warn(
         f"L-BFGS stopped after {minimum.iterations} iterations with a gradient of "
         f"{minimum.after:.1e} where {goal:.1e} was wanted (it was {minimum.before:.1e}): the "
         "minimum is not exact. Raise `max_iter` or `tol`, or, for a network with kinks (ReLU), "
         "take a smooth one.",
-        ConvergenceWarning,
-        stacklevel=6,
+        errors.ConvergenceWarning,
     )

@@ -1,13 +1,20 @@
 """Finding wrong labels: how many are found for how much checking."""
 
-import contextlib
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_influence.evaluation.training import trainer_of
-from keras_influence.questions import self_influence as api
+from keras_influence.evaluation.retraining import Retraining
+from keras_influence.evaluation.study import as_arguments
+from keras_influence.questions.self_influence import self_influence
+from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_positions, check_number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -28,7 +35,8 @@ class MislabelCurve:
     @property
     def area(self):
         """Area under each curve, both axes from 0 to 1: random is 1/2; see also `best_area`."""
-        return {k: float(np.trapezoid([0, *v]) / len(v)) for k, v in self.found.items()}
+        # By the trapezoidal rule, from no example checked to all n.
+        return {k: float((v.sum() - v[-1] / 2) / len(v)) for k, v in self.found.items()}
 
     @property
     def best_area(self):
@@ -105,23 +113,20 @@ def plant_wrong_labels(y, fraction=0.1, *, seed=0):
     return classes[flat].reshape(y.shape).astype(y.dtype), wrong
 
 
+@takes(Settings)
 def mislabel_curve(
-    model,
-    train,
-    wrong=None,
+    model: Any,
+    train: Any,
+    wrong: Any = None,
     *,
-    fraction=0.1,
-    seed=0,
-    fit=None,
-    rankings=None,
-    method="auto",
-    damping=0.01,
-    curvature="auto",
-    tol=1e-3,
-    max_iter=5000,
-    batch_size=None,
-    verbose="auto",
-):
+    fraction: float = 0.1,
+    seed: int = 0,
+    fit: Any = None,
+    rankings: dict[str, Any] | None = None,
+    tol: float = 1e-3,
+    max_iter: int = 5000,
+    **settings: Unpack[SettingsArguments],
+) -> MislabelCurve:
     """How many wrong labels are found by checking the most suspicious examples first.
 
     Ranks by self-influence, by training loss and at random (Koh & Liang 2017, section 5.4,
@@ -136,45 +141,43 @@ def mislabel_curve(
         seed: of the planted labels, and of `fit`.
         fit: as in `leave_one_out`; trains the copy on `(x, y)`. None: L-BFGS to the minimum.
         rankings: dict from a name to (n_train,) scores of one's own, largest = most suspicious.
-        method, damping, curvature: as in `self_influence`.
-        tol, max_iter, batch_size, verbose: as in `leave_one_out`.
+        tol, max_iter: as in `leave_one_out`.
+        **settings: as in `leave_one_out`; class weights weigh the losses too.
 
     Returns:
         `MislabelCurve`.
 
     Raises:
-        ValueError, TypeError: an argument is not usable; the message names it.
-        As `inverse_hvp`, from the solves.
+        As `leave_one_out`.
     """
-    settings = {"tol": tol, "max_iter": max_iter, "batch_size": batch_size}
+    chosen, retraining = Settings.of(settings), Retraining(fit, (0,), tol, max_iter)
     if wrong is None:
-        train, wrong = _planted(train, fraction, seed)
-        trainer = trainer_of(model, train, fit=fit, **settings)
-        with trainer.precision():
-            trainer.base(seed)
-        model = trainer.model
+        labelled, wrong = _planted(train, fraction, seed)
+        scores = _retrained(model, labelled, retraining, chosen, seed)
     else:
-        # Nothing is trained: the copy is only there to read the losses from.
-        trainer = trainer_of(model, train, **settings)
-        wrong = _mask(wrong, trainer.n)
-    rankings = _checked(rankings, trainer.n)
-    with trainer.precision() if model is trainer.model else contextlib.nullcontext():
-        suspicion = api.self_influence(
-            model,
-            train,
-            method=method,
-            damping=damping,
-            curvature=curvature,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
-    with trainer.precision():
-        losses = trainer.outputs(trainer.session.train)
-    scores = {"self-influence": suspicion, "loss": losses, **rankings}
+        scores = _suspicion(model, train, chosen)
+        wrong = _mask(wrong, len(scores["loss"]))
+    scores |= _checked(rankings, len(wrong))
     found = {name: np.cumsum(wrong[np.argsort(-v, kind="stable")]) for name, v in scores.items()}
     found = {name: count / wrong.sum() for name, count in found.items()}
-    found["random"] = np.arange(1, trainer.n + 1) / trainer.n
+    found["random"] = np.arange(1, len(wrong) + 1) / len(wrong)
     return MislabelCurve(found, scores, wrong)
+
+
+def _retrained(model, train, retraining, settings, seed):
+    """`_suspicion` of a copy of the model that has been trained on `train`."""
+    trainer = retraining.trainer(model, train, settings)
+    with trainer.precision():
+        trainer.base(seed)
+        return _suspicion(trainer.model, train, trainer.settings_of_copy(settings))
+
+
+def _suspicion(model, train, settings):
+    """What makes training examples suspicious: self-influence and loss, (n_train,) each."""
+    # With the loss itself, also where its smooth version stands in for derivatives.
+    problem = dataclasses.replace(settings, curvature="hessian").problem(model, train)
+    suspicion = self_influence(model, train, **as_arguments(settings))
+    return {"self-influence": suspicion, "loss": problem.losses(problem.train)}
 
 
 def _planted(train, fraction, seed):

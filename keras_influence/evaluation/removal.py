@@ -1,11 +1,19 @@
 """Taking out the strongest proponents of a test example, against taking out random ones."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_influence.evaluation.retraining import Retraining
 from keras_influence.evaluation.study import Study
+from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import check_number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -47,71 +55,51 @@ class RemovalCurve:
         return plots.removal(self)
 
 
+@takes(Settings)
 def removal_curve(
-    model,
-    test,
-    train,
+    model: Any,
+    test: Any,
+    train: Any,
     *,
-    counts=(1, 3, 10, 30),
-    scores=None,
-    target=None,
-    fit=None,
-    seeds=(0,),
-    repeats=3,
-    seed=0,
-    method="auto",
-    damping=0.01,
-    curvature="auto",
-    tol=1e-3,
-    max_iter=5000,
-    batch_size=None,
-    verbose="auto",
-):
+    counts: Any = (1, 3, 10, 30),
+    scores: Any = None,
+    target: Any = None,
+    fit: Any = None,
+    seeds: Any = (0,),
+    repeats: int = 3,
+    seed: int = 0,
+    tol: float = 1e-3,
+    max_iter: int = 5000,
+    **settings: Unpack[SettingsArguments],
+) -> RemovalCurve:
     """Leave out the k strongest proponents of each test example, retrain, and look at its loss.
 
     One retraining per test example and k, and per k and repeat for the random removals, which
     all test examples share. "Left out" is as in `leave_one_out`.
 
     Args:
-        model, test, train, scores, target, fit, seeds, method, damping, curvature, tol,
-            max_iter, batch_size, verbose: as in `leave_one_out`.
+        model, test, train, scores, target, fit, seeds, tol, max_iter: as in `leave_one_out`.
         counts: how many to leave out, each less than the number of training examples.
         repeats: random removals for each k.
         seed: of the random removals.
+        **settings: as in `leave_one_out`.
 
     Returns:
         `RemovalCurve`.
 
     Raises:
-        ValueError, TypeError: an argument is not usable; the message names it.
-        As `inverse_hvp`, from the solve.
+        As `leave_one_out`.
     """
     check_number("repeats", repeats, low=1, integer=True)
     check_number("seed", seed, integer=True)
-    study = Study(
-        model,
-        test,
-        train,
-        target=target,
-        fit=fit,
-        seeds=seeds,
-        tol=tol,
-        max_iter=max_iter,
-        batch_size=batch_size,
-    )
+    retraining = Retraining(fit, seeds, tol, max_iter)
+    study = Study(model, test, train, target, retraining, Settings.of(settings))
     counts = _checked_counts(counts, study.n)
-    scores = study.scores(
-        scores,
-        method=method,
-        damping=damping,
-        curvature=curvature,
-        batch_size=batch_size,
-        verbose=verbose,
-    )
+    scores = study.scores(scores)
     order = np.argsort(-scores, axis=1, kind="stable")
     rng = np.random.default_rng(seed)
     rankings = (*order, *(rng.permutation(study.n) for _ in range(repeats)))
-    changes, _ = study.changes([ranking[:k] for ranking in rankings for k in counts], verbose)
+    changes, _ = study.changes([ranking[:k] for ranking in rankings for k in counts])
     changes = changes.reshape(len(rankings), len(counts), study.n_test)
     each = np.arange(study.n_test)
     top, random = changes[each, :, each], changes[study.n_test :].transpose(0, 2, 1)

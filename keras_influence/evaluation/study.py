@@ -2,15 +2,17 @@
 
 import numpy as np
 
-from keras_influence.evaluation.training import check_seeds, trainer_of
 from keras_influence.progress import Progress
-from keras_influence.questions import influence as api
+from keras_influence.questions.influence import influence, name_of
 
 
 class Study:
     """A trained base with its test outputs and scores, to leave out examples from.
 
-    Args: as in `leave_one_out`.
+    Args:
+        model, test, train, target: as in `leave_one_out`.
+        retraining: `Retraining`.
+        settings: `Settings`.
 
     Attributes:
         n, n_test: numbers of examples.
@@ -19,54 +21,37 @@ class Study:
         target: "test loss", or the name of the function.
     """
 
-    def __init__(
-        self, model, test, train, *, target, fit, seeds, tol, max_iter, batch_size, proximal=0.0
-    ):
-        seeds = check_seeds(seeds)
-        self._seeds = seeds if fit is not None else (0,)
-        self._trainer = trainer_of(
-            model,
-            train,
-            fit=fit,
-            tol=tol,
-            max_iter=max_iter,
-            proximal=proximal,
-            batch_size=batch_size,
-        )
+    def __init__(self, model, test, train, target, retraining, settings):
+        self._seeds = retraining.seeds
+        self._trainer = retraining.trainer(model, train, settings)
         # With `fit`, scores are about the model as it is; else about the minimum.
-        self._scored = model if fit is not None else self._trainer.model
+        fitted = retraining.fit is not None
+        self._scored = model if fitted else self._trainer.model
+        self._settings = settings if fitted else self._trainer.settings_of_copy(settings)
         self._function = target
         self._data = test, train
         self.n = self._trainer.n
-        self.target = api.name_of(target)
-        self.how = f"fit, {len(seeds)} seeds" if fit else "L-BFGS from the base, in float64"
+        self.target = name_of(target)
+        self.how = self._trainer.how + (f", {len(self._seeds)} seeds" if fitted else "")
         with self._trainer.precision():
             self._test = self._trainer.read(test, target)
         self.n_test = self._test.n
 
-    def scores(self, scores, *, verbose, batch_size, **settings):
+    def scores(self, scores=None):
         """Train the base, and return the user's scores or `influence`, (n_test, n) float64."""
         if scores is not None:
             check_scores(scores, self.n_test, self.n)
-        test, train = self._data
         with self._trainer.precision():
             self._before = {}
             for seed in self._seeds:
                 self.base = self._trainer.base(seed)
                 self._before[seed] = self._trainer.outputs(self._test, self._function)
             if scores is None:
-                scores = api.influence(
-                    self._scored,
-                    test,
-                    train,
-                    target=self._function,
-                    batch_size=batch_size,
-                    verbose=verbose,
-                    **settings,
-                )
+                options = as_arguments(self._settings)
+                scores = influence(self._scored, *self._data, target=self._function, **options)
         return np.asarray(scores, np.float64)
 
-    def changes(self, groups, verbose):
+    def changes(self, groups):
         """Leave each group out by itself, and retrain.
 
         Returns:
@@ -74,7 +59,9 @@ class Study:
             (n_groups, n_test), and what the trainer said of each training.
         """
         changes, minima = [], []
-        shown = Progress(verbose).over(groups, f"Retrain {len(groups)} times", len(groups))
+        shown = Progress(self._settings.verbose).over(
+            groups, f"Retrain {len(groups)} times", len(groups)
+        )
         with self._trainer.precision():
             for group in shown:
                 total = 0
@@ -83,6 +70,11 @@ class Study:
                     total += self._trainer.outputs(self._test, self._function) - before
                 changes.append(total / len(self._before))
         return np.array(changes), minima
+
+
+def as_arguments(settings):
+    """`Settings` as the keyword arguments of `influence`."""
+    return {name: getattr(settings, name) for name in settings.arguments()}
 
 
 def check_scores(scores, n_test, n_train):

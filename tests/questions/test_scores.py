@@ -71,34 +71,3 @@ def test_to_pandas(scores):
     frame = scores.to_pandas()
     assert frame.loc[1, 3] == 0.25
     assert (frame.index.name, frame.columns.name) == ("test", "train")
-
-
-def test_gallery_of_images_shows_test_and_neighbours(scores, tmp_path, rng):
-    test = (rng.random((2, 8, 8)), np.array([3, 4]))
-    train = (rng.random((4, 8, 8)), np.array([3, 8, 3, 4]))
-    figure = scores.plot(test, train, k=2)
-    titles = [[axis.get_title() for axis in figure.axes[r * 5 : r * 5 + 5]] for r in range(2)]
-    assert titles[0] == ["test 0\n3", "0: 3\n+0.3", "2: 3\n+0.1", "1: 8\n-0.5", "3: 4\n+0"]
-    assert (figure.axes[0].images[0].get_array() == _stretched(test[0][0])).all()
-    assert (figure.axes[3].images[0].get_array() == _stretched(train[0][1])).all()
-    figure.savefig(tmp_path / "gallery.png")
-    assert (tmp_path / "gallery.png").stat().st_size > 5000
-
-
-def _stretched(image):
-    return (image - image.min()) / (image.max() - image.min())
-
-
-def test_gallery_of_other_data_is_a_table(scores, rng):
-    test = (rng.random((2, 5)), np.array([0, 1]))
-    train = (rng.random((4, 5)), np.eye(2)[[0, 1, 0, 1]])
-    figure = scores.plot(test, train, k=2, class_names=["cat", "dog"])
-    cells = figure.axes[0].tables[0].get_celld()
-    assert cells[1, 0].get_text().get_text() == "0 (cat)"
-    assert cells[1, 1].get_text().get_text() == "0 (cat)  +0.3\n2 (cat)  +0.1"
-    assert cells[2, 2].get_text().get_text().startswith("0 (cat)  -0.2")
-
-
-def test_gallery_refuses_other_data(scores, rng):
-    with pytest.raises(ValueError, match="`train` should be the 4 examples"):
-        scores.plot((rng.random((2, 5)), np.zeros(2)), (rng.random((3, 5)), np.zeros(3)))

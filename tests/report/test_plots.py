@@ -93,7 +93,8 @@ def test_a_verification_shows_its_retrainings():
     predicted = np.array([[0.0, 1.0]])
     retrained = evaluation.LeaveOneOut(predicted, predicted, np.arange(2), "", 0.0, np.zeros(2))
     numbers = {"hvp_error": 0.0, "gradient": 0.0, "residual": 0.0, "converged": True}
-    rest = {"curvature": "hessian", "damping": 0.01, "verdict": (), "ok": True}
+    rest = {"solver": "CG", "approximation": False, "curvature": "hessian", "damping": 0.01}
+    rest |= {"missing": "", "verdict": (), "ok": True}
     found = evaluation.Verification(**numbers, **rest, retrained=retrained)
     assert texts(found.plot())[0] == "Pearson 1.0000, slope 1.000"
     without = evaluation.Verification(**numbers, **rest, retrained=None)
