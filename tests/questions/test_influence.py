@@ -8,29 +8,27 @@ from keras_influence import CG, LiSSA
 from tests import truth
 from tests.conftest import set_precision
 from tests.questions.models import network
+from tests.retraining import ridge_losses
 from tests.truth import L2
 
 
 @pytest.fixture
-def ridge(rng):
-    x = rng.normal(size=(31, 4))
-    y = x @ rng.normal(size=4) + rng.normal(size=31)
-    x_test, y_test = rng.normal(size=(5, 4)), rng.normal(size=5)
-    model = truth.ridge_model(4, L2)
-    truth.set_flat(model, truth.ridge_fit(x, y, L2))
-    return model, (x, y[:, None]), (x_test, y_test[:, None])
+def fitted(ridge):
+    """`ridge` at its minimum."""
+    model, train, test = ridge
+    truth.set_flat(model, truth.ridge_fit(train[0], train[1][:, 0], L2))
+    return model, train, test
 
 
-def _test_losses(x, y, l2, weights, test):
-    theta = truth.ridge_fit(x, y, l2, weights)
-    return (test[1][:, 0] - test[0] @ theta) ** 2
+def _test_losses(x, y, weights, test):
+    return ridge_losses((x, y[:, None]), test, weights)
 
 
-@pytest.mark.parametrize("batch_size", [4, 31])
+@pytest.mark.parametrize("batch_size", [7, 40])
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
 @pytest.mark.parametrize("method", [CG(tol=1e-10), "direct"], ids=["cg", "direct"])
-def test_influence_is_the_derivative_of_the_refit(ridge, method, curvature, batch_size):
-    model, train, test = ridge
+def test_influence_is_the_derivative_of_the_refit(fitted, method, curvature, batch_size):
+    model, train, test = fitted
     x, y = train[0], train[1][:, 0]
     scores = ki.influence(
         model,
@@ -46,14 +44,14 @@ def test_influence_is_the_derivative_of_the_refit(ridge, method, curvature, batc
         up, down = np.ones(len(x)), np.ones(len(x))
         up[j] += eps
         down[j] -= eps
-        rise = _test_losses(x, y, L2, up, test) - _test_losses(x, y, L2, down, test)
+        rise = _test_losses(x, y, up, test) - _test_losses(x, y, down, test)
         # Leaving j out lowers its weight, hence the minus.
         assert truth.relative_error(scores.values[:, j], -rise / (2 * eps)) < 1e-6
 
 
-def test_influence_is_closed_form_leave_one_out_to_first_order(ridge):
+def test_influence_is_closed_form_leave_one_out_to_first_order(fitted):
     """Sherman-Morrison gives the exact leave-one-out change; influence is its first order."""
-    model, (x, y), test = ridge
+    model, (x, y), test = fitted
     y = y[:, 0]
     scores = ki.influence(model, test, (x, y[:, None]), damping=0.0).values
     n = len(x)
@@ -84,7 +82,7 @@ def test_sample_weights_scale_what_an_example_contributes(rng):
         up, down = s.copy(), s.copy()
         up[j] *= 1 + eps
         down[j] *= 1 - eps
-        rise = _test_losses(x, y, L2, up, test) - _test_losses(x, y, L2, down, test)
+        rise = _test_losses(x, y, up, test) - _test_losses(x, y, down, test)
         assert truth.relative_error(scores.values[:, j], -rise / (2 * eps)) < 1e-6
 
 
