@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
+from keras_influence.questions.settings import Settings
 from keras_influence.report.tensorboard import Board
 from keras_influence.storage import fingerprint_of_weights
 from keras_influence.validate import check_number
@@ -30,7 +31,7 @@ class InfluenceCallback(keras.callbacks.Callback):
             `InfluenceScores.plot`, a histogram of the self-influence of 256 training
             examples (all, if there are fewer), and the solves' residuals (log10) and passes.
             Needs tensorboard and matplotlib.
-        **options: passed to `keras_influence.influence`.
+        **options: passed to `keras_influence.influence`: `target` and its settings.
 
     Attributes:
         history: dict from the number of finished epochs to `InfluenceScores`.
@@ -39,11 +40,14 @@ class InfluenceCallback(keras.callbacks.Callback):
 
     Raises:
         ImportError: `log_dir` is given, and tensorboard or matplotlib is missing.
+        ValueError, TypeError: an argument is not usable; the message names it.
     """
 
     def __init__(self, test, train, every=None, folder=None, log_dir=None, **options):
         super().__init__()
         check_number("every", every, low=1, integer=True, optional=True)
+        self._settings = {k: v for k, v in options.items() if k != "target"}
+        Settings.of(self._settings)  # What is wrong should not wait for the end of training.
         self._test = test
         self._train = train
         self._every = every
@@ -102,9 +106,8 @@ class InfluenceCallback(keras.callbacks.Callback):
             self._board.write(self._epochs, scores, self._self_influence(scores.n_train), figure)
 
     def _self_influence(self, n):
-        options = {k: v for k, v in self._options.items() if k != "target"}
         indices = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int))
-        return self_influence(self.model, self._train, indices=indices, **options)
+        return self_influence(self.model, self._train, indices=indices, **self._settings)
 
 
 def _arrays(examples):

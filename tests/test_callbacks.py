@@ -66,6 +66,18 @@ def test_bad_every_is_refused(every, data):
         ki.InfluenceCallback(data, data, every=every)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"depth": 3}, TypeError, "`depth` is an unexpected keyword argument"),
+        ({"damping": -1}, ValueError, "`damping` should be a number >= 0"),
+    ],
+)
+def test_bad_settings_do_not_wait_for_the_end_of_training(options, error, words, data):
+    with pytest.raises(error, match=words):
+        ki.InfluenceCallback(data, data, **options)
+
+
 def closed_form(model, data, damping):
     """∇ℓᵀ (H + λI)⁻¹ ∇ℓ for all pairs."""
     closed, theta = truth.SoftmaxRegression(*data, 3, L2), truth.get_flat(model)

@@ -6,6 +6,7 @@ import pytest
 
 from keras_influence import copies
 from tests import truth
+from tests.conftest import set_precision
 
 
 def predictions(model, x):
@@ -164,6 +165,54 @@ def test_a_model_that_cannot_be_rebuilt_is_refused_in_few_words():
     with pytest.raises(copies.CopyError, match=r"`model` cannot be copied.*revive model") as caught:
         copies.same(model)
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("copy", [copies.same, copies.double])
+def test_classes_as_tutorials_write_them_are_copied(rng, copy):
+    """With no `get_config()`, and an `__init__` that takes nothing for Keras's base class."""
+
+    class Linear(keras.layers.Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.units = units
+
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], self.units))
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.w)
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.blocks = [Linear(3), Linear(2)]
+
+        def call(self, x):
+            return self.blocks[1](keras.ops.tanh(self.blocks[0](x)))
+
+    inputs = keras.Input((4,))
+    for model in (Net(), keras.Model(inputs, Linear(2)(inputs))):
+        model.compile("sgd", "mse")
+        x = rng.normal(size=(5, 4))
+        model.fit(x, rng.normal(size=(5, 2)), verbose=0)
+        found, known = (m.predict(x, verbose=0) for m in (copy(model), model))
+        assert truth.relative_error(found, known) < 1e-12
+
+
+@pytest.mark.parametrize("regularizer", ["l1", "l2"])
+def test_a_copy_in_float64_has_the_penalty_of_its_original(regularizer, rng):
+    set_precision("float32")
+    dense = keras.layers.Dense(2, kernel_regularizer=regularizer)
+    model = keras.Sequential([keras.Input((3,)), dense])
+    model.compile(loss="mse")
+    kernel = rng.normal(size=(3, 2)).astype("float32")
+    dense.kernel.assign(kernel)
+    with copies.double_precision():
+        (penalty,) = copies.double(model).losses
+    truth = 0.01 * (np.abs(np.float64(kernel)) ** int(regularizer[1])).sum()
+    assert str(penalty.dtype) == "<dtype: 'float64'>"
+    # The original keeps its factor in float32.
+    assert float(penalty) == pytest.approx(truth, rel=1e-7)
 
 
 def test_copying_leaves_random_states_alone():

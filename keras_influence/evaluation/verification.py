@@ -135,20 +135,22 @@ def verify(
             options = {"tol": tol, "max_iter": max_iter, "proximal": scores.damping}
             options |= as_arguments(dataclasses.replace(chosen, damping=scores.damping))
             retrained = leave_one_out(model, test, train, indices, **options)
-    found = {
-        "hvp_error": hvp_error,
-        "gradient": gradient,
+    found = {"hvp_error": hvp_error, "gradient": gradient, **_evidence(scores)}
+    found |= {"retrained": retrained, "missing": missing}
+    sentences, ok = verdict_on(found)
+    return Verification(**found, verdict=sentences, ok=ok)
+
+
+def _evidence(scores):
+    """What the scores say of their own solves."""
+    return {
         "residual": float(scores.residual.max()),
         "converged": bool(scores.converged.all()),
         "solver": scores.solver["class_name"],
         "approximation": bool(scores.details.get("approximation")),
         "curvature": scores.curvature,
         "damping": scores.damping,
-        "retrained": retrained,
-        "missing": missing,
     }
-    sentences, ok = verdict_on(found)
-    return Verification(**found, verdict=sentences, ok=ok)
 
 
 def _looked_at(model, train, settings, rng):

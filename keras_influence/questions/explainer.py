@@ -56,10 +56,11 @@ class Explainer:
         found = Settings.of(settings)
         problem = found.problem(model, train)
         plans = plans_for(problem, found, _MANY)
-        rows = _probe(problem) if len(plans) > 1 else np.zeros((1, problem.parameters.size))
+        nothing = np.zeros((1, problem.parameters.size))
 
         def prepared(attempt: Attempt) -> object:
-            attempt.solve(rows)
+            # A plan that may have to make way for another is asked a real question.
+            attempt.solve(_probe(problem) if attempt.plan.definite else nothing)
             return attempt.factor
 
         factor, plans = first_answer(problem, plans, prepared)

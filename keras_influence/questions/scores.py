@@ -59,14 +59,14 @@ class InfluenceScores:
     residual: np.ndarray
     iterations: np.ndarray
     converged: np.ndarray
-    solver: dict
+    solver: dict[str, Any]
     curvature: str
     damping: float
     passes: float = 0.0
-    details: dict = dataclasses.field(default_factory=dict)
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
     reason: str = ""
     target: str = "test loss"
-    parameters: tuple = ()
+    parameters: tuple[str, ...] = ()
 
     @property
     def n_test(self) -> int:

@@ -94,7 +94,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         solvers.get(self.method)
-        if self.damping != "auto" or not isinstance(self.damping, str):
+        if not (isinstance(self.damping, str) and self.damping == "auto"):
             check_number("damping", self.damping)
         if not isinstance(self.curvature, str) or self.curvature not in self.curvatures:
             raise ValueError(

@@ -1,6 +1,5 @@
 """Scores against closed-form leave-one-out, the derivative of a refit, and retraining."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -8,29 +7,28 @@ import keras_influence as ki
 from keras_influence import CG, LiSSA
 from tests import truth
 from tests.conftest import set_precision
+from tests.questions.models import network
+from tests.retraining import ridge_losses
 from tests.truth import L2
 
 
 @pytest.fixture
-def ridge(rng):
-    x = rng.normal(size=(31, 4))
-    y = x @ rng.normal(size=4) + rng.normal(size=31)
-    x_test, y_test = rng.normal(size=(5, 4)), rng.normal(size=5)
-    model = truth.ridge_model(4, L2)
-    truth.set_flat(model, truth.ridge_fit(x, y, L2))
-    return model, (x, y[:, None]), (x_test, y_test[:, None])
+def fitted(ridge):
+    """`ridge` at its minimum."""
+    model, train, test = ridge
+    truth.set_flat(model, truth.ridge_fit(train[0], train[1][:, 0], L2))
+    return model, train, test
 
 
-def _test_losses(x, y, l2, weights, test):
-    theta = truth.ridge_fit(x, y, l2, weights)
-    return (test[1][:, 0] - test[0] @ theta) ** 2
+def _test_losses(x, y, weights, test):
+    return ridge_losses((x, y[:, None]), test, weights)
 
 
-@pytest.mark.parametrize("batch_size", [4, 31])
+@pytest.mark.parametrize("batch_size", [7, 40])
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
 @pytest.mark.parametrize("method", [CG(tol=1e-10), "direct"], ids=["cg", "direct"])
-def test_influence_is_the_derivative_of_the_refit(ridge, method, curvature, batch_size):
-    model, train, test = ridge
+def test_influence_is_the_derivative_of_the_refit(fitted, method, curvature, batch_size):
+    model, train, test = fitted
     x, y = train[0], train[1][:, 0]
     scores = ki.influence(
         model,
@@ -46,14 +44,14 @@ def test_influence_is_the_derivative_of_the_refit(ridge, method, curvature, batc
         up, down = np.ones(len(x)), np.ones(len(x))
         up[j] += eps
         down[j] -= eps
-        rise = _test_losses(x, y, L2, up, test) - _test_losses(x, y, L2, down, test)
+        rise = _test_losses(x, y, up, test) - _test_losses(x, y, down, test)
         # Leaving j out lowers its weight, hence the minus.
         assert truth.relative_error(scores.values[:, j], -rise / (2 * eps)) < 1e-6
 
 
-def test_influence_is_closed_form_leave_one_out_to_first_order(ridge):
+def test_influence_is_closed_form_leave_one_out_to_first_order(fitted):
     """Sherman-Morrison gives the exact leave-one-out change; influence is its first order."""
-    model, (x, y), test = ridge
+    model, (x, y), test = fitted
     y = y[:, 0]
     scores = ki.influence(model, test, (x, y[:, None]), damping=0.0).values
     n = len(x)
@@ -84,7 +82,7 @@ def test_sample_weights_scale_what_an_example_contributes(rng):
         up, down = s.copy(), s.copy()
         up[j] *= 1 + eps
         down[j] *= 1 - eps
-        rise = _test_losses(x, y, L2, up, test) - _test_losses(x, y, L2, down, test)
+        rise = _test_losses(x, y, up, test) - _test_losses(x, y, down, test)
         assert truth.relative_error(scores.values[:, j], -rise / (2 * eps)) < 1e-6
 
 
@@ -171,67 +169,24 @@ def test_digits_predicted_against_actual_leave_one_out():
         assert np.polyfit(b, a, 1)[0] == pytest.approx(1, abs=0.05)
 
 
-def _saddle_problem(rng):
-    inputs = keras.Input((3,))
-    hidden = keras.layers.Dense(4, "tanh")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(hidden))
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    return model, (rng.normal(size=(20, 3)), rng.integers(0, 3, 20))
-
-
-@pytest.mark.parametrize("method", ["cg", "direct", "ncg"])
-def test_auto_falls_back_to_gauss_newton_with_one_warning(method, rng):
-    model, train = _saddle_problem(rng)
-    test = (train[0][:3], train[1][:3])
-    hessian = ki.hvp(model, np.eye(31), train)
-    assert np.linalg.eigvalsh(hessian)[0] < -1e-3
-    with pytest.warns(ki.CurvatureWarning, match="Gauss-Newton") as caught:
-        scores = ki.influence(model, test, train, damping=1e-3, method=method)
-    assert len([w for w in caught if w.category is ki.CurvatureWarning]) == 1
-    assert scores.curvature == "gauss_newton"
-    gauss_newton = ki.hvp(model, np.eye(31), train, curvature="gauss_newton")
-    exact = np.linalg.inv(gauss_newton + 1e-3 * np.eye(31))
-    g = np.array([truth.gradient(model, train[0][[i]], train[1][[i]]) for i in range(20)])
-    assert truth.relative_error(scores.values, g[:3] @ exact @ g.T / 20) < 1e-3
-
-
-def test_blocks_end_with_one_curvature():
-    """A later block that meets negative curvature has the earlier ones solved again."""
-    from types import SimpleNamespace
-
-    from keras_influence.questions.session import Session
-
-    session = SimpleNamespace(used="auto")
-
-    def solves():
-        for block in range(3):
-            fallen = session.used == "gauss_newton"
-            session.used = "gauss_newton" if fallen or block == 1 else "hessian"
-            yield session.used
-
-    assert Session.solve_each(session, solves) == ["gauss_newton"] * 3
-
-
-def test_auto_keeps_a_positive_definite_hessian(rng):
-    model, train = _saddle_problem(rng)
-    scores = ki.influence(model, train, train, damping=5.0, method="cg")
-    assert scores.curvature == "hessian"
-
-
 def test_inverse_hvp_with_an_indefinite_hessian_is_never_silently_wrong(rng):
-    model, train = _saddle_problem(rng)
-    v = rng.normal(size=31)
+    model, train = network(), (rng.normal(size=(20, 4)), rng.integers(0, 3, 20))
+    v = rng.normal(size=43)
     with pytest.raises(ki.NegativeCurvatureError):
         ki.inverse_hvp(model, v, train, damping=1e-3)
     found = ki.inverse_hvp(model, v, train, damping=1e-3, method="direct")
-    exact = np.linalg.solve(ki.hvp(model, np.eye(31), train) + 1e-3 * np.eye(31), v)
+    columns = [truth.finite_difference_hvp(model, *train, e, 1e-3) for e in np.eye(43)]
+    exact = np.linalg.solve(np.array(columns) + 1e-3 * np.eye(43), v)
     assert truth.relative_error(found, exact) < 1e-6
 
 
 def test_float32_reaches_the_float64_answer(rng):
     x, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
     double = truth.softmax_model(4, 3, L2)
-    exact = ki.influence(double, (x[:5], y[:5]), (x, y), method="direct").values
+    closed = truth.SoftmaxRegression(x, y, 3, L2)
+    g = closed.example_gradients(truth.get_flat(double))
+    hessian = closed.hessian(truth.get_flat(double))
+    exact = g[:5] @ np.linalg.solve(hessian + 0.01 * np.eye(15), g.T) / 60
     set_precision("float32")
     single = truth.softmax_model(4, 3, L2)
     truth.set_flat(single, truth.get_flat(double))

@@ -61,6 +61,20 @@ def test_save_and_load(scores, tmp_path):
         assert getattr(loaded, field) == getattr(scores, field)
 
 
+@pytest.mark.parametrize("name", ["scores", "scores.npz", "run.1"])
+def test_a_file_is_found_by_the_name_it_was_given(name, scores, tmp_path):
+    scores.save(tmp_path / name)
+    assert (ki.InfluenceScores.load(tmp_path / name).values == scores.values).all()
+
+
+def test_load_refuses_a_truncated_file(scores, tmp_path):
+    path = tmp_path / "scores.npz"
+    scores.save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"written by InfluenceScores.save.*scores.npz"):
+        ki.InfluenceScores.load(path)
+
+
 def test_load_refuses_another_file(tmp_path):
     np.savez(tmp_path / "other.npz", values=np.ones(3))
     with pytest.raises(ValueError, match="InfluenceScores.save"):

@@ -256,6 +256,11 @@ def test_without_checkpoints_it_says_what_to_do(data, tmp_path):
     np.savez(tmp_path / "checkpoint_0001.npz", np.ones(3))
     with pytest.raises(ValueError, match="`folder` should hold checkpoints.*is none"):
         ki.TracIn.load(tmp_path)
+    net("sgd").fit(*data, epochs=1, verbose=0, callbacks=[ki.TracIn(folder=tmp_path / "run")])
+    path = tmp_path / "run" / "checkpoint_0001.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"`folder` should hold.*checkpoint_0001.npz.*damaged"):
+        ki.TracIn.load(tmp_path / "run")
 
 
 def test_another_model_is_refused(data):

@@ -1,0 +1,79 @@
+"""Problem: a model and its data, against closed forms, and unchanged by what it is asked."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_influence.engine.problem import CURVATURES, Problem
+from tests import truth
+from tests.truth import L2
+
+
+@pytest.fixture
+def data(rng):
+    return rng.normal(size=(30, 4)), rng.integers(0, 3, 30), rng.uniform(0.5, 2, 30)
+
+
+@pytest.fixture
+def closed(data):
+    return truth.SoftmaxRegression(*data[:2], 3, L2, data[2])
+
+
+@pytest.fixture
+def problem(data):
+    return Problem(truth.softmax_model(4, 3, L2), data, batch_size=7)
+
+
+def test_first_derivatives(problem, closed, data):
+    theta = truth.get_flat(problem.model)
+    g = data[2][:, None] * closed.example_gradients(theta)
+    assert problem.n == 30
+    assert problem.parameters.size == 15
+    assert truth.relative_error(problem.losses(problem.train), data[2] * closed.losses(theta)) < (
+        1e-9
+    )
+    assert truth.relative_error(problem.example_gradients(problem.train), g) < 1e-9
+    some = problem.train.subset([3, 20, 21])
+    assert truth.relative_error(problem.gradient(some), g[[3, 20, 21]].sum(0) / 30) < 1e-9
+
+
+def test_scores_of_many_rows(problem, closed, data, rng):
+    theta = truth.get_flat(problem.model)
+    g = data[2][:, None] * closed.example_gradients(theta)
+    for count in (1, 5, 130):
+        rows = rng.normal(size=(count, 15))
+        assert truth.relative_error(problem.scores(rows), rows @ g.T / 30) < 1e-9
+
+
+@pytest.mark.parametrize("name", CURVATURES)
+def test_curvature_is_without_damping(name, problem, closed, data):
+    """Both are the same matrix here; a group is taken out with its share of n."""
+    theta, group = truth.get_flat(problem.model), np.arange(4, 19)
+    whole = problem.curvature(name).to_dense()
+    assert truth.relative_error(whole, closed.hessian(theta)) < 1e-9
+    left = data[2].copy()
+    left[group] = 0
+    rest = truth.SoftmaxRegression(*data[:2], 3, L2, left).hessian(theta)
+    without = problem.curvature(name, problem.train.subset(group)).to_dense()
+    assert truth.relative_error(without, rest) < 1e-9
+
+
+def test_targets_are_values_of_the_function(problem, data):
+    probabilities = problem.model(data[0]).numpy()
+    found = problem.targets(problem.train, lambda x, y, y_pred: y_pred[:, 1])
+    assert found.dtype == np.float64
+    assert truth.relative_error(found, probabilities[:, 1]) < 1e-12
+
+
+def test_other_data_come_in_batches_of_the_same_size(problem, data):
+    assert len(problem.read(data, "test")) == 5
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(10)
+    assert len(problem.read(dataset, "test")) == 3
+
+
+def test_it_follows_the_weights_of_its_model(problem, closed, data, rng):
+    theta = rng.normal(size=15)
+    truth.set_flat(problem.model, theta)
+    assert truth.relative_error(problem.losses(problem.train), data[2] * closed.losses(theta)) < (
+        1e-9
+    )

@@ -1,0 +1,38 @@
+"""What `method="auto"` chooses by cost, and options that are refused."""
+
+import pytest
+
+from keras_influence import ASTRA, CG, EKFAC, Arnoldi, Auto, Direct
+
+
+@pytest.mark.parametrize(
+    ("size", "n", "count", "expected"),
+    [
+        (650, 1000, 1, Direct),
+        (7850, 5000, 10, CG),
+        (7850, 60_000, 1000, Direct),
+        (101_770, 5000, 10, CG),
+        (101_770, 60_000, 1000, EKFAC),
+        (10**8, 10**6, 100, EKFAC),
+    ],
+)
+def test_auto_weighs_the_costs(size, n, count, expected):
+    solver, reason = Auto().choose(size, n, count)
+    assert type(solver) is expected
+    assert f"{size} parameters, {n} examples, {count} right-hand sides" in reason
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Arnoldi(rank=0), "`rank`"),
+        (lambda: Arnoldi(complement="keep"), "`complement`.*'drop'"),
+        (lambda: EKFAC(seed=0.5), "`seed`"),
+        (lambda: Auto(budget=-1), "`budget`"),
+        (lambda: CG(preconditioner=Arnoldi()), "`preconditioner`"),
+        (lambda: ASTRA(batch_size=0), "`batch_size`"),
+    ],
+)
+def test_bad_options_are_refused(make, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        make()

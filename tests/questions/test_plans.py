@@ -1,0 +1,216 @@
+"""Plans: what is tried, in which order, and what is said when one hands over to the next."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from keras_influence import CG, EKFAC, Direct
+from keras_influence.errors import DivergenceError, SolverError
+from keras_influence.questions.plans import Plan, first_answer, plans_for
+from keras_influence.questions.settings import Settings
+from tests import truth
+from tests.questions.models import example_gradients, gauss_newton, network
+
+
+class Fake:
+    """Stands in for a `Problem` where no solve is made."""
+
+    def curvature(self, name):
+        return name
+
+
+HESSIAN = Plan("hessian", CG(), 0.1, "said before", definite=True)
+GAUSS_NEWTON = Plan("gauss_newton", CG(), 0.1, "said before")
+
+
+def _plans(**settings):
+    problem = Settings.of(settings).problem(truth.softmax_model(4, 3), _data())
+    return plans_for(problem, Settings.of(settings), count=2)
+
+
+def _data(n=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 4)), rng.integers(0, 3, n)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"curvature": "hessian"}, [("hessian", False)]),
+        ({"curvature": "gauss_newton"}, [("gauss_newton", False)]),
+        ({"curvature": "auto"}, [("hessian", True), ("gauss_newton", False)]),
+        ({"curvature": "auto", "method": EKFAC()}, [("gauss_newton", False)]),
+        ({"curvature": "hessian", "method": EKFAC()}, [("hessian", False)]),
+    ],
+)
+def test_the_curvatures_that_are_tried(settings, expected):
+    assert [(p.curvature, p.definite) for p in _plans(**settings)] == expected
+
+
+def test_plans_share_solver_damping_and_reason():
+    first, second = _plans(damping="auto")
+    assert type(first.solver) is Direct
+    assert first.solver is second.solver
+    assert first.damping == second.damping > 0
+    assert first.reason == second.reason
+    assert "mean eigenvalue" in first.reason
+    assert "auto: 15 parameters" in first.reason
+
+
+def test_a_plan_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        HESSIAN.damping = 2.0
+
+
+def test_the_whole_question_is_asked_again():
+    """What was answered before a plan failed is thrown away, not mixed with what follows."""
+    asked = []
+
+    def question(attempt):
+        blocks = []
+        for block in range(3):
+            asked.append((attempt.plan.curvature, block))
+            if attempt.plan.curvature == "hessian" and block == 1:
+                raise SolverError("block 1 has no answer.")
+            blocks.append(attempt.plan.curvature)
+        return blocks
+
+    with pytest.warns(ki.CurvatureWarning, match="uses Gauss-Newton: block 1 has no answer. Ch"):
+        answer, (plan, *rest) = first_answer(Fake(), (HESSIAN, GAUSS_NEWTON), question)
+    assert answer == ["gauss_newton"] * 3
+    assert asked == [("hessian", 0), ("hessian", 1), *(("gauss_newton", b) for b in range(3))]
+    assert plan.reason == "said before; curvature: Gauss-Newton, because block 1 has no answer"
+    assert rest == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ki.NegativeCurvatureError(-0.3, "CG"), "Gauss-Newton: CG met negative curvature. Choose"),
+        (DivergenceError("CG ended in NaN: lower it."), "CG ended in NaN: lower it. Choose"),
+    ],
+)
+def test_the_warning_says_what_was_found_without_advice_for_another_curvature(error, words):
+    def question(attempt):
+        if attempt.plan.curvature == "hessian":
+            raise error
+
+    with pytest.warns(ki.CurvatureWarning, match=words):
+        first_answer(Fake(), (HESSIAN, GAUSS_NEWTON), question)
+
+
+def test_the_last_plan_fails_with_its_own_error():
+    def question(attempt):
+        raise SolverError(f"no answer with {attempt.plan.curvature}")
+
+    with (
+        pytest.warns(ki.CurvatureWarning),
+        pytest.raises(SolverError, match="no answer with gauss_newton"),
+    ):
+        first_answer(Fake(), (HESSIAN, GAUSS_NEWTON), question)
+
+
+def test_errors_of_other_kinds_are_not_caught():
+    def question(attempt):
+        raise ValueError("a bad argument")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="a bad argument"):
+            first_answer(Fake(), (HESSIAN, GAUSS_NEWTON), question)
+
+
+def test_a_factor_belongs_to_the_first_plan_alone():
+    seen = []
+
+    def question(attempt):
+        seen.append(attempt.factor)
+        if attempt.plan.curvature == "hessian":
+            raise SolverError("none")
+
+    with pytest.warns(ki.CurvatureWarning):
+        first_answer(Fake(), (HESSIAN, GAUSS_NEWTON), question, factor="kept")
+    assert seen == ["kept", None]
+
+
+# ---- with solves
+
+
+@pytest.fixture
+def saddle():
+    """A network whose Hessian has negative eigenvalues, with its exact Gauss-Newton answers."""
+    model, data = network(), _data()
+    columns = [truth.finite_difference_hvp(model, *data, e, 1e-3) for e in np.eye(43)]
+    assert np.linalg.eigvalsh(columns)[0] < -1e-3
+    g = example_gradients(model, *data)
+    matrix = gauss_newton(model, data[0]) + 1e-3 * np.eye(43)
+    return model, data, g @ np.linalg.solve(matrix, g.T)
+
+
+@pytest.mark.parametrize("method", [CG(tol=1e-9), "direct", ki.NCG(avextol=1e-12)], ids=str)
+def test_influence_falls_back_to_gauss_newton_with_one_warning(method, saddle):
+    model, data, exact = saddle
+    test = (data[0][:3], data[1][:3])
+    with pytest.warns(ki.CurvatureWarning, match="Gauss-Newton") as caught:
+        scores = ki.influence(model, test, data, damping=1e-3, method=method)
+    (warning,) = [w for w in caught if w.category is ki.CurvatureWarning]
+    assert warning.filename == __file__
+    assert scores.curvature == "gauss_newton"
+    assert "curvature: Gauss-Newton, because" in scores.reason
+    assert truth.relative_error(scores.values, exact[:3] / 20) < 1e-5
+
+
+@pytest.mark.parametrize("method", [CG(tol=1e-9), "direct"], ids=str)
+def test_self_influence_is_that_of_one_curvature(method, saddle, monkeypatch):
+    """Blocks of one: the first may well be solved with the Hessian before a later one fails."""
+    monkeypatch.setattr("keras_influence.questions.self_influence._BLOCK", 1)
+    model, data, exact = saddle
+    with pytest.warns(ki.CurvatureWarning) as caught:
+        found = ki.self_influence(model, data, damping=1e-3, method=method)
+    assert len([w for w in caught if w.category is ki.CurvatureWarning]) == 1
+    assert truth.relative_error(found, np.diag(exact)) < 1e-5
+
+
+def test_auto_keeps_a_positive_definite_hessian(saddle):
+    model, data, _ = saddle
+    scores = ki.influence(model, data, data, damping=5.0, method="cg")
+    assert scores.curvature == "hessian"
+    assert scores.reason == ""
+
+
+def test_a_solver_of_indefinite_systems_is_not_held_to_definite_ones_where_one_is_asked(saddle):
+    model, data, _ = saddle
+    columns = [truth.finite_difference_hvp(model, *data, e, 1e-3) for e in np.eye(43)]
+    g = example_gradients(model, *data)
+    exact = g @ np.linalg.solve(np.array(columns) + 1e-3 * np.eye(43), g.T) / 20
+    scores = ki.influence(
+        model, data, data, damping=1e-3, method=ki.MINRES(tol=1e-11), curvature="hessian"
+    )
+    assert scores.curvature == "hessian"
+    assert truth.relative_error(scores.values, exact) < 1e-4
+
+
+def test_automatic_damping_is_a_tenth_of_the_mean_eigenvalue():
+    data = _data(40)
+    model = truth.softmax_model(4, 3, 0.5)
+    closed = truth.SoftmaxRegression(*data, 3, 0.5)
+    mean = np.trace(closed.hessian(truth.get_flat(model))) / 15
+    scores = ki.influence(model, data, data, damping="auto")
+    # Ten random vectors: the trace of a 15 x 15 matrix is known to a few per cent.
+    assert scores.damping == pytest.approx(0.1 * mean, rel=0.2)
+    assert "mean eigenvalue" in scores.reason
+
+
+def test_automatic_damping_outweighs_a_negative_eigenvalue(saddle):
+    model, data, _ = saddle
+    columns = np.array([truth.finite_difference_hvp(model, *data, e, 1e-3) for e in np.eye(43)])
+    smallest = np.linalg.eigvalsh(columns)[0]
+    scores = ki.influence(model, data, data, damping="auto", curvature="hessian", method="direct")
+    assert -smallest < scores.damping < 2 * np.abs(smallest) + 0.1
+    g = example_gradients(model, *data)
+    exact = g @ np.linalg.solve(columns + scores.damping * np.eye(43), g.T) / 20
+    assert truth.relative_error(scores.values, exact) < 1e-4
+    assert "most negative one" in scores.reason

@@ -1,0 +1,57 @@
+"""Targets other than the test loss."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from tests import truth
+from tests.truth import L2
+
+
+@pytest.fixture
+def data(rng):
+    return rng.normal(size=(24, 4)), rng.integers(0, 3, 24)
+
+
+def margin(x, y, y_pred):
+    """Log-odds of the true class."""
+    right = keras.ops.sum(y_pred * keras.ops.one_hot(y, 3, dtype=y_pred.dtype), axis=-1)
+    return keras.ops.log(right) - keras.ops.log(1 - right)
+
+
+TARGETS = {
+    "margin": margin,
+    "a probability": lambda x, y, y_pred: y_pred[:, 1],
+    "a column": lambda x, y, y_pred: y_pred[:, :1],
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_other_than_the_loss(name, data):
+    """The target's derivative by finite differences, the rest in closed form."""
+    model = truth.softmax_model(4, 3, L2)
+    closed = truth.SoftmaxRegression(*data, 3, L2)
+    theta = truth.get_flat(model)
+    target = TARGETS[name]
+
+    def values(theta):
+        p = truth.softmax(closed.x @ theta.reshape(5, 3))
+        return np.asarray(target(*data, keras.ops.convert_to_tensor(p))).ravel()
+
+    slopes = np.array([(values(theta + e) - values(theta - e)) / 2e-5 for e in 1e-5 * np.eye(15)]).T
+    g = closed.example_gradients(theta)
+    expected = slopes @ np.linalg.solve(closed.hessian(theta) + 0.1 * np.eye(15), g.T) / 24
+    scores = ki.influence(model, data, data, damping=0.1, target=target)
+    assert truth.relative_error(scores.values, expected) < 1e-7
+    assert f"predicted change of {scores.target}" in repr(scores)
+
+
+def test_two_targets_in_turn_do_not_mix(data):
+    model = truth.softmax_model(4, 3, L2)
+    first, second, again = (
+        ki.influence(model, data, data, damping=0.1, target=t).values
+        for t in (TARGETS["margin"], TARGETS["a probability"], TARGETS["margin"])
+    )
+    assert (first == again).all()
+    assert truth.relative_error(first, second) > 0.1

@@ -1,0 +1,130 @@
+"""The public names and their arguments: what changes here changes users' code."""
+
+import inspect
+
+import keras_influence as ki
+
+# Arguments after `*` are given by name.
+SETTINGS = "method, damping, curvature, batch_size, class_weight, variables, verbose"
+MATRIX = "damping, curvature, batch_size, class_weight, variables"
+DATA = "batch_size, class_weight, variables, verbose"
+
+QUESTIONS = {
+    "influence": f"model, test, train, *, target, {SETTINGS}",
+    "self_influence": f"model, train, *, indices, {SETTINGS}",
+    "group_influence": f"model, test, train, groups, *, order, target, {SETTINGS}",
+    "parameter_influence": f"model, train_subset, train, *, order, {SETTINGS}",
+    "input_influence": f"model, test, train, *, indices, target, {SETTINGS}",
+    "hvp": f"model, v, train, *, {MATRIX}",
+    "inverse_hvp": f"model, v, train, *, x0, {SETTINGS}",
+    "operator": f"model, train, *, {MATRIX}",
+    "losses": "model, data, *, batch_size, class_weight",
+    "hessian_eigenvalues": f"model, train, k, *, which, tol, {MATRIX}, verbose",
+    "hessian_trace": f"model, train, *, samples, seed, {MATRIX}, verbose",
+    "with_change": "model, change, variables",
+    "Explainer": f"model, train, *, {SETTINGS}",
+}
+
+CLASSES = {
+    "InfluenceCallback": "test, train, every, folder, log_dir, **options",
+    "InfluenceMixin": "",
+    "InfluenceModel": "*args, **kwargs",
+    "InfluenceScores": (
+        "values, residual, iterations, converged, solver, curvature, damping, passes, details, "
+        "reason, target, parameters"
+    ),
+    "SmoothHinge": "temperature, reduction, name",
+    "TracIn": "every, folder",
+}
+
+SOLVERS = {"ASTRA", "Arnoldi", "Auto", "CG", "Direct", "EKFAC", "LiSSA", "MINRES", "NCG", "Nystrom"}
+ERRORS = {
+    "ConvergenceWarning", "CurvatureWarning", "DivergenceError", "NegativeCurvatureError",
+    "ObjectiveWarning", "SolverError", "StaleError",
+}  # fmt: skip
+OTHERS = {"__version__", "evaluation", "verify"}
+
+METHODS = {
+    "Explainer": {
+        "influence": "self, test, *, target",
+        "self_influence": "self, *, indices",
+        "group_influence": "self, test, groups, *, order, target",
+        "parameter_influence": "self, train_subset, *, order",
+        "input_influence": "self, test, *, indices, target",
+        "hvp": "self, v",
+        "inverse_hvp": "self, v, *, x0",
+        "losses": "self, data",
+        "save": "self, path",
+        "load": "model, train, path, *, class_weight, verbose",
+        "method": None,
+        "damping": None,
+        "curvature": None,
+    },
+    "InfluenceScores": {
+        "top": "self, k",
+        "bottom": "self, k",
+        "save": "self, path",
+        "load": "path",
+        "to_pandas": "self",
+        "plot": "self, test, train, **options",
+        "n_test": None,
+        "n_train": None,
+    },
+    "TracIn": {
+        "influence": f"self, model, test, train, *, target, {DATA}",
+        "self_influence": f"self, model, train, *, {DATA}",
+        "load": "folder",
+    },
+}
+
+
+def arguments(function):
+    """The names of a function's arguments, as in its definition."""
+    shown, named = [], False
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not named:
+            shown.append("*")
+        named = named or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
+        star = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        shown.append(star + p.name)
+    return ", ".join(shown)
+
+
+def test_names():
+    expected = {*QUESTIONS, *CLASSES, *SOLVERS, *ERRORS, *OTHERS}
+    assert set(ki.__all__) == expected
+    assert all(hasattr(ki, name) for name in expected)
+
+
+def test_signatures():
+    found = {name: arguments(getattr(ki, name)) for name in {**QUESTIONS, **CLASSES}}
+    # Keras gives every layer's subclass a signature of its own.
+    found["InfluenceMixin"] = ""
+    assert found == {**QUESTIONS, **CLASSES}
+
+
+def own(cls):
+    """The public attributes that a class of this package defines, callbacks' hooks apart."""
+    return {n: f for n, f in vars(cls).items() if not n.startswith(("_", "on_"))}
+
+
+def test_methods():
+    for name, expected in METHODS.items():
+        found = own(getattr(ki, name))
+        fields = set(getattr(getattr(ki, name), "__dataclass_fields__", ()))
+        shown = {
+            n: None if isinstance(f, property) else arguments(getattr(getattr(ki, name), n))
+            for n, f in found.items()
+            if n not in fields
+        }
+        assert shown == expected, name
+
+
+def test_models_answer_as_functions_do():
+    """A method is the function of that name, with the model first; two are about explainers."""
+    methods = own(ki.InfluenceMixin)
+    assert arguments(methods.pop("explainer")) == f"self, train, *, {SETTINGS}"
+    assert arguments(methods.pop("load_explainer")) == "self, train, path, *, class_weight, verbose"
+    # A `keras.Model` has losses of its own.
+    assert set(methods) == {*QUESTIONS, "verify"} - {"losses", "Explainer"}
+    assert all(method is getattr(ki, name) for name, method in methods.items())
