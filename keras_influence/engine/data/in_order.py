@@ -26,7 +26,8 @@ def in_order(data, path=None):
         data: a finite `tf.data.Dataset` or `keras.utils.PyDataset`.
         path: a folder to keep the pass in, made anew; for data that do not fit into memory.
             It is TensorFlow's own format: in another process, `tf.data.Dataset.load(path)` is
-            the same dataset again. Default: keep the pass in memory.
+            the same dataset again. Writing it needs twice the room. Default: keep the pass in
+            memory.
 
     Returns:
         A `tf.data.Dataset` of the same elements, complete before it is returned.
@@ -76,10 +77,13 @@ def _new_folder(path):
 def _saved(data, path):
     """Written beside `path`, which is there whole or not at all."""
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir()
     try:
-        data.save(os.fspath(partial))
-        _check_filled(sum(1 for _ in tf.data.Dataset.load(os.fspath(partial)).take(1)))
-        os.replace(partial, path)
+        # A cache first: `save` waits for ever on a dataset that raises an error half-way.
+        cached = data.cache(os.fspath(partial / "cache"))
+        _check_filled(sum(1 for _ in cached))
+        cached.save(os.fspath(partial / "kept"))
+        os.replace(partial / "kept", path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return tf.data.Dataset.load(os.fspath(path))

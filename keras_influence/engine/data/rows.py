@@ -69,8 +69,15 @@ def _concatenated(*tensors):
 def _cut(tensor, sizes):
     if not isinstance(tensor, tf.SparseTensor):
         return tf.split(tensor, sizes)
-    stops = np.cumsum(sizes)
-    return [_taken(tensor, np.arange(stop - n, stop)) for n, stop in zip(sizes, stops)]
+    order = np.argsort(tensor.indices.numpy()[:, 0], kind="stable")
+    indices, values = tensor.indices.numpy()[order], tensor.values.numpy()[order]
+    starts = np.cumsum([0, *sizes])
+    stops = np.searchsorted(indices[:, 0], starts)
+    parts = []
+    for start, n, here in zip(starts, sizes, map(slice, stops, stops[1:])):
+        indices[here, 0] -= start
+        parts.append(tf.SparseTensor(indices[here], values[here], [n, *tensor.shape[1:]]))
+    return parts
 
 
 def _dense(tensor):
