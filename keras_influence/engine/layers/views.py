@@ -100,6 +100,8 @@ def _positions(tensor):
 def _patches(layer, x):
     """The part of the input that each output position sees, (b, positions..., K)."""
     padding = layer.padding
+    if set(layer.kernel_size) == {1}:
+        return x[(slice(None), *(slice(None, None, step) for step in layer.strides))]
     if padding == "causal":
         width = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
         x, padding = tf.pad(x, [[0, 0], [width, 0], [0, 0]]), "valid"

@@ -1,16 +1,24 @@
 """Derivatives of TensorFlow's operations, where its own are wrong or missing.
 
-What a kernel computes forward is always TensorFlow's; only how it is differentiated is
-not. TensorFlow keeps one function for each kind of operation that gives its gradient, and
-a second derivative is the gradient of what that function computed. Some of these are wrong
-or missing: those of the gradients of resizing and max pooling, of products at zeros, of
-`softsign`, of soft labels, of determinants of singular matrices. A gradient is known by the
+What a kernel computes forward is always TensorFlow's; only how it is differentiated is not.
+TensorFlow keeps one function for each kind of operation that gives its gradient, and a second
+derivative is the gradient of what that function computed. Some of these are wrong or missing:
+those of the gradients of resizing and max pooling, of products at zeros, of `softsign`, of
+labels that depend on weights, of determinants of singular matrices. A gradient is known by the
 kind of the operation, so it does not matter under which name a layer, a loss or a user's own
-code came to it: `tf.nn.max_pool`, `tf.compat.v1.nn.max_pool`, a name bound long ago.
+code came to it: `tf.nn.max_pool`, `tf.compat.v1.nn.max_pool`, a name bound long ago. The one
+exception is `tf.nn.moments`, see `statistics`.
 
-The one exception is `tf.nn.moments`, see `statistics`.
+What is still wrong without a word, and caught only by comparing a product with differences of
+gradients: the segment products at zeros, `FakeQuantWithMinMax…` (its gradient counts as
+constant), cross-entropies of labels that do not sum to one (TensorFlow's first derivative is
+none), what a `tf.function` of the user's keeps that was differentiated twice outside. Where a
+derivative is missing, TensorFlow raises a LookupError that names the operation.
 
-Not covered: README of the tests in `tests/engine/test_primitives.py`.
+A new one: a function `gradient(original, op, *upstream)` in one of the modules, made of
+operations whose own gradients are right, under its kind in their GRADIENTS, and a line in
+`tests/engine/test_primitives.py`. Only those inputs and outputs of `op` are there that
+TensorFlow's own gradient uses: the tape does not keep the others.
 """
 
 from keras_influence.engine.kernels.primitives import (
