@@ -81,11 +81,11 @@ def _operator(model, train, batch_size=7):
 
 def _diagonal_in_basis(block, dense):
     """diag((Q_A ⊗ Q_S)ᵀ G (Q_A ⊗ Q_S)) of the block's part of a dense G."""
-    rows = block.rows.ravel()
-    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.rows))
+    rows = block.positions.ravel()
+    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
     basis = np.kron(q_inputs, block.q_outputs)
     diagonal = np.einsum("ij,ij->j", basis, dense[np.ix_(rows, rows)] @ basis)
-    return diagonal.reshape(block.rows.shape)
+    return diagonal.reshape(block.positions.shape)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -95,7 +95,7 @@ def test_eigenvalues_are_the_diagonal_in_the_basis(name, float64, rng):
     operator = _operator(model, _data(name, rng))
     dense = operator.to_dense()
     blocks = operator.kronecker_blocks(num_samples=1, seed=0)
-    covered = np.concatenate([b.rows.ravel() for b in blocks])
+    covered = np.concatenate([b.positions.ravel() for b in blocks])
     assert sorted(covered) == list(range(operator.size))
     for block in blocks:
         for q in (block.q_inputs, block.q_outputs):

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers import kronecker
-from keras_influence.engine.loss.compiled import batch_size as size_of
 from keras_influence.linalg.operators.base import LinearOperator
 
 # Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.compiled import batch_size as _size
+from keras_influence.engine.data.sizes import batch_size as _size
 
 DEFAULT_BATCH_SIZE = 256
 _SHUFFLE_BUFFER = 50_000

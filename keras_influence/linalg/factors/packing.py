@@ -4,10 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from keras_influence.engine.layers.kronecker import Block
+from keras_influence.linalg.factors.dense import DenseFactor
+from keras_influence.linalg.factors.kronecker import Block, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
-from keras_influence.linalg.solvers.direct import DenseFactor
-from keras_influence.linalg.solvers.ekfac import Kronecker
 
 FACTORS = {c.__name__: c for c in (Block, DenseFactor, Kronecker, LowRank)}
 

@@ -1,11 +1,9 @@
 """EK-FAC: an inverse built from Kronecker factors of each layer (Grosse et al. 2023)."""
 
-import dataclasses
-
 import numpy as np
-import scipy.linalg
 
 from keras_influence.errors import SolverError
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.operators.restricted import Restricted
 from keras_influence.linalg.solvers.base import Answer, Solver
 from keras_influence.linalg.solvers.cg import CG
@@ -14,44 +12,6 @@ from keras_influence.validate import check_number
 
 # Up to this many parameters outside all covered layers, their block is written out.
 _DENSE_REST = 1500
-
-
-@dataclasses.dataclass(frozen=True)
-class Kronecker:
-    """A block-diagonal matrix: one Kronecker-factored block a layer, and the rest.
-
-    Attributes:
-        blocks: tuple of `kronecker.Block`.
-        rest: (r,) positions in θ that no block covers.
-        cholesky: (r, r) lower Cholesky factor of their damped block; empty if r is large.
-        scale: the mean eigenvalue of that block, λ included.
-        damping: λ.
-    """
-
-    blocks: tuple
-    rest: np.ndarray
-    cholesky: np.ndarray
-    scale: float
-    damping: float
-
-    def precondition(self, columns):
-        """The damped block-diagonal matrix's inverse times (p, k) columns.
-
-        A large rest counts as a multiple of the identity.
-        """
-        x = np.empty_like(columns)
-        for block in self.blocks:
-            x[block.rows.ravel()] = block.solve(columns, self.damping)
-        if self.cholesky.size:
-            x[self.rest] = scipy.linalg.cho_solve((self.cholesky, True), columns[self.rest])
-        else:
-            x[self.rest] = columns[self.rest] / self.scale
-        return x
-
-    def astype(self, dtype):
-        """The same with its blocks in another precision."""
-        blocks = tuple(block.astype(dtype) for block in self.blocks)
-        return dataclasses.replace(self, blocks=blocks)
 
 
 class EKFAC(Solver):
@@ -90,7 +50,7 @@ class EKFAC(Solver):
         blocks = operator.kronecker_blocks(self.num_samples, self.seed)
         covered = np.zeros(operator.size, bool)
         for block in blocks:
-            covered[block.rows] = True
+            covered[block.positions] = True
         if operator.damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
             raise SolverError("EKFAC met a singular block. Set `damping` to a positive number.")
         rest = np.flatnonzero(~covered)
