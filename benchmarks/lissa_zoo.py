@@ -197,7 +197,7 @@ ZOO = {
 
 
 def problem(name, n, epochs=10, seed=0):
-    """A trained model of the zoo as a `Session` and (p, 3) gradients of unseen examples."""
+    """A trained model of the zoo as a `Session` and (3, p) gradients of unseen examples."""
     keras.utils.set_random_seed(seed)
     data, make = ZOO[name]
     whole = data(n + 3, np.random.default_rng(seed))
@@ -207,10 +207,10 @@ def problem(name, n, epochs=10, seed=0):
     x, y, *weight = train
     model.fit(x, y, epochs=epochs, verbose=0, sample_weight=weight[0] if weight else None)
     session = Session(model, train, damping=0.0, curvature="gauss_newton")
-    return session, session.example_gradients(session.read(test, "test")).T
+    return session, session.example_gradients(session.read(test, "test"))
 
 
-def compare(session, columns, damping, dense):
+def compare(session, rows, damping, dense):
     """One row of the table, as a dict.
 
     Args:
@@ -219,8 +219,8 @@ def compare(session, columns, damping, dense):
     operator = Damped(GaussNewton(session.objective, session.train), damping)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cg, lissa = (solver.solve(operator, columns) for solver in (CG(), LiSSA()))
-    exact = np.linalg.solve(dense + damping * np.eye(len(dense)), columns.astype(np.float64))
+        cg, lissa = (solver.solve(operator, rows) for solver in (CG(), LiSSA()))
+    exact = np.linalg.solve(dense + damping * np.eye(len(dense)), rows.T.astype(np.float64)).T
     return {
         "p": operator.size,
         "condition": np.linalg.norm(dense, 2) / damping + 1,
@@ -234,7 +234,7 @@ def compare(session, columns, damping, dense):
 
 
 def _error(x, exact):
-    return (np.linalg.norm(x - exact, axis=0) / np.linalg.norm(exact, axis=0)).max()
+    return (np.linalg.norm(x - exact, axis=1) / np.linalg.norm(exact, axis=1)).max()
 
 
 def main(models, sizes, dampings):
@@ -245,11 +245,11 @@ def main(models, sizes, dampings):
     rows = []
     for name in models:
         for n in sizes:
-            session, columns = problem(name, n)
+            session, gradients = problem(name, n)
             operator = GaussNewton(session.objective, session.train)
             dense = operator.to_dense()
             for damping in dampings:
-                row = compare(session, columns, damping, dense)
+                row = compare(session, gradients, damping, dense)
                 rows.append(row)
                 print(
                     f"| {name} | {n} | {row['p']} | {damping:g} | {row['condition']:.0f} | "

@@ -42,7 +42,7 @@ def main(models, n, columns, damping, nystrom):
         rows = session.example_gradients(session.read((x_test, y_test), "test"))
         operator = Damped(GaussNewton(session.objective, session.train), damping)
         unit = _gradient_pass(session)
-        operator.matmat(rows.T)
+        operator.matmat(rows)
         solvers = [CG(tol=TOL)]
         solvers += [CG(tol=TOL, preconditioner=Nystrom(rank)) for rank in (20, 50, 100)]
         if not nystrom:
@@ -52,7 +52,7 @@ def main(models, n, columns, damping, nystrom):
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ki.ConvergenceWarning)
-                solution = solver.solve(operator, rows.T)
+                solution = solver.solve(operator, rows)
             seconds = time.perf_counter() - start
             label = str(solver).split("(")[0]
             if isinstance(solver, CG) and solver.preconditioner:

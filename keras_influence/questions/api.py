@@ -56,8 +56,8 @@ def hvp(
         variables=variables,
         curvatures=tuple(CURVATURES),
     )
-    columns, restore = session.objective.parameters.as_columns(v)
-    return restore(session.operator(curvature).matmat(columns))
+    rows, restore = session.objective.parameters.as_rows(v)
+    return restore(session.operator(curvature).matmat(rows))
 
 
 def inverse_hvp(
@@ -113,13 +113,13 @@ def inverse_hvp(
 
 def inverse(session, v, x0=None):
     """`inverse_hvp` for a `Session`."""
-    columns, restore = session.objective.parameters.as_columns(v)
-    start = None if x0 is None else session.objective.parameters.as_columns(x0, "x0")[0]
-    if start is not None and start.shape != columns.shape:
+    rows, restore = session.objective.parameters.as_rows(v)
+    start = None if x0 is None else session.objective.parameters.as_rows(x0, "x0")[0]
+    if start is not None and start.shape != rows.shape:
         raise ValueError(
-            f"`x0` should have the form of `v`. Received: {start.shape}, {columns.shape}"
+            f"`x0` should have the form of `v`. Received: {start.T.shape}, {rows.T.shape}"
         )
-    return restore(session.as_rows(session.solve(columns, x0=start).x))
+    return restore(session.as_rows(session.solve(rows, x0=start).x))
 
 
 def influence(
@@ -185,9 +185,9 @@ def influence(
 def explain(session, test, target, batch_size):
     """`influence` for a `Session`."""
     test = session.read(test, "test", _for_arrays(batch_size, test))
-    solution = session.solve(session.example_gradients(test, target).T)
+    solution = session.solve(session.example_gradients(test, target))
     return InfluenceScores(
-        values=session.scores(solution.x.T),
+        values=session.scores(solution.x),
         residual=solution.residual,
         iterations=np.array(solution.iterations),
         converged=solution.converged,
@@ -259,8 +259,8 @@ def _self_influence(session, asked):
     for rows in session.gradients_by_batch(shown, asked):
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            solution = session.solve(block.T, quiet=True)
-            yield np.einsum("ij,ji->i", block.astype(np.float64), solution.x)
+            solution = session.solve(block, quiet=True)
+            yield np.einsum("ij,ij->i", block.astype(np.float64), solution.x)
 
 
 def name_of(target):

@@ -60,7 +60,7 @@ def prepare(
         verbose=verbose,
     )
     session.plan(_MANY)
-    session.solve(np.zeros((session.objective.parameters.size, 1)))
+    session.solve(np.zeros((1, session.objective.parameters.size)))
     return Prepared(session, batch_size)
 
 

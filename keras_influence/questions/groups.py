@@ -69,7 +69,7 @@ def group_influence(
     test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
     subsets = [session.train.subset(p) for p in positions]
     changes = _changes(session, subsets, order)
-    return session.example_gradients(test, target).astype(np.float64) @ changes
+    return session.example_gradients(test, target).astype(np.float64) @ changes.T
 
 
 def parameter_influence(
@@ -122,7 +122,7 @@ def parameter_influence(
         subset = data.read(train_subset, batch_size, "train_subset", class_weight)
     else:
         subset = session.train.subset(as_positions(train_subset, session.train.n, "train_subset"))
-    change = _changes(session, [subset], order)[:, 0]
+    change = _changes(session, [subset], order)[0]
     return session.objective.parameters.split(session.as_rows(change))
 
 
@@ -156,14 +156,14 @@ def with_change(model, change, variables=None):
 
 
 def _changes(session, subsets, order):
-    """Δθ of each subset, (p, number of subsets)."""
-    columns = np.stack([_gradient(session, subset) for subset in subsets], axis=1)
+    """Δθ of each subset, (number of subsets, p)."""
+    rows = np.stack([_gradient(session, subset) for subset in subsets])
     if order == 1:
-        return session.solve(columns).x
+        return session.solve(rows).x
     solutions = session.solve_each(
-        lambda: (session.solve(columns[:, [i]], group=s).x for i, s in enumerate(subsets))
+        lambda: (session.solve(rows[[i]], group=s).x for i, s in enumerate(subsets))
     )
-    return np.concatenate(solutions, axis=1)
+    return np.concatenate(solutions)
 
 
 def _gradient(session, subset):

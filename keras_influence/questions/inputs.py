@@ -57,7 +57,7 @@ def input_influence(
         raise ValueError("`train` has no floating input to differentiate with respect to.")
     test = session.read(test, "test", batch_size if isinstance(test, tuple) else None)
     asked = session.picked(indices)
-    rows = session.as_rows(session.solve(session.example_gradients(test, target).T).x.T)
+    rows = session.as_rows(session.solve(session.example_gradients(test, target)).x)
     shown = session.progress.over(asked, f"Input gradients of {asked.n} examples", len(asked))
     parts = [
         session.objective.input_gradients(batch, session.weight(batch), rows).numpy()

@@ -112,7 +112,7 @@ class Session:
         operator = CURVATURES[curvature](self.objective, self.train)
         return Damped(operator if group is None else operator.without(group), self.damping)
 
-    def solve(self, columns, group=None, quiet=False, x0=None):
+    def solve(self, rows, group=None, quiet=False, x0=None):
         """Solve with the curvature that was asked for; `self.used` says which one it was.
 
         With "auto", the first solve that finds the Hessian indefinite turns to
@@ -121,11 +121,11 @@ class Session:
         Returns:
             A `Solution`.
         """
-        self.plan(columns.shape[1])
+        self.plan(len(rows))
         if self.curvature != "auto" or self.used == "gauss_newton":
-            return self._solve(self.used, columns, group, quiet, x0)
+            return self._solve(self.used, rows, group, quiet, x0)
         try:
-            solution = self._solve("hessian", columns, group, quiet, x0)
+            solution = self._solve("hessian", rows, group, quiet, x0)
             if solution.positive_definite:
                 self.used = "hessian"
                 return solution
@@ -139,7 +139,7 @@ class Session:
             stacklevel=4,
         )
         self.used = "gauss_newton"
-        return self._solve(self.used, columns, group, quiet, x0)
+        return self._solve(self.used, rows, group, quiet, x0)
 
     def solve_each(self, solves):
         """Run functions that call `solve`, all with the same curvature in the end.
@@ -153,7 +153,7 @@ class Session:
             used.add(self.used)
         return results if len(used) < 2 else list(solves())
 
-    def _solve(self, curvature, columns, group, quiet, x0):
+    def _solve(self, curvature, rows, group, quiet, x0):
         factor = self.factors.get(curvature) if group is None else None
         if group is not None:
             operator = self.operator(curvature, group)
@@ -162,10 +162,8 @@ class Session:
                 self._operators[curvature] = self.operator(curvature)
             operator = self._operators[curvature]
         progress = Progress(0) if quiet else self.progress
-        step = progress.stage(f"Solve for {columns.shape[1]} right-hand sides with {self.solver}")
-        solution = self.solver.solve(
-            operator, columns, x0=x0, factor=factor, on_step=_shown_by(step)
-        )
+        step = progress.stage(f"Solve for {len(rows)} right-hand sides with {self.solver}")
+        solution = self.solver.solve(operator, rows, x0=x0, factor=factor, on_step=_shown_by(step))
         if group is None:
             self.factors[curvature] = solution.factor
         step.close()

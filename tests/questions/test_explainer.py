@@ -1,4 +1,4 @@
-"""What is made once: leading eigenvectors, choices by cost, and factorisations that are kept."""
+"""What is made once: choices by cost, and factorisations that are kept."""
 
 import keras
 import numpy as np
@@ -6,9 +6,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import CG, EKFAC, Arnoldi, Auto, Direct, LiSSA, Nystrom, StaleError
-from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
-from tests.linalg.test_solvers import spectral
 
 layers = keras.layers
 N = 40
@@ -35,75 +33,7 @@ def test(rng):
     return rng.normal(size=(5, 4)), rng.integers(0, 3, 5)
 
 
-# ---- Arnoldi
-
-
-def test_arnoldi_is_exact_for_low_rank_and_damping(rng):
-    matrix, _ = spectral(np.r_[np.zeros(40), np.geomspace(0.5, 20, 10)])
-    v = rng.normal(size=(50, 3))
-    solution = Arnoldi(rank=10, eigen_tol=1e-12).solve(Damped(Dense(matrix), 0.1), v)
-    expected = np.linalg.solve(matrix + 0.1 * np.eye(50), v)
-    assert truth.relative_error(solution.x, expected) < 1e-9
-    assert solution.passes < 50
-
-
-def test_arnoldi_can_drop_what_is_outside(rng):
-    """Schioppa et al.'s form: only the kept eigenvectors, each by its own inverse."""
-    values = np.r_[np.linspace(0.01, 0.1, 30), [-8, 4, 5, 9]]
-    matrix, q = spectral(values)
-    v = rng.normal(size=(34, 2))
-    solution = Arnoldi(rank=4, complement="drop", eigen_tol=1e-12).solve(
-        Damped(Dense(matrix), 0.5), v
-    )
-    kept = q[:, -4:]
-    expected = kept @ (kept.T @ v / (values[-4:, None] + 0.5))
-    assert truth.relative_error(solution.x, expected) < 1e-9
-    assert not solution.positive_definite
-    assert solution.details["approximation"]
-
-
-def test_arnoldi_warns_where_a_tolerance_is_given(rng):
-    matrix, _ = spectral(np.linspace(0.1, 1, 30))
-    with pytest.warns(ki.ConvergenceWarning, match="rank"):
-        Arnoldi(rank=3, tol=0.01).solve(Damped(Dense(matrix), 0.1), rng.normal(size=(30, 1)))
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Arnoldi(rank=0), "`rank`"),
-        (lambda: Arnoldi(complement="keep"), "`complement`.*'drop'"),
-        (lambda: EKFAC(num_samples=0), "`num_samples`"),
-        (lambda: EKFAC(seed=0.5), "`seed`"),
-        (lambda: Auto(budget=-1), "`budget`"),
-        (lambda: CG(preconditioner=Arnoldi()), "`preconditioner`"),
-        (lambda: ki.ASTRA(batch_size=0), "`batch_size`"),
-    ],
-)
-def test_bad_options(make, words):
-    with pytest.raises((TypeError, ValueError), match=words):
-        make()
-
-
 # ---- method="auto"
-
-
-@pytest.mark.parametrize(
-    ("size", "n", "columns", "expected"),
-    [
-        (650, 1000, 1, Direct),
-        (7850, 5000, 10, CG),
-        (7850, 60_000, 1000, Direct),
-        (101_770, 5000, 10, CG),
-        (101_770, 60_000, 1000, EKFAC),
-        (10**8, 10**6, 100, EKFAC),
-    ],
-)
-def test_auto_weighs_the_costs(size, n, columns, expected):
-    solver, reason = Auto().choose(size, n, columns)
-    assert type(solver) is expected
-    assert str(size) in reason
-    assert str(columns) in reason
 
 
 def test_auto_says_its_choice_in_the_scores(train, test):

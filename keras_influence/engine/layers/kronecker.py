@@ -16,28 +16,28 @@ from keras_influence.engine.layers.views import as_matrix
 from keras_influence.linalg.factors.kronecker import Block
 
 
-def blocks(objective, batches, regulariser, num_samples, seed):
+def blocks(objective, batches, regulariser, pseudo_gradients, seed):
     """The `Block`s of all layers that are covered, in two passes over the data.
 
     Args:
         objective: an `Objective`.
         batches: the training data, n examples.
         regulariser: (p,) diagonal of the regulariser's Hessian.
-        num_samples: pseudo-gradients for each example.
-        seed: of the pseudo-gradients.
+        pseudo_gradients: how many for each example.
+        seed: of these.
     """
     matrices = _covered(objective, batches)
     if not matrices:
         return ()
     statistics = _Statistics(objective, matrices)
-    bases = statistics.bases(batches, num_samples, seed)
-    total = statistics.eigenvalues(batches, bases, num_samples, seed)
+    bases = statistics.bases(batches, pseudo_gradients, seed)
+    total = statistics.eigenvalues(batches, bases, pseudo_gradients, seed)
     per_example = 1.0 if objective.sums else 1.0 / batches.n
     found = []
     for layer, (q_inputs, q_outputs), value in zip(matrices, bases, total):
         positions = matrices[layer]
         extra = _in_basis(regulariser[positions], q_inputs, q_outputs)
-        eigenvalues = per_example / num_samples * value + extra
+        eigenvalues = per_example / pseudo_gradients * value + extra
         found.append(Block(layer.path, positions, q_inputs, q_outputs, eigenvalues))
     return tuple(found)
 
@@ -88,21 +88,21 @@ class _Statistics:
         """What `checks` found that compiled kernels depend on."""
         return self._objective.state, self._objective.sums
 
-    def bases(self, batches, num_samples, seed):
+    def bases(self, batches, pseudo_gradients, seed):
         """(Q_A, Q_S) of each layer."""
-        total = self._sum(self._covariances, batches, num_samples, seed)
+        total = self._sum(self._covariances, batches, pseudo_gradients, seed)
         return [(_eigenvectors(a), _eigenvectors(s)) for a, s in total]
 
-    def eigenvalues(self, batches, bases, num_samples, seed):
+    def eigenvalues(self, batches, bases, pseudo_gradients, seed):
         """Σ (Q_Aᵀ G Q_S)² of each layer, over examples and samples."""
         dtype = self.parameters.dtype
         self._bases = [[tf.constant(q, dtype) for q in pair] for pair in bases]
-        return [s for (s,) in self._sum(self._squares, batches, num_samples, seed)]
+        return [s for (s,) in self._sum(self._squares, batches, pseudo_gradients, seed)]
 
-    def _sum(self, statistic, batches, num_samples, seed):
+    def _sum(self, statistic, batches, pseudo_gradients, seed):
         total = None
         for number, batch in enumerate(batches):
-            for sample in range(num_samples):
+            for sample in range(pseudo_gradients):
                 self._seed.assign([seed + sample, number])
                 parts = tf.nest.map_structure(
                     lambda t: t.numpy().astype(np.float64), statistic(batch)

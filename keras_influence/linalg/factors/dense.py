@@ -1,11 +1,13 @@
 """A matrix that is written out and factorised."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
 from keras_influence.errors import SolverError
+from keras_influence.linalg.arrays import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,24 +20,27 @@ class DenseFactor:
     """
 
     kind: str
-    parts: tuple
+    parts: tuple[Any, ...]
 
     @classmethod
-    def of(cls, matrix):
+    def of(cls, matrix: Array) -> "DenseFactor":
         """Cholesky factor of a symmetric matrix, or its LDLᵀ where it is indefinite."""
         try:
             return cls("cholesky", scipy.linalg.cho_factor(matrix, lower=True))
         except np.linalg.LinAlgError:
             return cls("ldl", scipy.linalg.ldl(matrix))
 
-    def solve(self, columns):
-        """The matrix's inverse times (p, k) columns."""
+    def solve(self, rows: Array) -> Array:
+        """The matrix's inverse times (k, p) rows. LAPACK's right-hand sides are columns."""
         if self.kind == "cholesky":
-            return scipy.linalg.cho_solve(self.parts, columns)
-        return _solve_ldl(*self.parts, columns)
+            x: Array = scipy.linalg.cho_solve(self.parts, rows.T)
+        else:
+            lower, diagonal, permutation = self.parts
+            x = _solve_ldl(lower, diagonal, permutation, rows.T)
+        return x.T
 
 
-def _solve_ldl(lower, diagonal, permutation, v):
+def _solve_ldl(lower: Array, diagonal: Array, permutation: Array, v: Array) -> Array:
     """Solve (L D Lᵀ) x = v; `lower[permutation]` is triangular, D has 1 x 1 and 2 x 2 blocks."""
     triangle = lower[permutation]
     y = scipy.linalg.solve_triangular(triangle, v[permutation], lower=True, unit_diagonal=True)

@@ -1,9 +1,12 @@
-"""Kronecker factors of a block-diagonal matrix, and its inverse."""
+"""A block-diagonal matrix whose blocks are diagonal in a Kronecker basis, and its inverse."""
 
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
+
+from keras_influence.linalg.arrays import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,26 +22,29 @@ class Block:
     """
 
     name: str
-    positions: np.ndarray
-    q_inputs: np.ndarray
-    q_outputs: np.ndarray
-    eigenvalues: np.ndarray
+    positions: Array
+    q_inputs: Array
+    q_outputs: Array
+    eigenvalues: Array
 
-    def solve(self, columns, damping):
-        """(block + λI)⁻¹ times the block's rows of (p, k) columns, (K · O, k)."""
-        v = columns[self.positions.ravel()].T.reshape(-1, *self.positions.shape)
+    def solve(self, rows: Array, damping: float) -> Array:
+        """(block + λI)⁻¹ times the block's part of (k, p) rows, (k, K · O)."""
+        v = rows[:, self.positions.ravel()].reshape(-1, *self.positions.shape)
         inner = self._turned(v, self.q_inputs, self.q_outputs)
         inner /= self.eigenvalues + damping
         x = self._turned(inner, self.q_inputs.T, self.q_outputs.T)
-        return x.reshape(len(x), -1).T
+        return x.reshape(len(x), -1)
 
-    def astype(self, dtype):
+    def astype(self, dtype: npt.DTypeLike) -> "Block":
         """The same with its bases in another precision, in which its products are then made."""
-        bases = {name: getattr(self, name).astype(dtype) for name in ("q_inputs", "q_outputs")}
-        return dataclasses.replace(self, **bases)
+        return dataclasses.replace(
+            self,
+            q_inputs=self.q_inputs.astype(dtype, copy=False),
+            q_outputs=self.q_outputs.astype(dtype, copy=False),
+        )
 
     @staticmethod
-    def _turned(v, q_inputs, q_outputs):
+    def _turned(v: Array, q_inputs: Array, q_outputs: Array) -> Array:
         """Q_Aᵀ v Q_S for each of (k, K, O)."""
         v = v @ q_outputs
         return q_inputs.T @ v if q_inputs.size else v
@@ -46,37 +52,35 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Kronecker:
-    """A block-diagonal matrix: one Kronecker-factored block a layer, and the rest.
+    """The damped block-diagonal matrix: one `Block` a layer, and the rest.
 
     Attributes:
-        blocks: tuple of `Block`.
+        blocks: of the layers that are covered, without damping.
         rest: (r,) positions in θ that no block covers.
         cholesky: (r, r) lower Cholesky factor of their damped block; empty if r is large.
         scale: the mean eigenvalue of that block, λ included.
         damping: λ.
     """
 
-    blocks: tuple
-    rest: np.ndarray
-    cholesky: np.ndarray
+    blocks: tuple[Block, ...]
+    rest: Array
+    cholesky: Array
     scale: float
     damping: float
 
-    def precondition(self, columns):
-        """The damped block-diagonal matrix's inverse times (p, k) columns.
-
-        A large rest counts as a multiple of the identity.
-        """
-        x = np.empty_like(columns)
+    def precondition(self, rows: Array) -> Array:
+        """The matrix's inverse times (k, p) rows. A large rest counts as a multiple of I."""
+        x = np.empty_like(rows)
         for block in self.blocks:
-            x[block.positions.ravel()] = block.solve(columns, self.damping)
+            x[:, block.positions.ravel()] = block.solve(rows, self.damping)
+        rest = rows[:, self.rest]
         if self.cholesky.size:
-            x[self.rest] = scipy.linalg.cho_solve((self.cholesky, True), columns[self.rest])
+            x[:, self.rest] = scipy.linalg.cho_solve((self.cholesky, True), rest.T).T
         else:
-            x[self.rest] = columns[self.rest] / self.scale
+            x[:, self.rest] = rest / self.scale
         return x
 
-    def astype(self, dtype):
+    def astype(self, dtype: npt.DTypeLike) -> "Kronecker":
         """The same with its blocks in another precision."""
         blocks = tuple(block.astype(dtype) for block in self.blocks)
         return dataclasses.replace(self, blocks=blocks)

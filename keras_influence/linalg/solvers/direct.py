@@ -1,7 +1,9 @@
 """The dense solve."""
 
 from keras_influence.linalg.factors.dense import DenseFactor
-from keras_influence.linalg.solvers.base import Answer, Solver
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.damped import Damped
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.validate import check_number
 
 
@@ -17,21 +19,22 @@ class Direct(Solver):
     tol = 1e-3
     advice = "The matrix is close to singular: raise `damping`."
 
-    def __init__(self, max_size=10_000):
+    def __init__(self, max_size: int = 10_000) -> None:
         check_number("max_size", max_size, low=1, integer=True)
         self.max_size = max_size
 
-    def factorise(self, operator):
+    def factorise(self, curvature: LinearOperator, damping: float) -> DenseFactor:
         """Cholesky factor of the dense matrix, or its LDLᵀ where it is indefinite."""
-        if operator.size > self.max_size:
+        size = curvature.size
+        if size > self.max_size:
             raise ValueError(
-                f"method='direct' would write out a {operator.size} x {operator.size} matrix "
-                f"({operator.size**2 * 8 / 1e9:.1f} GB). Use method='cg', or "
-                f"Direct(max_size={operator.size}) if that is what you want."
+                f"method='direct' would write out a {size} x {size} matrix "
+                f"({size**2 * 8 / 1e9:.1f} GB). Use method='cg', or "
+                f"Direct(max_size={size}) if that is what you want."
             )
-        return DenseFactor.of(operator.to_dense())
+        return DenseFactor.of(Damped(curvature, damping).to_dense())
 
-    def _solve(self, problem):
-        x = problem.factor.solve(problem.columns)
+    def _solve(self, problem: Problem) -> Answer:
+        x = problem.factor.solve(problem.rows)
         problem.on_step(1, 0.0)
         return Answer(x, 1, positive_definite=problem.factor.kind == "cholesky")
