@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers import kronecker
-from keras_influence.engine.loss.compiled import batch_size as size_of
 from keras_influence.linalg.operators.base import LinearOperator
 
 # Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
@@ -31,15 +31,15 @@ class Curvature(LinearOperator):
         """b · C_B v for each row v."""
         raise NotImplementedError
 
-    def matmat(self, columns):
-        return self.average(columns, self._batches, self.n)
+    def matmat(self, rows):
+        return self.average(rows, self._batches, self.n)
 
-    def average(self, columns, batches, count, share=1.0):
+    def average(self, rows, batches, count, weight=1.0):
         """Σ_B (b / count) C_B v; each batch stands for its part of all n examples.
 
-        `share` multiplies the weight of the examples: with 0 only the regulariser is left.
+        `weight` multiplies the weights of the examples: with 0 only the regulariser is left.
         """
-        rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
+        rows = np.ascontiguousarray(rows, self.dtype)
         total = np.zeros(rows.shape, np.float64)
         width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
         parts = [slice(start, start + width) for start in range(0, len(rows), width)]
@@ -47,13 +47,13 @@ class Curvature(LinearOperator):
         for batch in batches:
             for sums, block in blocks:
                 # A view of the tensor's memory, where `numpy()` would copy it.
-                sums += np.asarray(self.kernel_product(batch, block, share))
+                sums += np.asarray(self.kernel_product(batch, block, weight))
         total /= count
-        return total.astype(self.dtype).T
+        return total.astype(self.dtype, copy=False)
 
-    def kernel_product(self, batch, rows, share=1.0):
+    def kernel_product(self, batch, rows, weight=1.0):
         """b · C_B v for each row v, with the weight that the batch has among all n examples."""
-        return self._kernel(batch, share * self._objective.weight_in(batch, self.n), rows)
+        return self._kernel(batch, weight * self._objective.weight_in(batch, self.n), rows)
 
     def samples(self, batch_size, seed):
         if batch_size >= self.n:
@@ -61,14 +61,14 @@ class Curvature(LinearOperator):
         for batch in self._batches.sampler(batch_size, seed):
             yield _Sample(self, batch)
 
-    def kronecker_blocks(self, num_samples, seed):
-        """Of the Gauss-Newton matrix, which approximates the Hessian too."""
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (self.size, 1))
+    def kronecker(self, pseudo_gradients, seed):
+        """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (1, self.size))
         one = self._batches.head(1)
         # Exact where the regulariser acts on each weight by itself.
-        regulariser = signs * self.average(signs, [one], size_of(one), share=0.0)
+        regulariser = signs * self.average(signs, [one], size_of(one), weight=0.0)
         return kronecker.blocks(
-            self._objective, self._batches, regulariser[:, 0], num_samples, seed
+            self._objective, self._batches, regulariser[0], pseudo_gradients, seed
         )
 
     def without(self, group):
@@ -102,15 +102,12 @@ class _Sample(LinearOperator):
         self.size, self.dtype = whole.size, whole.dtype
         self.share = size_of(batch) / whole.n
 
-    def matmat(self, columns):
-        """As `average` over this one batch, without its detour through float64.
-
-        Columns in Fortran order are rows in C order, as the kernels want them: no copy.
-        """
-        rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
+    def matmat(self, rows):
+        """As `average` over this one batch, without its detour through float64."""
+        rows = np.ascontiguousarray(rows, self.dtype)
         product = self._whole.kernel_product(self._batch, rows).numpy()
         product /= size_of(self._batch)
-        return product.T
+        return product
 
 
 class _Without(LinearOperator):
@@ -120,8 +117,8 @@ class _Without(LinearOperator):
         self._whole, self._group, self._n = whole, group, n
         self.size, self.dtype = whole.size, whole.dtype
 
-    def matmat(self, columns):
+    def matmat(self, rows):
         with_group, without = (
-            self._whole.average(columns, self._group, self._n, share) for share in (1.0, 0.0)
+            self._whole.average(rows, self._group, self._n, weight) for weight in (1.0, 0.0)
         )
-        return self._whole.matmat(columns) - (with_group - without)
+        return self._whole.matmat(rows) - (with_group - without)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.compiled import batch_size as _size
+from keras_influence.engine.data.sizes import batch_size as _size
 from keras_influence.validate import check_batch_size, check_class_weight
 
 DEFAULT_BATCH_SIZE = 256

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.smooth import SMOOTH
 from keras_influence.engine.parameters import Parameters
 
@@ -127,11 +128,6 @@ class CompiledLoss:
 
     def _size(self, batch):
         return tf.cast(rows_of(batch), self.parameters.dtype)
-
-
-def batch_size(batch):
-    """Number of examples in a batch of eager tensors."""
-    return int(tf.nest.flatten(batch)[0].shape[0])
 
 
 def structure(batch):
