@@ -196,7 +196,7 @@ ZOO = {
 
 
 def problem(name, n, epochs=10, seed=0):
-    """A trained model of the zoo as a `Problem` and (p, 3) gradients of unseen examples."""
+    """A trained model of the zoo as a `Problem` and (3, p) gradients of unseen examples."""
     keras.utils.set_random_seed(seed)
     data, make = ZOO[name]
     whole = data(n + 3, np.random.default_rng(seed))
@@ -206,10 +206,10 @@ def problem(name, n, epochs=10, seed=0):
     x, y, *weight = train
     model.fit(x, y, epochs=epochs, verbose=0, sample_weight=weight[0] if weight else None)
     asked = Problem(model, train)
-    return asked, asked.example_gradients(asked.read(test, "test")).T
+    return asked, asked.example_gradients(asked.read(test, "test"))
 
 
-def compare(asked, columns, damping, dense):
+def compare(asked, rows, damping, dense):
     """One row of the table, as a dict.
 
     Args:
@@ -218,8 +218,8 @@ def compare(asked, columns, damping, dense):
     operator = Damped(asked.curvature("gauss_newton"), damping)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cg, lissa = (solver.solve(operator, columns) for solver in (CG(), LiSSA()))
-    exact = np.linalg.solve(dense + damping * np.eye(len(dense)), columns.astype(np.float64))
+        cg, lissa = (solver.solve(operator, rows) for solver in (CG(), LiSSA()))
+    exact = np.linalg.solve(dense + damping * np.eye(len(dense)), rows.T.astype(np.float64)).T
     return {
         "p": operator.size,
         "condition": np.linalg.norm(dense, 2) / damping + 1,
@@ -233,7 +233,7 @@ def compare(asked, columns, damping, dense):
 
 
 def _error(x, exact):
-    return (np.linalg.norm(x - exact, axis=0) / np.linalg.norm(exact, axis=0)).max()
+    return (np.linalg.norm(x - exact, axis=1) / np.linalg.norm(exact, axis=1)).max()
 
 
 def main(models, sizes, dampings):
@@ -244,11 +244,11 @@ def main(models, sizes, dampings):
     rows = []
     for name in models:
         for n in sizes:
-            asked, columns = problem(name, n)
+            asked, gradients = problem(name, n)
             operator = asked.curvature("gauss_newton")
             dense = operator.to_dense()
             for damping in dampings:
-                row = compare(asked, columns, damping, dense)
+                row = compare(asked, gradients, damping, dense)
                 rows.append(row)
                 print(
                     f"| {name} | {n} | {row['p']} | {damping:g} | {row['condition']:.0f} | "

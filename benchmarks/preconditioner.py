@@ -41,7 +41,7 @@ def main(models, n, columns, damping, nystrom):
         rows = problem.example_gradients(problem.read((x_test, y_test), "test"))
         operator = Damped(problem.curvature("gauss_newton"), damping)
         unit = _gradient_pass(problem)
-        operator.matmat(rows.T)
+        operator.matmat(rows)
         solvers = [CG(tol=TOL)]
         solvers += [CG(tol=TOL, preconditioner=Nystrom(rank)) for rank in (20, 50, 100)]
         if not nystrom:
@@ -51,7 +51,7 @@ def main(models, n, columns, damping, nystrom):
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ki.ConvergenceWarning)
-                solution = solver.solve(operator, rows.T)
+                solution = solver.solve(operator, rows)
             seconds = time.perf_counter() - start
             label = str(solver).split("(")[0]
             if isinstance(solver, CG) and solver.preconditioner:

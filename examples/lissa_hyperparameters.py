@@ -51,7 +51,7 @@ def measure(
     for seed in range(seeds):
         solver = LiSSA(sigma, depth, repeats, batch_size, seed=100_000 * seed)
         with contextlib.suppress(DivergenceError):
-            found.append(solver.solve(operator, system.columns).x)
+            found.append(solver.solve(operator, system.rows).x)
     row = {
         "study": study,
         "model": system.name,
@@ -119,7 +119,7 @@ def automatic(system, truth):
     rows = []
     for damping in (1e-3, 1e-2, 1e-1):
         start, exact = time.perf_counter(), system.exact(damping)
-        solution = LiSSA().solve(system.operator(damping), system.columns)
+        solution = LiSSA().solve(system.operator(damping), system.rows)
         rows.append(
             {
                 "model": system.name,

@@ -22,7 +22,7 @@ class System:
     def __init__(self, name, model, train, test, curvature):
         self.name, self.model = name, model
         self.problem = Problem(model, train)
-        self.columns = self.problem.example_gradients(self.problem.read(test, "test")).T
+        self.rows = self.problem.example_gradients(self.problem.read(test, "test"))
         self._curvature = self.problem.curvature(curvature)
         self.dense = self._curvature.to_dense()
         self.largest = np.linalg.eigvalsh(self.dense)[-1]
@@ -31,7 +31,7 @@ class System:
         return Damped(self._curvature, damping)
 
     def exact(self, damping):
-        return np.linalg.solve(self.dense + damping * np.eye(len(self.dense)), self.columns)
+        return np.linalg.solve(self.dense + damping * np.eye(len(self.dense)), self.rows.T).T
 
     def minibatch_eigenvalue(self, size, count):
         """The largest eigenvalue of `count` minibatch curvatures, in units of the full one."""
@@ -44,7 +44,7 @@ class Independent(LinearOperator):
     """Minibatches drawn anew at each step, where the library goes through the data in epochs."""
 
     def __init__(self, operator):
-        self.size, self.dtype, self.damping = operator.size, operator.dtype, operator.damping
+        self.size, self.dtype = operator.size, operator.dtype
         self._operator, self.matmat = operator, operator.matmat
 
     def samples(self, batch_size, seed):
@@ -145,5 +145,5 @@ class Truth:
         self.changes = leave_one_out(system, train, test, removals).ravel()
 
     def __call__(self, x):
-        scores = self.system.problem.scores(x.T)[:, self.rows].ravel()
+        scores = self.system.problem.scores(x)[:, self.rows].ravel()
         return np.corrcoef(scores, self.changes)[0, 1]

@@ -45,15 +45,15 @@ class Parameters:
         # Embedding gradients are IndexedSlices, which convert to a dense tensor.
         return tf.cast(tf.reshape(tf.convert_to_tensor(gradient), [-1]), self.dtype)
 
-    def as_columns(self, v, name="v"):
-        """Read a user's `v` as a (p, k) array, and return the way back.
+    def as_rows(self, v, name="v"):
+        """Read a user's `v` as (k, p) rows, and return the way back.
 
         Args:
             v: (p,) vector, (p, k) matrix, or list aligned with the variables.
             name: the argument's name, for messages.
 
         Returns:
-            `(columns, restore)`: the array, and a function that gives a (p, k)
+            `(rows, restore)`: the array, and a function that gives a (k, p)
             result the form that `v` had.
 
         Raises:
@@ -61,7 +61,7 @@ class Parameters:
             ValueError: its shape or structure does not fit, or it is not finite.
         """
         if isinstance(v, (list, tuple)):
-            return self._list_column(v, name), lambda columns: self.split(columns[:, 0])
+            return self._list_row(v, name), lambda rows: self.split(rows[0])
         array = as_numeric_array(v, name, self.dtype.as_numpy_dtype)
         if array.ndim not in (1, 2) or array.shape[0] != self.size or 0 in array.shape:
             raise ValueError(
@@ -70,10 +70,10 @@ class Parameters:
                 f"`trainable_variables`. Received: {name} with shape {array.shape}"
             )
         if array.ndim == 1:
-            return array[:, None], lambda columns: columns[:, 0]
-        return array, lambda columns: columns
+            return array[None], lambda rows: rows[0]
+        return array.T, lambda rows: rows.T
 
-    def _list_column(self, v, name):
+    def _list_row(self, v, name):
         if len(v) != len(self.shapes):
             raise ValueError(
                 f"`{name}`, given as a list, should have {len(self.shapes)} arrays, one for each "
@@ -88,7 +88,7 @@ class Parameters:
                     f"Received: shape {array.shape}"
                 )
             parts.append(array.reshape(-1))
-        return np.concatenate(parts)[:, None]
+        return np.concatenate(parts)[None]
 
     def split(self, vector):
         """Cut a (p,) array into a list of arrays shaped like the variables."""

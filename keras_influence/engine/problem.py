@@ -9,11 +9,11 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
+from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.layers.contraction import VECTORS
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
-from keras_influence.engine.loss.compiled import batch_size as size_of
 from keras_influence.engine.loss.facts import find_facts
 from keras_influence.engine.loss.looks import close
 from keras_influence.engine.loss.runs import check_runs

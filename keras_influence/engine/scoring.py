@@ -13,8 +13,8 @@ the plain way, a second backward pass for each vector.
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.layers.contraction import Contraction
-from keras_influence.engine.loss.compiled import batch_size
 
 _SEED = 20_170_305
 

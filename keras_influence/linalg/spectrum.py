@@ -1,11 +1,24 @@
 """Extreme eigenpairs and the trace of an operator, from its products alone."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.operators.base import LinearOperator
 
-def eigenpairs(operator, k, which, tol, seed=0, on_step=lambda count: None):
+
+def eigenpairs(
+    operator: LinearOperator,
+    k: int,
+    which: str,
+    tol: float,
+    seed: int = 0,
+    on_step: Callable[[int], Any] = lambda count: None,
+) -> tuple[Array, Array]:
     """`k` eigenvalues and eigenvectors by SciPy's `eigsh`, or all of them densely if k >= p.
 
     Args:
@@ -16,31 +29,44 @@ def eigenpairs(operator, k, which, tol, seed=0, on_step=lambda count: None):
         on_step: called with the number of products so far.
 
     Returns:
-        `(values, vectors)`, ascending; fewer than k if not all converged.
+        `(values, vectors)`, ascending, vectors as (k, p) rows; fewer than k if not all
+        converged.
     """
     if k >= operator.size:
-        return scipy.linalg.eigh(operator.to_dense())
+        values, columns = scipy.linalg.eigh(operator.to_dense())
+        return values, columns.T
+    symmetric = _counted(operator, on_step)
+    start = np.random.default_rng(seed).standard_normal(operator.size)
+    try:
+        values, columns = scipy.sparse.linalg.eigsh(symmetric, k=k, which=which, tol=tol, v0=start)
+    except scipy.sparse.linalg.ArpackNoConvergence as error:
+        order = np.argsort(error.eigenvalues)
+        values, columns = error.eigenvalues[order], error.eigenvectors[:, order]
+    return values, columns.T
+
+
+def _counted(
+    operator: LinearOperator, on_step: Callable[[int], Any]
+) -> scipy.sparse.linalg.LinearOperator:
+    """The operator for ARPACK, which works in float64 whatever the products are made in."""
     calls = 0
 
-    def product(v):
+    def product(v: Array) -> Array:
         nonlocal calls
         calls += 1
         on_step(calls)
         return operator.matvec(np.ravel(v).astype(operator.dtype)).astype(np.float64)
 
-    symmetric = scipy.sparse.linalg.LinearOperator(
+    return scipy.sparse.linalg.LinearOperator(
         (operator.size,) * 2, matvec=product, dtype=np.float64
     )
-    start = np.random.default_rng(seed).standard_normal(operator.size)
-    try:
-        return scipy.sparse.linalg.eigsh(symmetric, k=k, which=which, tol=tol, v0=start)
-    except scipy.sparse.linalg.ArpackNoConvergence as error:
-        order = np.argsort(error.eigenvalues)
-        return error.eigenvalues[order], error.eigenvectors[:, order]
 
 
-def trace_samples(operator, samples, seed):
-    """Values of vᵀ A v for random vectors v of signs ±1; their mean is tr A (Hutchinson)."""
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (operator.size, samples))
-    image = operator.matmat(signs.astype(operator.dtype))
-    return np.einsum("ij,ij->j", signs, image.astype(np.float64))
+def trace_samples(operator: LinearOperator, count: int, seed: int) -> Array:
+    """Values of vᵀ A v for `count` random vectors v of signs ±1.
+
+    Their mean is tr A (Hutchinson).
+    """
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (operator.size, count)).T
+    image = operator.matmat(np.ascontiguousarray(signs, operator.dtype))
+    return np.einsum("ij,ij->i", signs, image.astype(np.float64))

@@ -99,8 +99,8 @@ class Attempt:
         step = progress.stage(f"Solve for {len(rows)} right-hand sides with {plan.solver}")
         solution = plan.solver.solve(
             Damped(curvature, plan.damping),
-            rows.T,
-            x0=None if x0 is None else x0.T,
+            rows,
+            x0=x0,
             factor=self.factor if group is None else None,
             on_step=_shown_by(step),
         )
@@ -109,7 +109,7 @@ class Attempt:
             raise SolverError(f"{_NAMES[plan.curvature]} plus damping has negative eigenvalues")
         if group is None:
             self.factor = solution.factor
-        return dataclasses.replace(solution, x=solution.x.T)
+        return solution
 
 
 def plans_for(problem: Problem, settings: Settings, count: int) -> tuple[Plan, ...]:

@@ -49,8 +49,8 @@ def hvp(model: Any, v: Any, train: Any, **settings: Unpack[MatrixArguments]) -> 
 
 def ask_product(problem: Problem, curvature: str, damping: float, v: Any) -> Any:
     """`hvp` for a `Problem`."""
-    columns, restore = problem.parameters.as_columns(v)
-    return restore(Damped(problem.curvature(curvature), damping).matmat(columns))
+    rows, restore = problem.parameters.as_rows(v)
+    return restore(Damped(problem.curvature(curvature), damping).matmat(rows))
 
 
 @takes(MatrixSettings)
@@ -113,11 +113,11 @@ def inverse_hvp(
 def ask_inverse(case: Case, v: Any, x0: Any = None) -> Any:
     """`inverse_hvp` for a `Case`."""
     parameters = case.problem.parameters
-    columns, restore = parameters.as_columns(v)
-    start = None if x0 is None else parameters.as_columns(x0, "x0")[0]
-    if start is not None and start.shape != columns.shape:
+    rows, restore = parameters.as_rows(v)
+    start = None if x0 is None else parameters.as_rows(x0, "x0")[0]
+    if start is not None and start.shape != rows.shape:
         raise ValueError(
-            f"`x0` should have the form of `v`. Received: {start.shape}, {columns.shape}"
+            f"`x0` should have the form of `v`. Received: {len(start)} and {len(rows)} vectors"
         )
-    solution, _ = case.solve(columns.T, None if start is None else start.T)
-    return restore(case.problem.as_rows(solution.x).T)
+    solution, _ = case.solve(rows, start)
+    return restore(case.problem.as_rows(solution.x))

@@ -7,8 +7,9 @@ import pytest
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC
 from keras_influence.engine.problem import Problem
-from keras_influence.linalg.operators import Damped, Dense
+from keras_influence.linalg.operators import Damped
 from tests import truth
+from tests.linalg.matrices import dense_solve
 
 layers = keras.layers
 N = 24
@@ -80,11 +81,11 @@ def _operator(model, train, batch_size=7):
 
 def _diagonal_in_basis(block, dense):
     """diag((Q_A ⊗ Q_S)ᵀ G (Q_A ⊗ Q_S)) of the block's part of a dense G."""
-    rows = block.rows.ravel()
-    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.rows))
+    part = block.positions.ravel()
+    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
     basis = np.kron(q_inputs, block.q_outputs)
-    diagonal = np.einsum("ij,ij->j", basis, dense[np.ix_(rows, rows)] @ basis)
-    return diagonal.reshape(block.rows.shape)
+    diagonal = np.einsum("ij,ij->j", basis, dense[np.ix_(part, part)] @ basis)
+    return diagonal.reshape(block.positions.shape)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -93,8 +94,8 @@ def test_eigenvalues_are_the_diagonal_in_the_basis(name, float64, rng):
     model = _model(name)
     operator = _operator(model, _data(name, rng))
     dense = operator.to_dense()
-    blocks = operator.kronecker_blocks(num_samples=1, seed=0)
-    covered = np.concatenate([b.rows.ravel() for b in blocks])
+    blocks = operator.kronecker(pseudo_gradients=1, seed=0)
+    covered = np.concatenate([b.positions.ravel() for b in blocks])
     assert sorted(covered) == list(range(operator.size))
     for block in blocks:
         for q in (block.q_inputs, block.q_outputs):
@@ -107,7 +108,7 @@ def test_several_outputs_are_right_on_average(float64, rng):
     model = _model("dense", scalar=False)
     operator = _operator(model, _data("dense", rng, scalar=False))
     dense = operator.to_dense()
-    for block in operator.kronecker_blocks(num_samples=400, seed=0):
+    for block in operator.kronecker(pseudo_gradients=400, seed=0):
         expected = _diagonal_in_basis(block, dense)
         error = np.abs(block.eigenvalues - expected) / expected.max()
         # The standard error of 400 samples of a square is at most about √(2 / 400) of it.
@@ -122,7 +123,7 @@ def test_regularisers_and_sums_are_in_the_eigenvalues(float64, rng):
     for loss in ("mse", keras.losses.MeanSquaredError(reduction="sum")):
         model.compile("sgd", loss)
         operator = _operator(model, _data("linear", rng))
-        (block,) = operator.kronecker_blocks(1, 0)
+        (block,) = operator.kronecker(1, 0)
         expected = _diagonal_in_basis(block, operator.to_dense())
         assert block.eigenvalues == pytest.approx(expected, rel=1e-8)
 
@@ -132,10 +133,10 @@ def test_exact_where_the_matrix_is_a_kronecker_product(float64, rng):
     model = _model("linear")
     x, y, _ = _data("linear", rng)
     operator = Damped(_operator(model, (x, y)), 0.1)
-    v = rng.normal(size=(operator.size, 3))
+    v = rng.normal(size=(3, operator.size))
     solution = EKFAC().solve(operator, v)
     a = np.hstack([x, np.ones((N, 1))])
-    expected = np.linalg.solve(2 * a.T @ a / N + 0.1 * np.eye(6), v)
+    expected = dense_solve(2 * a.T @ a / N, v, 0.1)
     assert truth.relative_error(solution.x, expected) < 1e-8
     assert solution.residual.max() < 1e-8
 
@@ -156,7 +157,7 @@ def test_the_rest_is_solved_exactly(limit, float64, rng, monkeypatch):
     model = _normalised()
     train = (rng.normal(size=(N, 5)), rng.integers(0, 3, N))
     operator = Damped(_operator(model, train), 0.01)
-    v = rng.normal(size=(operator.size, 2))
+    v = rng.normal(size=(2, operator.size))
     solution = EKFAC().solve(operator, v)
     sizes = [int(np.prod(w.shape)) for w in model.trainable_variables]
     rest = np.concatenate(
@@ -167,15 +168,54 @@ def test_the_rest_is_solved_exactly(limit, float64, rng, monkeypatch):
         ]
     )
     assert solution.details["parameters_outside"] == len(rest) == 12
-    expected = np.linalg.solve(operator.to_dense()[np.ix_(rest, rest)], v[rest])
-    assert truth.relative_error(solution.x[rest], expected) < (1e-2 if limit == 1 else 1e-9)
+    expected = dense_solve(operator.to_dense()[np.ix_(rest, rest)], v[:, rest])
+    assert truth.relative_error(solution.x[:, rest], expected) < (1e-2 if limit == 1 else 1e-9)
 
 
-def test_a_matrix_without_layers_is_all_rest(rng):
-    matrix = np.diag(np.linspace(1, 2, 8))
-    v = rng.normal(size=(8, 2))
-    x = EKFAC().solve(Dense(matrix), v).x
-    assert truth.relative_error(x, np.linalg.solve(matrix, v)) < 1e-10
+def _uncovered(units=4):
+    """A network whose parameters are in no layer that is covered."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, layers.LayerNormalization()(layers.SimpleRNN(units)(inputs)))
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize("limit", [1500, 1])
+def test_a_network_without_covered_layers_is_solved_as_one_block(limit, float64, rng, monkeypatch):
+    monkeypatch.setattr("keras_influence.linalg.solvers.ekfac._DENSE_REST", limit)
+    model = _uncovered()
+    operator = _operator(model, (rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 4))))
+    v = rng.normal(size=(2, operator.size))
+    solution = EKFAC().solve(Damped(operator, 0.1), v)
+    expected = dense_solve(operator.to_dense(), v, 0.1)
+    assert truth.relative_error(solution.x, expected) < (5e-3 if limit == 1 else 1e-10)
+    assert solution.details["layers"] == []
+    assert solution.details["parameters_outside"] == operator.size
+    assert "no layer is covered" in solution.details["note"]
+
+
+REFUSING = [EKFAC(), CG(preconditioner=EKFAC()), ASTRA()]
+
+
+@pytest.mark.parametrize("solver", REFUSING, ids=str)
+def test_a_curvature_that_examples_were_taken_out_of_is_refused(solver, rng):
+    model = _normalised()
+    problem = Problem(model, (rng.normal(size=(N, 5)), rng.integers(0, 3, N)))
+    group = problem.train.subset([0, 1])
+    without = Damped(problem.curvature("gauss_newton", group), 0.1)
+    with pytest.raises(ValueError, match=r"EKFAC.*ASTRA.*CG.*order=2.*'cg'.*order=1"):
+        solver.solve(without, rng.normal(size=(1, without.size)))
+
+
+@pytest.mark.parametrize("solver", ["ekfac", "astra", CG(preconditioner=EKFAC())], ids=str)
+def test_groups_of_the_second_order_are_not_answered_by_another_method(solver, rng):
+    model = _normalised()
+    train = (rng.normal(size=(N, 5)), rng.integers(0, 3, N))
+    with pytest.raises(ValueError, match="EKFAC.*order=1"):
+        ki.group_influence(model, train, train, [[0, 1]], order=2, method=solver)
+    with pytest.raises(ValueError, match="EKFAC.*order=1"):
+        ki.parameter_influence(model, [0, 1], train, order=2, method=solver)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +225,9 @@ def test_as_a_preconditioner_it_changes_no_answer(solver, float64, rng):
     model = _normalised()
     train = (rng.normal(size=(N, 5)), rng.integers(0, 3, N))
     operator = Damped(_operator(model, train), 0.1)
-    v = rng.normal(size=(operator.size, 2))
+    v = rng.normal(size=(2, operator.size))
     solution = solver.solve(operator, v)
-    expected = np.linalg.solve(operator.to_dense(), v)
+    expected = dense_solve(operator.to_dense(), v)
     assert solution.converged.all()
     assert truth.relative_error(solution.x, expected) < 10 * solver.tol
 

@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.curvature.certificate import certify
+from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers import kronecker
-from keras_influence.engine.loss.compiled import batch_size as size_of
 from keras_influence.linalg.operators.base import LinearOperator
 
 # Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
@@ -25,6 +25,8 @@ class Curvature(LinearOperator):
         differences: whether it is the derivative of the gradient along a vector.
     """
 
+    differences = False
+
     def __init__(self, objective, batches, facts):
         self._objective = objective
         self._batches = batches
@@ -34,18 +36,16 @@ class Curvature(LinearOperator):
         self.size = objective.parameters.size
         self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
 
-    differences = False
-
     def _kernel(self, batch, weight, rows):
         """The batch's part of n C v for each row v."""
         raise NotImplementedError
 
-    def matmat(self, columns):
-        return self.average(columns, self._batches, self.n, self._facts.train())
+    def matmat(self, rows):
+        return self.average(rows, self._batches, self.n, self._facts.train())
 
-    def average(self, columns, batches, count, weight):
+    def average(self, rows, batches, count, weight):
         """Σ_B C_B v / count, with the batches weighted by a `Weighting` of `Facts`."""
-        rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
+        rows = np.ascontiguousarray(rows, self.dtype)
         total = np.zeros(rows.shape, np.float64)
         width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
         parts = [slice(start, start + width) for start in range(0, len(rows), width)]
@@ -55,27 +55,26 @@ class Curvature(LinearOperator):
                 # A view of the tensor's memory, where `numpy()` would copy it.
                 sums += np.asarray(self.kernel_product(batch, block, weight))
         total /= count
-        return total.astype(self.dtype).T
+        return total.astype(self.dtype, copy=False)
 
     def kernel_product(self, batch, rows, weight):
         """The batch's part of n C v for each row v, by a kernel that has been certified."""
         many = len(rows) > 1
         if many not in self._certified:
             self._certified.add(many)
-            certify(
-                self._objective, self._batches, self.weight, self._kernel, many, self.differences
-            )
+            train = self._facts.train()
+            certify(self._objective, self._batches, train, self._kernel, many, self.differences)
         return self._kernel(batch, weight, rows)
 
-    @property
-    def weight(self):
-        """The weighting of the whole objective."""
-        return self._facts.train()
+    def sampled(self, batch, rows):
+        """C v for each row v, estimated from one minibatch."""
+        product = self.kernel_product(batch, rows, self._facts.train()).numpy()
+        product /= size_of(batch)
+        return product
 
-    @property
-    def examples(self):
-        """The weighting of what examples contribute."""
-        return self._facts.examples()
+    def contributed(self, group, rows):
+        """What some of the examples contribute to C v."""
+        return self.average(rows, group, self.n, self._facts.examples())
 
     def samples(self, batch_size, seed):
         if batch_size >= self.n:
@@ -83,19 +82,19 @@ class Curvature(LinearOperator):
         for batch in self._batches.sampler(batch_size, seed):
             yield _Sample(self, batch)
 
-    def kronecker_blocks(self, num_samples, seed):
-        """Of the Gauss-Newton matrix, which approximates the Hessian too."""
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (self.size, 1))
+    def kronecker(self, pseudo_gradients, seed):
+        """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (1, self.size))
         one = self._batches.head(1)
         # Exact where the regulariser acts on each weight by itself.
         regulariser = signs * self.average(signs, [one], size_of(one), self._facts.remainder())
         return kronecker.blocks(
-            self._objective, self._batches, self._facts, regulariser[:, 0], num_samples, seed
+            self._objective, self._batches, self._facts, regulariser[0], pseudo_gradients, seed
         )
 
     def without(self, group):
         """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""
-        return _Without(self, group, self.n)
+        return _Without(self, group)
 
 
 class Hessian(Curvature):
@@ -126,24 +125,18 @@ class _Sample(LinearOperator):
         self.size, self.dtype = whole.size, whole.dtype
         self.share = size_of(batch) / whole.n
 
-    def matmat(self, columns):
-        """As `average` over this one batch, without its detour through float64.
-
-        Columns in Fortran order are rows in C order, as the kernels want them: no copy.
-        """
-        rows = np.ascontiguousarray(np.asarray(columns, self.dtype).T)
-        product = self._whole.kernel_product(self._batch, rows, self._whole.weight).numpy()
-        product /= size_of(self._batch)
-        return product.T
+    def matmat(self, rows):
+        """As `average` over this one batch, without its detour through float64."""
+        rows = np.ascontiguousarray(rows, self.dtype)
+        return self._whole.sampled(self._batch, rows)
 
 
 class _Without(LinearOperator):
     """A `Curvature` less what some of its examples contribute."""
 
-    def __init__(self, whole, group, n):
-        self._whole, self._group, self._n = whole, group, n
+    def __init__(self, whole, group):
+        self._whole, self._group = whole, group
         self.size, self.dtype = whole.size, whole.dtype
 
-    def matmat(self, columns):
-        group = self._whole.average(columns, self._group, self._n, self._whole.examples)
-        return self._whole.matmat(columns) - group
+    def matmat(self, rows):
+        return self._whole.matmat(rows) - self._whole.contributed(self._group, rows)

@@ -7,8 +7,6 @@ is measured: Λ = E[(Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²] (George et al. 2018; Gros
 The bias is one more row of W, whose input is 1.
 """
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 
@@ -16,47 +14,10 @@ from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.layers.sites import InnerCallError, linear_layers, signals
 from keras_influence.engine.layers.views import as_matrix
 from keras_influence.engine.loss.compiled import Weighting
+from keras_influence.linalg.factors.kronecker import Block
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One layer's block of the matrix: (Q_A ⊗ Q_S) diag(Λ) (Q_A ⊗ Q_S)ᵀ.
-
-    Attributes:
-        name: the layer's path.
-        rows: (K, O) positions in θ of W, the bias as its last row.
-        q_inputs: Q_A, (K, K); empty for the identity, where inputs are indices.
-        q_outputs: Q_S, (O, O).
-        eigenvalues: Λ, (K, O).
-    """
-
-    name: str
-    rows: np.ndarray
-    q_inputs: np.ndarray
-    q_outputs: np.ndarray
-    eigenvalues: np.ndarray
-
-    def solve(self, columns, damping):
-        """(block + λI)⁻¹ times the block's rows of (p, k) columns, (K · O, k)."""
-        v = columns[self.rows.ravel()].T.reshape(-1, *self.rows.shape)
-        inner = self._turned(v, self.q_inputs, self.q_outputs)
-        inner /= self.eigenvalues + damping
-        x = self._turned(inner, self.q_inputs.T, self.q_outputs.T)
-        return x.reshape(len(x), -1).T
-
-    def astype(self, dtype):
-        """The same with its bases in another precision, in which its products are then made."""
-        bases = {name: getattr(self, name).astype(dtype) for name in ("q_inputs", "q_outputs")}
-        return dataclasses.replace(self, **bases)
-
-    @staticmethod
-    def _turned(v, q_inputs, q_outputs):
-        """Q_Aᵀ v Q_S for each of (k, K, O)."""
-        v = v @ q_outputs
-        return q_inputs.T @ v if q_inputs.size else v
-
-
-def blocks(objective, batches, facts, regulariser, num_samples, seed):
+def blocks(objective, batches, facts, regulariser, pseudo_gradients, seed):
     """The `Block`s of all layers that are covered, in two passes over the data.
 
     Args:
@@ -64,22 +25,22 @@ def blocks(objective, batches, facts, regulariser, num_samples, seed):
         batches: the training data, n examples.
         facts: what holds for the loss on them, `Facts`.
         regulariser: (p,) diagonal of the regulariser's Hessian.
-        num_samples: pseudo-gradients for each example.
-        seed: of the pseudo-gradients.
+        pseudo_gradients: how many for each example.
+        seed: of these.
     """
     matrices = _covered(objective, batches, facts)
     if not matrices:
         return ()
     statistics = _Statistics(objective, matrices, facts)
-    bases = statistics.bases(batches, num_samples, seed)
-    total = statistics.eigenvalues(batches, bases, num_samples, seed)
-    share = 1.0 / batches.n
+    bases = statistics.bases(batches, pseudo_gradients, seed)
+    total = statistics.eigenvalues(batches, bases, pseudo_gradients, seed)
+    per_example = 1.0 / batches.n
     found = []
     for layer, (q_inputs, q_outputs), value in zip(matrices, bases, total):
-        rows = matrices[layer]
-        extra = _in_basis(regulariser[rows], q_inputs, q_outputs)
-        eigenvalues = share / num_samples * value + extra
-        found.append(Block(layer.path, rows, q_inputs, q_outputs, eigenvalues))
+        positions = matrices[layer]
+        extra = _in_basis(regulariser[positions], q_inputs, q_outputs)
+        eigenvalues = per_example / pseudo_gradients * value + extra
+        found.append(Block(layer.path, positions, q_inputs, q_outputs, eigenvalues))
     return tuple(found)
 
 
@@ -132,7 +93,7 @@ class _Statistics:
     """The two passes over the data: covariances, then eigenvalues in their eigenbases.
 
     Args:
-        matrices: {layer: rows}, as in `Block.rows`.
+        matrices: {layer: positions}, as in `Block.positions`.
     """
 
     def __init__(self, objective, matrices, facts):
@@ -141,21 +102,21 @@ class _Statistics:
         self._seed = tf.Variable([0, 0], trainable=False)
         self._bases = []
 
-    def bases(self, batches, num_samples, seed):
+    def bases(self, batches, pseudo_gradients, seed):
         """(Q_A, Q_S) of each layer."""
-        total = self._sum(self._covariances, batches, num_samples, seed)
+        total = self._sum(self._covariances, batches, pseudo_gradients, seed)
         return [(_eigenvectors(a), _eigenvectors(s)) for a, s in total]
 
-    def eigenvalues(self, batches, bases, num_samples, seed):
+    def eigenvalues(self, batches, bases, pseudo_gradients, seed):
         """Σ (Q_Aᵀ G Q_S)² of each layer, over examples and samples."""
         dtype = self.parameters.dtype
         self._bases = [[tf.constant(q, dtype) for q in pair] for pair in bases]
-        return [s for (s,) in self._sum(self._squares, batches, num_samples, seed)]
+        return [s for (s,) in self._sum(self._squares, batches, pseudo_gradients, seed)]
 
-    def _sum(self, statistic, batches, num_samples, seed):
+    def _sum(self, statistic, batches, pseudo_gradients, seed):
         total = None
         for number, batch in enumerate(batches):
-            for sample in range(num_samples):
+            for sample in range(pseudo_gradients):
                 self._seed.assign([seed + sample, number])
                 parts = tf.nest.map_structure(
                     lambda t: t.numpy().astype(np.float64), statistic(batch, self._facts.train())
@@ -179,13 +140,13 @@ class _Statistics:
         """
         seed = self._seed.read_value()
         found = signals(self._objective, list(self._matrices), batch, weight, seed)
-        for layer, rows in self._matrices.items():
+        for layer, positions in self._matrices.items():
             calls = [
-                as_matrix(site).signals(delta, height=len(rows))
+                as_matrix(site).signals(delta, height=len(positions))
                 for site, delta in zip(*found)
                 if site.layer is layer
             ]
-            yield len(rows), *(tf.concat(parts, 1) for parts in zip(*calls))
+            yield len(positions), *(tf.concat(parts, 1) for parts in zip(*calls))
 
 
 def _covariance(a, delta):

@@ -1,7 +1,7 @@
 """What layers add to the loss by `add_loss` and activity regularisers, as the batch sees it."""
 
 from keras_influence import _keras
-from keras_influence.engine.loss.compiled import batch_size
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.looks import called, close, rows_of_batch
 from keras_influence.engine.loss.terms import MEAN, SUM
 from keras_influence.errors import ObjectiveWarning, warn

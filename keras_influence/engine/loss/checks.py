@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.compiled import batch_size
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.looks import few_of, near
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, warn

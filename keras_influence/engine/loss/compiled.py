@@ -139,13 +139,3 @@ class CompiledLoss:
 
     def size_of(self, batch):
         return tf.cast(rows_of(batch), self.parameters.dtype)
-
-
-def batch_size(batch):
-    """Number of examples in a batch of eager tensors."""
-    return int(tf.nest.flatten(batch)[0].shape[0])
-
-
-def structure(batch):
-    """What of a batch is the same for all batches of a data set, as a key."""
-    return repr(tf.nest.map_structure(lambda t: (t.dtype.name, *t.shape[1:]), batch))

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.compiled import batch_size
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.terms import RefusedLoss
 
 # Examples that are looked at, drawn from all of the data.

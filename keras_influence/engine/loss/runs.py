@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_influence.engine.loss.compiled import batch_size
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.looks import called, few_of, halves, near, rows_of_batch
 
 

@@ -2,46 +2,48 @@
 
 import dataclasses
 
-import numpy as np
+import numpy.typing as npt
+
+from keras_influence.linalg.arrays import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
-    """H ≈ U diag(eigenvalues) Uᵀ, with the damping λ of A = H + λI kept apart.
+    """H ≈ Uᵀ diag(eigenvalues) U, with the damping λ of A = H + λI kept apart.
 
     Attributes:
-        vectors: U, (p, rank), orthonormal.
-        eigenvalues: (rank,), largest magnitude first.
+        vectors: U, (rank, p), orthonormal rows.
+        eigenvalues: (rank,) of H, largest magnitude first.
         damping: λ.
     """
 
-    vectors: np.ndarray
-    eigenvalues: np.ndarray
+    vectors: Array
+    eigenvalues: Array
     damping: float
 
-    def solve(self, columns):
-        """(U diag(eigenvalues) Uᵀ + λI)⁻¹ times (p, k) columns.
+    def solve(self, rows: Array) -> Array:
+        """(Uᵀ diag(eigenvalues) U + λI)⁻¹ times (k, p) rows.
 
         Without damping the smallest eigenvalue stands for all directions outside U.
         """
-        return self._scaled(columns, 1 / (self.damping or self.eigenvalues[-1]))
+        return self._scaled(rows, 1 / (self.damping or self.eigenvalues[-1]))
 
-    def project(self, columns):
-        """U diag(eigenvalues + λ)⁻¹ Uᵀ times (p, k) columns: nothing outside U."""
-        return self._scaled(columns, 0.0)
+    def project(self, rows: Array) -> Array:
+        """Uᵀ diag(eigenvalues + λ)⁻¹ U times (k, p) rows: nothing outside U."""
+        return self._scaled(rows, 0.0)
 
-    def precondition(self, columns):
+    def precondition(self, rows: Array) -> Array:
         """`solve`, with the smallest eigenvalue for all directions outside U.
 
         That is the preconditioner of Frangella, Tropp and Udell (2023, eq. 1.3), up to a factor.
         """
-        return self._scaled(columns, 1 / (self.eigenvalues[-1] + self.damping))
+        return self._scaled(rows, 1 / (self.eigenvalues[-1] + self.damping))
 
-    def astype(self, dtype):
+    def astype(self, dtype: npt.DTypeLike) -> "LowRank":
         """The same with U in another precision, in which its products are then made."""
-        return dataclasses.replace(self, vectors=self.vectors.astype(dtype))
+        return dataclasses.replace(self, vectors=self.vectors.astype(dtype, copy=False))
 
-    def _scaled(self, columns, outside):
+    def _scaled(self, rows: Array, outside: float) -> Array:
         scale = (1 / (self.eigenvalues + self.damping) - outside).astype(self.vectors.dtype)
-        inside = scale[:, None] * (self.vectors.T @ columns)
-        return (inside.T @ self.vectors.T).T + columns * self.vectors.dtype.type(outside)
+        inside = (rows @ self.vectors.T) * scale
+        return inside @ self.vectors + rows * self.vectors.dtype.type(outside)

@@ -1,18 +1,19 @@
 """What a solver has computed once, as plain arrays and back."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from keras_influence.engine.layers.kronecker import Block
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.dense import DenseFactor
+from keras_influence.linalg.factors.kronecker import Block, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
-from keras_influence.linalg.solvers.direct import DenseFactor
-from keras_influence.linalg.solvers.ekfac import Kronecker
 
-FACTORS = {c.__name__: c for c in (Block, DenseFactor, Kronecker, LowRank)}
+FACTORS: dict[str, type] = {c.__name__: c for c in (Block, DenseFactor, Kronecker, LowRank)}
 
 
-def pack(value, arrays):
+def pack(value: Any, arrays: list[Array]) -> Any:
     """A factor as a tree of dicts, lists and numbers that JSON can hold.
 
     Args:
@@ -24,13 +25,13 @@ def pack(value, arrays):
         return {"array": len(arrays) - 1}
     if isinstance(value, tuple):
         return [pack(item, arrays) for item in value]
-    if dataclasses.is_dataclass(value):
+    if type(value) in FACTORS.values():
         fields = {f.name: pack(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
         return {"class": type(value).__name__, "fields": fields}
     return value
 
 
-def unpack(tree, arrays):
+def unpack(tree: Any, arrays: list[Array]) -> Any:
     """What `pack` was given."""
     if isinstance(tree, list):
         return tuple(unpack(item, arrays) for item in tree)

@@ -1,36 +1,40 @@
 """The interface that solvers see."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse.linalg
 
-# Columns of a dense matrix that share a pass over the data: bounds the memory of a pass.
+from keras_influence.linalg.arrays import Array
+
+# Rows of a dense matrix that share a pass over the data: bounds the memory of a pass.
 _BLOCK = 512
 
 
 class LinearOperator:
     """A symmetric p × p matrix known by its products.
 
-    Subclasses set `size` (p) and `dtype`, and implement `matmat`.
+    Subclasses set `size` (p) and `dtype`, and implement `matmat`. Vectors are rows.
 
     Attributes:
         share: what a product costs, as a fraction of one pass over the full data.
-        damping: the multiple of the identity that is known to be in the matrix.
     """
 
     size: int
-    dtype: np.dtype
-    share = 1.0
-    damping = 0.0
+    dtype: np.dtype[Any]
+    share: float = 1.0
 
-    def matmat(self, columns):
-        """The matrix times a (p, k) array, as a (p, k) array."""
+    def matmat(self, rows: Array) -> Array:
+        """The matrix times each row of a (k, p) array, as a (k, p) array."""
         raise NotImplementedError
 
-    def matvec(self, vector):
+    def matvec(self, vector: Array) -> Array:
         """The matrix times a (p,) array."""
-        return self.matmat(np.asarray(vector)[:, None])[:, 0]
+        return self.matmat(np.asarray(vector)[None])[0]
 
-    def samples(self, batch_size, seed):
+    def samples(self, batch_size: int, seed: int) -> Iterator["LinearOperator"]:
         """An endless iterator of unbiased, cheap estimates of this operator.
 
         The default is the operator itself, without noise.
@@ -42,33 +46,29 @@ class LinearOperator:
         while True:
             yield self
 
-    def kronecker_blocks(self, num_samples, seed):
-        """Kronecker-factored approximations of diagonal blocks, a tuple of `kronecker.Block`.
-
-        Only a network's curvature has any. The damping is not in them.
-
-        Args:
-            num_samples: pseudo-gradients for each example.
-            seed: of the pseudo-gradients.
-        """
-        return ()
-
-    def to_dense(self):
+    def to_dense(self) -> Array:
         """The (p, p) float64 matrix, symmetrised."""
         matrix = np.empty((self.size, self.size))
         for start in range(0, self.size, _BLOCK):
-            columns = np.zeros((self.size, min(_BLOCK, self.size - start)), self.dtype)
-            np.fill_diagonal(columns[start:], 1)
-            matrix[:, start : start + _BLOCK] = self.matmat(columns)
+            rows = np.zeros((min(_BLOCK, self.size - start), self.size), self.dtype)
+            np.fill_diagonal(rows[:, start:], 1)
+            matrix[start : start + _BLOCK] = self.matmat(rows)
         return (matrix + matrix.T) / 2
 
-    def as_scipy(self):
-        """This operator as a `scipy.sparse.linalg.LinearOperator`, for SciPy's solvers."""
+    def as_scipy(self) -> scipy.sparse.linalg.LinearOperator:
+        """This operator as a `scipy.sparse.linalg.LinearOperator`, for SciPy's solvers.
+
+        SciPy's vectors are columns, (p, k): an operator's are turned here and nowhere else.
+        """
+
+        def product(columns: npt.ArrayLike) -> Array:
+            return self.matmat(np.asarray(columns).reshape(self.size, -1).T).T
+
         return scipy.sparse.linalg.LinearOperator(
             shape=(self.size, self.size),
             dtype=self.dtype,
-            matvec=lambda v: self.matvec(np.ravel(v)),
-            rmatvec=lambda v: self.matvec(np.ravel(v)),
-            matmat=self.matmat,
-            rmatmat=self.matmat,
+            matvec=product,
+            rmatvec=product,
+            matmat=product,
+            rmatmat=product,
         )

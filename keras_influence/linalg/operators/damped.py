@@ -1,5 +1,8 @@
 """Damping, in the one place where it is defined."""
 
+from collections.abc import Iterator
+
+from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.operators.base import LinearOperator
 
 
@@ -11,20 +14,24 @@ class Damped(LinearOperator):
         damping: λ, a number >= 0 in the units of A's eigenvalues.
     """
 
-    def __init__(self, operator, damping):
+    def __init__(self, operator: LinearOperator, damping: float) -> None:
         self.operator = operator
         self.damping = float(damping)
         self.size = operator.size
         self.dtype = operator.dtype
         self.share = operator.share
 
-    def matmat(self, columns):
-        product = self.operator.matmat(columns)
-        return product + self.damping * columns if self.damping else product
+    def matmat(self, rows: Array) -> Array:
+        product = self.operator.matmat(rows)
+        return product + self.damping * rows if self.damping else product
 
-    def samples(self, batch_size, seed):
+    def samples(self, batch_size: int, seed: int) -> Iterator[LinearOperator]:
         for sample in self.operator.samples(batch_size, seed):
             yield Damped(sample, self.damping)
 
-    def kronecker_blocks(self, num_samples, seed):
-        return self.operator.kronecker_blocks(num_samples, seed)
+
+def undamped(system: LinearOperator) -> tuple[LinearOperator, float]:
+    """The curvature and λ that a system is made of; any other operator is a curvature with λ = 0."""
+    if isinstance(system, Damped):
+        return system.operator, system.damping
+    return system, 0.0

@@ -1,43 +1,48 @@
 """Counting what a solve costs."""
 
+from collections.abc import Iterator
+
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.kronecker import Block
 from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.layered import kronecker_blocks
 
 
 class Metered(LinearOperator):
     """An operator that counts its products, in passes over the full data.
 
-    A product with several columns is one pass; with a minibatch estimate it is that
+    A product with several rows is one pass; with a minibatch estimate it is that
     estimate's `share` of one.
 
     Attributes:
         passes: passes so far.
     """
 
-    def __init__(self, operator):
+    def __init__(self, operator: LinearOperator) -> None:
         self._operator = operator
-        self.size, self.dtype = operator.size, operator.dtype
-        self.damping = operator.damping
+        self.size, self.dtype, self.share = operator.size, operator.dtype, operator.share
         self.passes = 0.0
 
-    def matmat(self, columns):
-        self.passes += self._operator.share
-        return self._operator.matmat(columns)
+    def matmat(self, rows: Array) -> Array:
+        self.passes += self.share
+        return self._operator.matmat(rows)
 
-    def kronecker_blocks(self, num_samples, seed):
-        self.passes += 2 * num_samples
-        return self._operator.kronecker_blocks(num_samples, seed)
+    def kronecker(self, pseudo_gradients: int, seed: int) -> tuple[Block, ...]:
+        """The operator's blocks, in two passes for each pseudo-gradient, if it has any."""
+        blocks = kronecker_blocks(self._operator, pseudo_gradients, seed)
+        self.passes += 2 * pseudo_gradients
+        return blocks
 
-    def samples(self, batch_size, seed):
+    def samples(self, batch_size: int, seed: int) -> Iterator[LinearOperator]:
         for sample in self._operator.samples(batch_size, seed):
             yield _MeteredSample(self, sample)
 
 
 class _MeteredSample(LinearOperator):
-    def __init__(self, meter, sample):
+    def __init__(self, meter: Metered, sample: LinearOperator) -> None:
         self._meter, self._sample = meter, sample
-        self.size, self.dtype = sample.size, sample.dtype
-        self.damping, self.share = sample.damping, sample.share
+        self.size, self.dtype, self.share = sample.size, sample.dtype, sample.share
 
-    def matmat(self, columns):
+    def matmat(self, rows: Array) -> Array:
         self._meter.passes += self.share
-        return self._sample.matmat(columns)
+        return self._sample.matmat(rows)

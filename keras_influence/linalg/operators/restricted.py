@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.operators.base import LinearOperator
 
 
@@ -13,12 +14,12 @@ class Restricted(LinearOperator):
         positions: (r,) integers.
     """
 
-    def __init__(self, operator, positions):
+    def __init__(self, operator: LinearOperator, positions: Array) -> None:
         self._operator, self._positions = operator, positions
         self.size, self.dtype = len(positions), operator.dtype
-        self.share, self.damping = operator.share, operator.damping
+        self.share = operator.share
 
-    def matmat(self, columns):
-        full = np.zeros((self._operator.size, columns.shape[1]), columns.dtype)
-        full[self._positions] = columns
-        return self._operator.matmat(full)[self._positions]
+    def matmat(self, rows: Array) -> Array:
+        full = np.zeros((len(rows), self._operator.size), rows.dtype)
+        full[:, self._positions] = rows
+        return self._operator.matmat(full)[:, self._positions]

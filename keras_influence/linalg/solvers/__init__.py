@@ -1,4 +1,7 @@
-"""Solvers of A X = V for symmetric A: one file each, and a table of their names."""
+"""Solvers of A x = v for symmetric A: one file each, and a table of their names."""
+
+from collections.abc import Callable
+from typing import Any
 
 from keras_influence.linalg.solvers.arnoldi import Arnoldi
 from keras_influence.linalg.solvers.astra import ASTRA
@@ -12,7 +15,7 @@ from keras_influence.linalg.solvers.minres import MINRES
 from keras_influence.linalg.solvers.ncg import NCG
 from keras_influence.linalg.solvers.nystrom import Nystrom
 
-SOLVERS = {
+SOLVERS: dict[str, Callable[..., Solver | Auto]] = {
     "arnoldi": Arnoldi,
     "astra": ASTRA,
     "auto": Auto,
@@ -43,7 +46,7 @@ __all__ = [
 ]
 
 
-def get(identifier):
+def get(identifier: str | dict[str, Any] | Solver | Auto) -> Solver | Auto:
     """Turn a name, a config or a solver into a solver, as `keras.optimizers.get` does.
 
     Args:
@@ -65,7 +68,7 @@ def get(identifier):
     raise TypeError(f"{expected}. Received: method={identifier!r}")
 
 
-def _from_config(config):
+def _from_config(config: dict[str, Any]) -> Solver | Auto:
     name = config.get("class_name")
     if not isinstance(name, str) or name.lower() not in SOLVERS:
         raise ValueError(
@@ -79,6 +82,6 @@ def _from_config(config):
         raise TypeError(f"`method` has a config that {name} cannot take: {error}") from error
 
 
-def _nested(value):
+def _nested(value: Any) -> Any:
     """An option that is itself the config of a solver becomes that solver."""
     return _from_config(value) if isinstance(value, dict) and "class_name" in value else value

@@ -1,10 +1,13 @@
 """The leading eigenvectors of the curvature as its inverse (Schioppa et al. 2022)."""
 
+from typing import Literal
+
 import numpy as np
 
 from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.low_rank import LowRank
-from keras_influence.linalg.solvers.base import Answer, Solver
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.linalg.spectrum import eigenpairs
 from keras_influence.validate import check_number
 
@@ -29,7 +32,14 @@ class Arnoldi(Solver):
 
     advice = "Raise `rank` or `damping`, or use method='cg'."
 
-    def __init__(self, rank=50, complement="damping", seed=0, eigen_tol=1e-3, tol=None):
+    def __init__(
+        self,
+        rank: int = 50,
+        complement: Literal["damping", "drop"] = "damping",
+        seed: int = 0,
+        eigen_tol: float = 1e-3,
+        tol: float | None = None,
+    ) -> None:
         check_number("rank", rank, low=1, integer=True)
         if complement not in ("damping", "drop"):
             raise ValueError(
@@ -44,24 +54,23 @@ class Arnoldi(Solver):
         self.eigen_tol = eigen_tol
         self.tol = tol
 
-    def factorise(self, operator):
-        values, vectors = eigenpairs(operator, self.rank, "LM", self.eigen_tol, self.seed)
+    def factorise(self, curvature: LinearOperator, damping: float) -> LowRank:
+        values, vectors = eigenpairs(curvature, self.rank, "LM", self.eigen_tol, self.seed)
         if not len(values):
             raise SolverError(
                 f"{self} found no eigenvector. Raise `eigen_tol` or lower `rank`, or use "
                 "method='nystrom'."
             )
         order = np.argsort(-np.abs(values), kind="stable")
-        # Eigenvalues of the curvature itself: damping is kept apart.
-        return LowRank(vectors[:, order], values[order] - operator.damping, operator.damping)
+        return LowRank(vectors[order], values[order], damping)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Answer:
         factor = problem.factor
         invert = factor.solve if self.complement == "damping" else factor.project
         problem.on_step(1, np.nan)
         smallest = float((factor.eigenvalues + factor.damping).min())
         return Answer(
-            invert(problem.columns),
+            invert(problem.rows),
             1,
             positive_definite=smallest > 0,
             details={"rank": len(factor.eigenvalues), "smallest_kept": smallest},

@@ -17,18 +17,25 @@ class ASTRA(LiSSA):
         seed: of the minibatches and of EK-FAC.
         tol: relative residual to reach.
         max_passes: passes over the data at most.
-        num_samples: pseudo-gradients for each example, as in `EKFAC`.
+        pseudo_gradients: for each example, as in `EKFAC`.
     """
 
     advice = "Raise `max_passes`, `batch_size` or `damping`, or use CG(preconditioner=EKFAC())."
     approximates = "gauss_newton"
 
-    def __init__(self, batch_size=128, seed=0, tol=1e-2, max_passes=100, num_samples=1):
+    def __init__(
+        self,
+        batch_size: int = 128,
+        seed: int = 0,
+        tol: float = 1e-2,
+        max_passes: float = 100,
+        pseudo_gradients: int = 1,
+    ) -> None:
         super().__init__(
             batch_size=batch_size,
             seed=seed,
             tol=tol,
             max_passes=max_passes,
-            preconditioner=EKFAC(num_samples, seed),
+            preconditioner=EKFAC(pseudo_gradients, seed),
         )
-        self.num_samples = num_samples
+        self.pseudo_gradients = pseudo_gradients

@@ -1,5 +1,6 @@
 """What `method="auto"` chooses, and why."""
 
+from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct
 from keras_influence.linalg.solvers.ekfac import EKFAC
@@ -9,7 +10,7 @@ from keras_influence.validate import check_number
 _SMALL = 1000
 # Beyond this many the dense matrix takes more than 0.8 GB.
 _LARGE = 10_000
-# Passes that preconditioned CG took in benchmarks/preconditioner.py, and its sketch's columns.
+# Passes that preconditioned CG took in benchmarks/preconditioner.py, and its sketch's rows.
 _PASSES = 50
 _RANK = 50
 
@@ -29,21 +30,21 @@ class Auto:
             is about half an hour of two processor cores.
     """
 
-    def __init__(self, budget=1e14):
+    def __init__(self, budget: float = 1e14) -> None:
         check_number("budget", budget)
         self.budget = budget
 
-    def choose(self, size, n, columns):
-        """A solver for `columns` right-hand sides of `size`, with n examples, and the reason.
+    def choose(self, size: int, n: int, count: int) -> tuple[Solver, str]:
+        """A solver for `count` right-hand sides of `size`, with n examples, and the reason.
 
         Returns:
             `(solver, reason)`.
         """
-        about = f"auto: {size} parameters, {n} examples, {columns} right-hand sides"
+        about = f"auto: {size} parameters, {n} examples, {count} right-hand sides"
         if size <= _SMALL:
             return Direct(), f"{about}: the dense matrix is small"
         direct = size + size**2 / (18 * n)
-        iterative = _RANK + _PASSES * columns
+        iterative = _RANK + _PASSES * count
         work = 6.0 * n * size
         if size <= _LARGE and direct <= iterative and direct * work <= self.budget:
             return Direct(), f"{about}: {direct:.3g} products for the matrix, not {iterative:.3g}"

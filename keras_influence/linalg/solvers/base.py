@@ -3,123 +3,165 @@
 import dataclasses
 import inspect
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_influence.errors import ConvergenceWarning, DivergenceError
+from keras_influence.linalg.arrays import Array, OnStep
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.damped import Damped, undamped
 from keras_influence.linalg.operators.metered import Metered
 
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """The answer X to A X = V, with the evidence for it.
+    """The answers to A x = v for k right-hand sides v, with the evidence for them.
 
     Attributes:
-        x: (p, k) array.
+        x: (k, p) array, one answer a row.
         residual: (k,) relative residuals ‖v - A x‖ / ‖v‖, computed anew with A itself.
         iterations: (k,) iterations taken.
         converged: (k,) whether `residual` is within the solver's tolerance.
-        passes: passes over the full data, all columns together, this check included.
+        passes: passes over the full data, all rows together, this check included.
         positive_definite: False if A was found not to be, else True.
         solver: the solver's configuration.
         details: what else the solver has to say, by name.
         factor: what was computed once for A, for `solve(..., factor=)`.
     """
 
-    x: np.ndarray
-    residual: np.ndarray
-    iterations: np.ndarray
-    converged: np.ndarray
+    x: Array
+    residual: Array
+    iterations: Array
+    converged: Array
     passes: float
     positive_definite: bool
-    solver: dict
-    details: dict
-    factor: object = dataclasses.field(repr=False)
+    solver: dict[str, Any]
+    details: dict[str, Any]
+    factor: Any = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What a solver is given: A X = V, a start, and what was computed once for A.
+    """What a solver is given: A x = v for each row v, a start, and what was computed once for A.
 
     Attributes:
-        operator: A, a `LinearOperator`.
-        columns: V, (p, k) float64.
-        start: (p, k) float64, zero unless the caller has a guess.
-        factor: what `Solver.factorise` returned for A.
+        system: A = H + λI.
+        curvature: H, which counts its products.
+        rows: the right-hand sides, (k, p) float64.
+        start: (k, p) float64, zero unless the caller has a guess.
+        factor: what `Solver.factorise` returned for H and λ.
         on_step: to be called as `on_step(iteration, residual)`.
     """
 
-    operator: Metered
-    columns: np.ndarray
-    start: np.ndarray
-    factor: object
-    on_step: object
+    system: Damped
+    curvature: Metered
+    rows: Array
+    start: Array
+    factor: Any
+    on_step: OnStep
 
-    def product(self, columns):
-        """A times (p, k) float64 columns, as float64."""
-        return self.operator.matmat(columns.astype(self.operator.dtype)).astype(np.float64)
+    @property
+    def passes(self) -> float:
+        """Passes over the full data so far."""
+        return self.curvature.passes
+
+    def product(self, rows: Array) -> Array:
+        """A times (k, p) float64 rows, as float64."""
+        image = self.system.matmat(rows.astype(self.system.dtype, copy=False))
+        return image.astype(np.float64, copy=False)
+
+    def remainder(self, x: Array) -> Array:
+        """v - A x for each row, as an array of its own; no product where x is zero."""
+        return self.rows - self.product(x) if x.any() else self.rows.copy()
 
 
 class Answer(NamedTuple):
     """What a solver returns; `Solver.solve` makes a `Solution` of it."""
 
-    x: np.ndarray
-    iterations: object
+    x: Array
+    iterations: Any
     positive_definite: bool = True
-    details: dict = {}
+    details: dict[str, Any] = {}
 
 
 class Solver:
-    """Solves A X = V for a symmetric operator A that already holds the damping.
+    """Solves (H + λI) x = v for a symmetric curvature H.
 
     Subclasses implement `_solve`, and validate their options in `__init__`,
     whose arguments they keep as attributes of the same names.
 
     Attributes:
-        tol: relative residual above which a column has not converged; None for an
+        tol: relative residual above which a right-hand side has not converged; None for an
             approximation that is not judged by it.
         preconditions: whether what `factorise` returns has a method `precondition`.
         approximates: the curvature that it can only approximate, or None.
+        advice: what a user may do where it does not reach `tol`.
     """
 
-    tol: float
-    preconditions = False
-    approximates = None
+    tol: float | None
+    preconditions: bool = False
+    approximates: str | None = None
+    advice: str = "Raise `damping` or the solver's budget."
 
-    def factorise(self, operator):
-        """What can be computed once for an operator and used by many solves; None if nothing."""
-        return None
-
-    def solve(self, operator, columns, *, x0=None, factor=None, on_step=None):
-        """Solve A X = V.
+    def factorise(self, curvature: LinearOperator, damping: float) -> Any:
+        """What can be computed once for H + λI and used by many solves; None if nothing.
 
         Args:
-            operator: a `LinearOperator`, A.
-            columns: (p, k) array, V. A zero column has the answer zero.
-            x0: (p, k) array to start from, if the method iterates. Default zero.
-            factor: the `Solution.factor` of an earlier solve with the same operator.
+            curvature: H, without damping.
+            damping: λ.
+        """
+        return None
+
+    def solve(
+        self,
+        system: LinearOperator,
+        rows: npt.ArrayLike,
+        *,
+        x0: npt.ArrayLike | None = None,
+        factor: Any = None,
+        on_step: OnStep | None = None,
+    ) -> Solution:
+        """Solve A x = v for each row v.
+
+        Args:
+            system: A, a `Damped` curvature; any other operator counts as one with λ = 0.
+            rows: (k, p) array of right-hand sides. A zero row has the answer zero.
+            x0: (k, p) array to start from, if the method iterates. Default zero.
+            factor: the `Solution.factor` of an earlier solve with the same system.
             on_step: called as `on_step(iteration, residual)` while it works.
 
         Returns:
-            A `Solution`. A column that misses the tolerance is warned about.
+            A `Solution`. A row that misses the tolerance is warned about.
 
         Raises:
             NegativeCurvatureError: A is not positive definite and the solver needs it.
             DivergenceError: the iteration grew without bound.
+            ValueError: the solver cannot take such a system, or `rows` are not (k, p).
         """
-        meter = Metered(operator)
-        columns = np.asarray(columns, np.float64)
+        curvature, damping = undamped(system)
+        meter = Metered(curvature)
+        v = _as_rows("rows", rows, system.size)
         problem = Problem(
-            operator=meter,
-            columns=columns,
-            start=np.zeros_like(columns) if x0 is None else np.array(x0, np.float64),
-            factor=self.factorise(meter) if factor is None else factor,
-            on_step=on_step or (lambda *_: None),
+            system=Damped(meter, damping),
+            curvature=meter,
+            rows=v,
+            start=_start(v, x0),
+            factor=self.factorise(meter, damping) if factor is None else factor,
+            on_step=on_step or _silent,
         )
         answer = self._solve(problem)
         if not np.isfinite(answer.x).all():
             raise DivergenceError(f"{self} ended in NaN or infinity. {self.advice}")
+        return self._certified(problem, answer)
+
+    def _solve(self, problem: Problem) -> Answer:
+        """Return an `Answer` to a `Problem`."""
+        raise NotImplementedError
+
+    def _certified(self, problem: Problem, answer: Answer) -> Solution:
+        """The answer with its residual computed anew, and a warning if it misses the tolerance."""
         residual = relative_residual(problem, answer.x)
         converged = residual <= (self.tol or 0)
         if self.tol is not None and not converged.all():
@@ -127,45 +169,60 @@ class Solver:
                 f"{self} reached a relative residual of {residual.max():.2g}, not {self.tol:.2g}, "
                 f"for {(~converged).sum()} of {len(converged)} right-hand sides. {self.advice}",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
+        approximation = {"approximation": True} if self.tol is None else {}
         return Solution(
             x=answer.x,
             residual=residual,
             iterations=np.broadcast_to(answer.iterations, residual.shape),
             converged=converged,
-            passes=meter.passes,
+            passes=problem.passes,
             positive_definite=answer.positive_definite,
             solver=self.get_config(),
-            details=answer.details | ({"approximation": True} if self.tol is None else {}),
+            details=answer.details | approximation,
             factor=problem.factor,
         )
 
-    advice = "Raise `damping` or the solver's budget."
-
-    def _solve(self, problem):
-        """Return an `Answer` to a `Problem`."""
-        raise NotImplementedError
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """`{"class_name": ..., "config": {...}}`, as `solvers.get` reads it."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        names = list(inspect.signature(type(self)).parameters)
         values = {name: getattr(self, name) for name in names}
         config = {k: v.get_config() if isinstance(v, Solver) else v for k, v in values.items()}
         return {"class_name": type(self).__name__, "config": config}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         names = self.get_config()["config"]
         options = ", ".join(f"{k}={getattr(self, k)!r}" for k in names)
         return f"{type(self).__name__}({options})"
 
 
-def relative_residual(problem, x):
-    """‖v - A x‖ / ‖v‖ for each column; 0 where v and x are zero."""
-    norms = column_norms(problem.columns)
-    return column_norms(problem.columns - problem.product(x)) / np.where(norms > 0, norms, 1)
+def _silent(iteration: int, residual: float) -> None:
+    """The `on_step` of who does not ask for one."""
 
 
-def column_norms(columns):
-    """Euclidean norm of each column, in float64."""
-    return np.linalg.norm(np.asarray(columns, np.float64), axis=0)
+def _start(v: Array, x0: npt.ArrayLike | None) -> Array:
+    """A user's guess as an array of its own, zero for None."""
+    return np.zeros_like(v) if x0 is None else _as_rows("x0", x0, v.shape[1], len(v)).copy()
+
+
+def _as_rows(name: str, value: npt.ArrayLike, size: int, count: int | None = None) -> Array:
+    """`value` as (count, size) float64, or a ValueError that names the argument."""
+    array = np.asarray(value, np.float64)
+    if array.ndim != 2 or array.shape != (count or len(array), size):
+        raise ValueError(
+            f"`{name}` should be an array of shape ({count or 'k'}, {size}), one vector a row. "
+            f"Received: shape {array.shape}"
+        )
+    return array
+
+
+def relative_residual(problem: Problem, x: Array) -> Array:
+    """‖v - A x‖ / ‖v‖ for each row; 0 where v and x are zero."""
+    norms = row_norms(problem.rows)
+    return row_norms(problem.rows - problem.product(x)) / np.where(norms > 0, norms, 1)
+
+
+def row_norms(rows: Array) -> Array:
+    """Euclidean norm of each row, in float64."""
+    return np.linalg.norm(np.asarray(rows, np.float64), axis=1)

@@ -1,11 +1,15 @@
 """Block conjugate gradients (O'Leary 1980), preconditioned, for many right-hand sides."""
 
+from typing import Any, Optional
+
 import numpy as np
 import scipy.linalg
 
 from keras_influence.errors import NegativeCurvatureError, SolverError
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
-from keras_influence.linalg.solvers.base import Answer, Solver, column_norms
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver, row_norms
 from keras_influence.validate import check_number
 
 # Directions whose angle to the span of the others is smaller than the root of this are left out.
@@ -30,45 +34,49 @@ class CG(Solver):
 
     advice = "Raise `max_iter`, `damping` or `tol`, or use CG(preconditioner=Nystrom())."
 
-    def __init__(self, tol=1e-5, max_iter=1000, preconditioner=None):
+    def __init__(
+        self,
+        tol: float = 1e-5,
+        max_iter: int = 1000,
+        preconditioner: preconditioners.Preconditioner = None,
+    ) -> None:
         check_number("tol", tol, strict=True)
         check_number("max_iter", max_iter, low=1, integer=True)
-        self.tol = tol
+        self.tol: float = tol
         self.max_iter = max_iter
         self.preconditioner = preconditioners.check_preconditioner(preconditioner)
 
-    def factorise(self, operator):
-        return preconditioners.factorise(self.preconditioner, operator, rank=50)
+    def factorise(self, curvature: LinearOperator, damping: float) -> Any:
+        return preconditioners.factorise(self.preconditioner, curvature, damping, rank=50)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Answer:
         precondition = problem.factor.precondition if problem.factor else lambda r: r
-        x, norms = problem.start.copy(), column_norms(problem.columns)
-        r = problem.columns - problem.product(x) if x.any() else problem.columns.copy()
-        x[:, norms == 0] = r[:, norms == 0] = 0
+        x, norms = problem.start.copy(), row_norms(problem.rows)
+        r = problem.remainder(x)
+        x[norms == 0] = r[norms == 0] = 0
         # A little below `tol`: in float32 the recurrence drifts from the true residual.
         target = 0.9 * self.tol * norms
         iterations = np.zeros(len(norms), int)
-        active = np.flatnonzero(column_norms(r) > target)
+        active = np.flatnonzero(row_norms(r) > target)
         block = None
         while active.size and iterations.max() < self.max_iter:
-            z = precondition(r[:, active])
-            block = _Block(problem, z, block)
-            change = block.coefficients(block.p.T @ r[:, active])
-            x[:, active] += block.p @ change
-            r[:, active] -= block.q @ change
+            block = _Block(problem, precondition(r[active]), block)
+            change = block.coefficients(block.p @ r[active].T).T
+            x[active] += change @ block.p
+            r[active] -= change @ block.q
             iterations[active] += 1
-            left = column_norms(r[:, active])
-            problem.on_step(iterations.max(), (left / norms[active]).max())
+            left = row_norms(r[active])
+            problem.on_step(int(iterations.max()), float((left / norms[active]).max()))
             active = active[left > target[active]]
         return Answer(x, iterations)
 
 
 class _Block:
-    """Search directions P, conjugate to those before them, with their images Q = A P.
+    """Search directions, the rows of P, conjugate to those before them, with images Q = P A.
 
     Args:
         problem: a `Problem`.
-        z: (p, k) preconditioned residuals.
+        z: (k, p) preconditioned residuals.
         before: the `_Block` before this one, or None.
 
     Raises:
@@ -76,13 +84,17 @@ class _Block:
         SolverError: a product with A is not finite.
     """
 
-    def __init__(self, problem, z, before):
+    p: Array
+    q: Array
+
+    def __init__(self, problem: Problem, z: Array, before: Optional["_Block"]) -> None:
         if before is not None:
-            z -= before.p @ before.coefficients(before.q.T @ z)
+            z = z - before.coefficients(before.q @ z.T).T @ before.p
         # In the operator's precision, so that Q is the image of these very numbers.
-        self.p = _basis(z).astype(problem.operator.dtype).astype(np.float64)
+        dtype = problem.system.dtype
+        self.p = _basis(z).astype(dtype, copy=False).astype(np.float64, copy=False)
         self.q = problem.product(self.p)
-        energy = self.p.T @ self.q
+        energy = self.p @ self.q.T
         if not np.isfinite(energy).all():
             raise SolverError(
                 "a product with the curvature is NaN or infinite: some layer or loss has no finite "
@@ -94,23 +106,22 @@ class _Block:
         except np.linalg.LinAlgError as error:
             raise NegativeCurvatureError(self._smallest(before), "CG") from error
 
-    def coefficients(self, overlaps):
-        """(Pᵀ A P)⁻¹ times (k, m) overlaps."""
+    def coefficients(self, overlaps: Array) -> Array:
+        """(P A Pᵀ)⁻¹ times (m, k) overlaps."""
         return scipy.linalg.cho_solve(self._factor, overlaps)
 
-    def _smallest(self, before):
+    def _smallest(self, before: Optional["_Block"]) -> float:
         """The smallest Ritz value of A on the span of these directions and those before."""
         blocks = [self] if before is None else [before, self]
-        p, q = (np.hstack([getattr(b, name) for b in blocks]) for name in "pq")
-        basis, triangle = np.linalg.qr(p)
-        images = scipy.linalg.solve_triangular(triangle, q.T, trans="T").T
-        small = basis.T @ images
-        return np.linalg.eigvalsh((small + small.T) / 2)[0]
+        p, q = (np.vstack([getattr(b, name) for b in blocks]) for name in "pq")
+        basis, triangle = np.linalg.qr(p.T)
+        small = scipy.linalg.solve_triangular(triangle, q, trans="T") @ basis
+        return float(np.linalg.eigvalsh((small + small.T) / 2)[0])
 
 
-def _basis(z):
-    """An orthonormal basis of the columns' span, less what is dependent but for rounding."""
-    z = z / column_norms(z).clip(1e-300)
-    values, vectors = np.linalg.eigh(z.T @ z)
+def _basis(z: Array) -> Array:
+    """An orthonormal basis of the rows' span, less what is dependent but for rounding."""
+    z = z / row_norms(z).clip(1e-300)[:, None]
+    values, vectors = np.linalg.eigh(z @ z.T)
     kept = values > _DEPENDENT * values[-1]
-    return z @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return (vectors[:, kept] / np.sqrt(values[kept])).T @ z

@@ -1,13 +1,15 @@
 """EK-FAC: an inverse built from Kronecker factors of each layer (Grosse et al. 2023)."""
 
-import dataclasses
-
 import numpy as np
-import scipy.linalg
 
 from keras_influence.errors import SolverError
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.kronecker import Kronecker
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.damped import Damped
+from keras_influence.linalg.operators.layered import kronecker_blocks
 from keras_influence.linalg.operators.restricted import Restricted
-from keras_influence.linalg.solvers.base import Answer, Solver
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.spectrum import trace_samples
 from keras_influence.validate import check_number
@@ -16,49 +18,11 @@ from keras_influence.validate import check_number
 _DENSE_REST = 1500
 
 
-@dataclasses.dataclass(frozen=True)
-class Kronecker:
-    """A block-diagonal matrix: one Kronecker-factored block a layer, and the rest.
-
-    Attributes:
-        blocks: tuple of `kronecker.Block`.
-        rest: (r,) positions in θ that no block covers.
-        cholesky: (r, r) lower Cholesky factor of their damped block; empty if r is large.
-        scale: the mean eigenvalue of that block, λ included.
-        damping: λ.
-    """
-
-    blocks: tuple
-    rest: np.ndarray
-    cholesky: np.ndarray
-    scale: float
-    damping: float
-
-    def precondition(self, columns):
-        """The damped block-diagonal matrix's inverse times (p, k) columns.
-
-        A large rest counts as a multiple of the identity.
-        """
-        x = np.empty_like(columns)
-        for block in self.blocks:
-            x[block.rows.ravel()] = block.solve(columns, self.damping)
-        if self.cholesky.size:
-            x[self.rest] = scipy.linalg.cho_solve((self.cholesky, True), columns[self.rest])
-        else:
-            x[self.rest] = columns[self.rest] / self.scale
-        return x
-
-    def astype(self, dtype):
-        """The same with its blocks in another precision."""
-        blocks = tuple(block.astype(dtype) for block in self.blocks)
-        return dataclasses.replace(self, blocks=blocks)
-
-
 class EKFAC(Solver):
     """Eigenvalue-corrected Kronecker factors of each layer's Gauss-Newton block.
 
-    Made once in two passes over the data a sample; each right-hand side is then free of
-    data. An approximation that no budget improves: curvature between layers is left out, and
+    Made once in two passes over the data a pseudo-gradient; each right-hand side is then free
+    of data. An approximation that no budget improves: curvature between layers is left out, and
     within a layer all but the diagonal in a Kronecker basis. The residual says how far the
     answer is from (H + λI)⁻¹ v, and is not judged. `CG(preconditioner=EKFAC())` and `ASTRA`
     go from here to the exact answer.
@@ -69,7 +33,7 @@ class EKFAC(Solver):
     exactly as one block of their own, by a dense factorisation or by CG.
 
     Args:
-        num_samples: pseudo-gradients for each training example, random directions u of the
+        pseudo_gradients: how many for each training example: random directions u of the
             outputs with E[u uᵀ] = ∂²ℓ/∂z²: what sampling labels from the model does for a
             cross-entropy, for any convex loss.
         seed: of these.
@@ -80,38 +44,46 @@ class EKFAC(Solver):
     approximates = "gauss_newton"
     advice = "Raise `damping`, or use CG(preconditioner=EKFAC())."
 
-    def __init__(self, num_samples=1, seed=0):
-        check_number("num_samples", num_samples, low=1, integer=True)
+    def __init__(self, pseudo_gradients: int = 1, seed: int = 0) -> None:
+        check_number("pseudo_gradients", pseudo_gradients, low=1, integer=True)
         check_number("seed", seed, integer=True)
-        self.num_samples = num_samples
+        self.pseudo_gradients = pseudo_gradients
         self.seed = seed
 
-    def factorise(self, operator):
-        blocks = operator.kronecker_blocks(self.num_samples, self.seed)
-        covered = np.zeros(operator.size, bool)
+    def factorise(self, curvature: LinearOperator, damping: float) -> Kronecker:
+        """The blocks of a `Layered` curvature, with the rest of it.
+
+        Raises:
+            ValueError: the curvature is not `Layered`.
+            SolverError: the damped blocks are not positive definite.
+        """
+        blocks = kronecker_blocks(curvature, self.pseudo_gradients, self.seed)
+        covered = np.zeros(curvature.size, bool)
         for block in blocks:
-            covered[block.rows] = True
-        if operator.damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
+            covered[block.positions] = True
+        if damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
             raise SolverError("EKFAC met a singular block. Set `damping` to a positive number.")
         rest = np.flatnonzero(~covered)
-        cholesky, scale = _rest(Restricted(operator, rest), self.seed)
-        return Kronecker(blocks, rest, cholesky, scale, float(operator.damping))
+        cholesky, scale = _rest(Damped(Restricted(curvature, rest), damping), self.seed)
+        return Kronecker(blocks, rest, cholesky, scale, damping)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Answer:
         factor = problem.factor
-        x = factor.precondition(problem.columns)
+        x = factor.precondition(problem.rows)
         if factor.rest.size and not factor.cholesky.size:
-            block = Restricted(problem.operator, factor.rest)
-            x[factor.rest] = CG(tol=1e-3).solve(block, problem.columns[factor.rest]).x
+            block = Damped(Restricted(problem.curvature, factor.rest), factor.damping)
+            x[:, factor.rest] = CG(tol=1e-3).solve(block, problem.rows[:, factor.rest]).x
         problem.on_step(1, np.nan)
         details = {
             "layers": [block.name for block in factor.blocks],
             "parameters_outside": int(factor.rest.size),
         }
+        if not factor.blocks:
+            details["note"] = "no layer is covered: all parameters are solved for as one block"
         return Answer(x, 1, details=details)
 
 
-def _rest(block, seed):
+def _rest(block: LinearOperator, seed: int) -> tuple[Array, float]:
     """The Cholesky factor of a damped block, empty if it is large, and its mean eigenvalue."""
     nothing = np.zeros((0, 0))
     if not block.size:

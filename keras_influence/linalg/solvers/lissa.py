@@ -1,18 +1,19 @@
 """LiSSA: a truncated Neumann series over random minibatches (Agarwal, Bullins and Hazan 2017)."""
 
 import itertools
+from typing import Any, Optional
 
 import numpy as np
 
 from keras_influence.errors import DivergenceError, NegativeCurvatureError
-from keras_influence.linalg.solvers import preconditioners
-from keras_influence.linalg.solvers.base import Answer, Solver, column_norms
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.solvers import preconditioners, recurrences
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver, row_norms
+from keras_influence.linalg.solvers.recurrences import Map, Samples
 from keras_influence.validate import check_number
 
 _MAX_DOUBLINGS = 12
-# Heavy-ball momentum, and a step that is stable with it: (1 - 0.9) · 4 / σ.
-_MOMENTUM = 0.9
-_STEP = 0.4
 # A run of the self-tuning recurrence sees each example this often at most.
 _LONGEST = 4
 
@@ -59,15 +60,15 @@ class LiSSA(Solver):
 
     def __init__(
         self,
-        scale=None,
-        recursion_depth=None,
-        num_samples=1,
-        batch_size=None,
-        seed=0,
-        tol=1e-5,
-        max_passes=500,
-        preconditioner="auto",
-    ):
+        scale: float | None = None,
+        recursion_depth: int | None = None,
+        num_samples: int = 1,
+        batch_size: int | None = None,
+        seed: int = 0,
+        tol: float = 1e-5,
+        max_passes: float = 500,
+        preconditioner: preconditioners.Preconditioner = "auto",
+    ) -> None:
         check_number("scale", scale, strict=True, optional=True)
         check_number("recursion_depth", recursion_depth, low=1, integer=True, optional=True)
         check_number("num_samples", num_samples, low=1, integer=True)
@@ -81,21 +82,23 @@ class LiSSA(Solver):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
-        self.tol = tol
+        self.tol: float = tol
         self.max_passes = max_passes
 
-    def factorise(self, operator):
+    def factorise(self, curvature: LinearOperator, damping: float) -> Any:
         if self.recursion_depth is not None:
             return None
-        return preconditioners.factorise(self.preconditioner, operator, rank=20)
+        return preconditioners.factorise(self.preconditioner, curvature, damping, rank=20)
 
-    def _solve(self, problem):
-        batch_size = self.batch_size or _batch_size(problem.operator)
+    def _solve(self, problem: Problem) -> Answer:
+        batch_size = self.batch_size or _batch_size(problem.system)
         precondition = _preconditioner(problem)
-        scale = self.scale or self._safe_scale(problem.operator, precondition, batch_size)
-        samples = problem.operator.samples(batch_size, self.seed)
-        solve = self._refined if self.recursion_depth is None else self._plain
-        x, steps, used = solve(problem, samples, scale, precondition)
+        scale = self.scale or self._safe_scale(problem.system, precondition, batch_size)
+        samples = problem.system.samples(batch_size, self.seed)
+        if self.recursion_depth is None:
+            x, steps, used = self._refined(problem, samples, scale, precondition)
+        else:
+            x, steps, used = self._plain(problem, samples, scale, self.recursion_depth)
         # What refinement leaves is not the bias of a cut series: the residual tells it.
         extra_ridge = used / self.recursion_depth if self.recursion_depth else 0.0
         details = {"scale": used, "batch_size": batch_size, "extra_ridge": extra_ridge}
@@ -103,47 +106,34 @@ class LiSSA(Solver):
 
     # ---- the plain recurrence
 
-    def _plain(self, problem, samples, scale, _):
-        total = np.zeros_like(problem.columns)
+    def _plain(
+        self, problem: Problem, samples: Samples, scale: float, depth: int
+    ) -> tuple[Array, int, float]:
+        total = np.zeros_like(problem.rows)
         for _ in range(self.num_samples):
-            x = self._run(problem, samples, scale)
+            x = recurrences.plain(problem, samples, scale, depth)
             for _ in range(0 if self.scale else _MAX_DOUBLINGS):
                 if x is not None:
                     break
                 scale *= 2
-                x = self._run(problem, samples, scale)
+                x = recurrences.plain(problem, samples, scale, depth)
             if x is None:
                 raise _diverged(scale)
             total += x
-        return total / self.num_samples, self.recursion_depth * self.num_samples, scale
-
-    def _run(self, problem, samples, scale):
-        """One recurrence from h = v, or σ x0 if there is one; None if it grew without bound."""
-        dtype = problem.operator.dtype
-        v = np.asfortranarray(problem.columns, dtype)
-        h = (problem.start * scale).astype(dtype) if problem.start.any() else v.copy()
-        # With 0 ≼ A_B ≼ 2σI the norm grows by at most ‖v‖ a step.
-        first, growth = column_norms(h), column_norms(v)
-        for step in range(1, self.recursion_depth + 1):
-            update = v - next(samples).matmat(h) / dtype.type(scale)
-            h += update
-            if step % 50 == 0 or step == self.recursion_depth:
-                if not (column_norms(h) <= 2 * (first + (step + 1) * growth)).all():
-                    return None
-                left = column_norms(update) / growth.clip(1e-300)
-                problem.on_step(step, float(left.max()))
-        return h.astype(np.float64) / scale
+        return total / self.num_samples, depth * self.num_samples, scale
 
     # ---- the self-tuning one
 
-    def _refined(self, problem, samples, scale, precondition):
-        x, norms = problem.start.copy(), column_norms(problem.columns).clip(1e-300)
-        r = problem.columns - problem.product(x) if x.any() else problem.columns.copy()
-        left, share = column_norms(r) / norms, next(samples).share
+    def _refined(
+        self, problem: Problem, samples: Samples, scale: float, precondition: Map
+    ) -> tuple[Array, int, float]:
+        x, norms = problem.start.copy(), row_norms(problem.rows).clip(1e-300)
+        r = problem.remainder(x)
+        left, share = row_norms(r) / norms, next(samples).share
         depth, steps, doublings, before = max(10, round(1 / share)), 0, 0, None
-        while left.max() > 0.9 * self.tol and problem.operator.passes < self.max_passes:
-            depth = min(depth, 1 + round((self.max_passes - problem.operator.passes) / share))
-            correction = _correction(r, samples, scale, precondition, depth)
+        while left.max() > 0.9 * self.tol and problem.passes < self.max_passes:
+            depth = min(depth, 1 + round((self.max_passes - problem.passes) / share))
+            correction = recurrences.with_momentum(r, samples, scale, precondition, depth)
             steps += depth
             if correction is None:
                 doublings += 1
@@ -153,25 +143,25 @@ class LiSSA(Solver):
                 continue
             before = _Direction(correction, problem.product(correction), before)
             length = before.length(r)
-            x += length * before.columns
+            x += length * before.rows
             r -= length * before.image
-            previous, left = left.max(), column_norms(r) / norms
+            previous, left = left.max(), row_norms(r) / norms
             if left.max() > 0.3 * previous:
                 scale *= 2 if length.min() < 0.5 else 1
                 depth *= 2 if depth * share < _LONGEST else 1
-            problem.on_step(steps, left.max())
+            problem.on_step(steps, float(left.max()))
         return x, steps, scale
 
-    def _safe_scale(self, operator, precondition, batch_size):
+    def _safe_scale(self, system: LinearOperator, precondition: Map, batch_size: int) -> float:
         """1.2 times the largest eigenvalue over sampled minibatches of the size used."""
-        largest, samples = 0.0, operator.samples(batch_size, self.seed + 1)
+        largest, samples = 0.0, system.samples(batch_size, self.seed + 1)
         rng = np.random.default_rng(self.seed)
         first = next(samples)
         others = min(8, round(1 / first.share)) - 1  # As many as there are different ones.
         for sample in (first, *itertools.islice(samples, others)):
-            w = rng.standard_normal((operator.size, 1))
+            w: Array = rng.standard_normal((1, system.size))
             for _ in range(10):
-                w = (w / max(np.linalg.norm(w), 1e-30)).astype(operator.dtype)
+                w = (w / max(float(np.linalg.norm(w)), 1e-30)).astype(system.dtype)
                 w = precondition(sample.matmat(w))
             largest = max(largest, float(np.linalg.norm(w)))
         if not np.isfinite(largest) or largest == 0:
@@ -179,37 +169,17 @@ class LiSSA(Solver):
         return 1.2 * largest
 
 
-def _batch_size(operator):
+def _batch_size(system: LinearOperator) -> int:
     """A sixteenth of the examples, within 32 and 256."""
-    share = next(operator.samples(32, 0)).share
+    share = next(system.samples(32, 0)).share
     return int(np.clip(2 / share, 32, 256))
 
 
-def _preconditioner(problem):
+def _preconditioner(problem: Problem) -> Map:
     """The factor's product in the operator's own precision, which is what the steps cost in."""
     if problem.factor is None:
-        return lambda columns: columns
-    return problem.factor.astype(problem.operator.dtype).precondition
-
-
-def _correction(r, samples, scale, precondition, depth):
-    """About A⁻¹ r by `depth` steps with momentum, averaged over the last quarter; or None."""
-    first = next(samples)
-    dtype = first.dtype.type
-    # Fortran order, here and so in all that follows: the kernels want each column in one piece.
-    r = np.asfortranarray(r, dtype)
-    d, velocity, tail = np.zeros_like(r), np.zeros_like(r), np.zeros_like(r)
-    last = max(1, depth // 4)
-    for step, sample in enumerate(itertools.chain([first], itertools.islice(samples, depth - 1))):
-        pull = precondition(r - sample.matmat(d) if step else r)
-        velocity *= dtype(_MOMENTUM)
-        velocity += dtype(_STEP / scale) * pull
-        d += velocity
-        if step >= depth - last:
-            tail += d
-        if step % 20 == 19 and not np.isfinite(d).all():
-            return None
-    return tail.astype(np.float64) / last if np.isfinite(tail).all() else None
+        return lambda rows: rows
+    return problem.factor.astype(problem.system.dtype).precondition
 
 
 class _Direction:
@@ -219,27 +189,32 @@ class _Direction:
         NegativeCurvatureError: A is not positive definite along it.
     """
 
-    def __init__(self, columns, image, before):
+    rows: Array
+    image: Array
+    energy: Array
+
+    def __init__(self, rows: Array, image: Array, before: Optional["_Direction"]) -> None:
         if before is not None:
-            overlap = _dots(before.image, columns) / before.energy
-            columns -= overlap * before.columns
-            image -= overlap * before.image
-        self.columns, self.image, self.energy = columns, image, _dots(columns, image)
+            overlap = _dots(before.image, rows) / before.energy
+            rows = rows - overlap * before.rows
+            image = image - overlap * before.image
+        self.rows, self.image, self.energy = rows, image, _dots(rows, image)
         if (self.energy < 0).any():
-            quotients = self.energy / _dots(columns, columns).clip(1e-300)
+            quotients = self.energy / _dots(rows, rows).clip(1e-300)
             raise NegativeCurvatureError(quotients.min(), "LiSSA")
-        self.energy[self.energy == 0] = 1  # A column of zeros, which stays zero.
+        self.energy[self.energy == 0] = 1  # A row of zeros, which stays zero.
 
-    def length(self, r):
-        """The multiple of each column that brings x nearest to A⁻¹ v in the norm of A."""
-        return _dots(self.columns, r) / self.energy
-
-
-def _dots(a, b):
-    return np.einsum("ij,ij->j", a, b)
+    def length(self, r: Array) -> Array:
+        """The multiple of each row that brings x nearest to A⁻¹ v in the norm of A, (k, 1)."""
+        return _dots(self.rows, r) / self.energy
 
 
-def _diverged(scale):
+def _dots(a: Array, b: Array) -> Array:
+    """The inner product of each pair of rows, (k, 1)."""
+    return np.einsum("ij,ij->i", a, b)[:, None]
+
+
+def _diverged(scale: float) -> DivergenceError:
     return DivergenceError(
         f"LiSSA diverged with scale={scale:.3g}, which is less than half the largest "
         "eigenvalue of some minibatch, or the curvature is not positive definite. "

@@ -4,7 +4,8 @@ import numpy as np
 import scipy.optimize
 
 from keras_influence.errors import NegativeCurvatureError
-from keras_influence.linalg.solvers.base import Answer, Solver
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.validate import check_number
 
 
@@ -20,7 +21,7 @@ class NCG(Solver):
 
     advice = "Lower `avextol`, raise `max_iter` or `damping`, or use method='cg'."
 
-    def __init__(self, avextol=1e-8, max_iter=100, tol=1e-3):
+    def __init__(self, avextol: float = 1e-8, max_iter: int = 100, tol: float = 1e-3) -> None:
         check_number("avextol", avextol, strict=True)
         check_number("max_iter", max_iter, low=1, integer=True)
         check_number("tol", tol, strict=True)
@@ -28,29 +29,34 @@ class NCG(Solver):
         self.max_iter = max_iter
         self.tol = tol
 
-    def _solve(self, problem):
-        v = problem.columns
-        x, iterations = np.zeros_like(v), np.zeros(v.shape[1], int)
-        for j in range(v.shape[1]):
-            norm = np.linalg.norm(v[:, j])
+    def _solve(self, problem: Problem) -> Answer:
+        x, iterations = np.zeros_like(problem.rows), np.zeros(len(problem.rows), int)
+        for i, v in enumerate(problem.rows):
+            norm = np.linalg.norm(v)
             if norm > 0:
-                start = problem.start[:, j] / norm
-                solution, iterations[j] = self._minimise(problem, v[:, j] / norm, start)
-                x[:, j] = norm * solution
+                start = problem.start[i] / norm
+                solution, iterations[i] = self._minimise(problem, v / norm, start)
+                x[i] = norm * solution
         return Answer(x, iterations)
 
-    def _minimise(self, problem, v, start):
-        def product(direction):
-            return problem.product(direction[:, None])[:, 0]
+    def _minimise(self, problem: Problem, v: Array, start: Array) -> tuple[Array, int]:
+        def product(direction: Array) -> Array:
+            return problem.product(direction[None])[0]
 
-        def curved(_, direction):
+        def curved(_: Array, direction: Array) -> Array:
             result = product(direction)
             curvature = direction @ result
             if curvature <= 0 and direction.any():
                 raise NegativeCurvatureError(curvature / (direction @ direction), "NCG")
             return result
 
-        steps = []
+        steps = 0
+
+        def count(_: Array) -> None:
+            nonlocal steps
+            steps += 1
+            problem.on_step(steps, np.nan)
+
         x = scipy.optimize.fmin_ncg(
             lambda x: 0.5 * x @ product(x) - v @ x,
             start,
@@ -58,7 +64,7 @@ class NCG(Solver):
             fhess_p=curved,
             avextol=self.avextol,
             maxiter=self.max_iter,
-            callback=lambda x: steps.append(problem.on_step(len(steps) + 1, np.nan)),
+            callback=count,
             disp=False,
         )
-        return x, len(steps)
+        return x, steps

@@ -5,29 +5,30 @@ import scipy.linalg
 
 from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.low_rank import LowRank
-from keras_influence.linalg.solvers.base import Answer, Solver
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.validate import check_number
 
 
-def nystrom_factor(operator, rank, seed):
+def nystrom_factor(curvature: LinearOperator, damping: float, rank: int, seed: int) -> LowRank:
     """Randomised Nyström approximation (Frangella, Tropp and Udell 2023, algorithm 2.1).
 
     Args:
-        operator: A = H + λI with H positive semi-definite; one product with `rank` columns.
-        rank: columns of the sketch.
+        curvature: H, positive semi-definite; one product with `rank` rows.
+        damping: λ.
+        rank: rows of the sketch.
         seed: of the sketch.
 
     Raises:
         SolverError: H is not positive semi-definite.
     """
-    rank = min(rank, operator.size)
+    rank = min(rank, curvature.size)
     rng = np.random.default_rng(seed)
-    sketch = np.linalg.qr(rng.standard_normal((operator.size, rank)))[0]
-    image = operator.matmat(sketch.astype(operator.dtype)).astype(np.float64)
-    image -= operator.damping * sketch
+    sketch = np.linalg.qr(rng.standard_normal((curvature.size, rank)))[0].T
+    image = curvature.matmat(np.ascontiguousarray(sketch, curvature.dtype)).astype(np.float64)
     # A small shift keeps the Cholesky factor real; it is taken off again below.
-    shift = max(np.finfo(operator.dtype).eps * np.linalg.norm(image), 1e-300)
-    core = sketch.T @ image
+    shift = max(np.finfo(curvature.dtype).eps * np.linalg.norm(image), 1e-300)
+    core = sketch @ image.T
     try:
         factor = scipy.linalg.cholesky((core + core.T) / 2 + shift * np.eye(rank))
     except np.linalg.LinAlgError as error:
@@ -35,15 +36,15 @@ def nystrom_factor(operator, rank, seed):
             "The Nyström approximation needs a positive semi-definite matrix: use "
             "curvature='gauss_newton'."
         ) from error
-    half = scipy.linalg.solve_triangular(factor, (image + shift * sketch).T, trans="T")
-    vectors, singular, _ = np.linalg.svd(half.T, full_matrices=False)
-    return LowRank(vectors, np.maximum(singular**2 - shift, 0), operator.damping)
+    half = scipy.linalg.solve_triangular(factor, image + shift * sketch, trans="T")
+    _, singular, vectors = np.linalg.svd(half, full_matrices=False)
+    return LowRank(vectors, np.maximum(singular**2 - shift, 0), damping)
 
 
 class Nystrom(Solver):
     """Solve with a randomised low-rank approximation of the curvature plus the damping.
 
-    Costs one product with `rank` columns, once, whatever the number of right-hand sides.
+    Costs one product with `rank` rows, once, whatever the number of right-hand sides.
     Good where few eigenvalues stand out over λ; the residual says how good.
 
     Args:
@@ -55,7 +56,7 @@ class Nystrom(Solver):
     preconditions = True
     advice = "Raise `rank` or `damping`, or use method='cg' with CG(preconditioner=Nystrom())."
 
-    def __init__(self, rank=100, seed=0, tol=0.1):
+    def __init__(self, rank: int = 100, seed: int = 0, tol: float = 0.1) -> None:
         check_number("rank", rank, low=1, integer=True)
         check_number("seed", seed, integer=True)
         check_number("tol", tol, strict=True)
@@ -63,9 +64,9 @@ class Nystrom(Solver):
         self.seed = seed
         self.tol = tol
 
-    def factorise(self, operator):
-        return nystrom_factor(operator, self.rank, self.seed)
+    def factorise(self, curvature: LinearOperator, damping: float) -> LowRank:
+        return nystrom_factor(curvature, damping, self.rank, self.seed)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Answer:
         problem.on_step(1, np.nan)
-        return Answer(problem.factor.solve(problem.columns), 1)
+        return Answer(problem.factor.solve(problem.rows), 1)

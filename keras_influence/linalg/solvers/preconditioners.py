@@ -1,11 +1,16 @@
 """Solvers that are made once and make another solver's passes go further."""
 
+from typing import Any, Literal, TypeAlias
+
 from keras_influence.errors import SolverError
+from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.nystrom import Nystrom
 
+Preconditioner: TypeAlias = Solver | Literal["auto"] | None
 
-def check_preconditioner(preconditioner):
+
+def check_preconditioner(preconditioner: Preconditioner) -> Preconditioner:
     """Raise a TypeError unless it is None, "auto" or a solver whose factor can precondition."""
     if preconditioner is None or isinstance(preconditioner, str) and preconditioner == "auto":
         return preconditioner
@@ -17,17 +22,19 @@ def check_preconditioner(preconditioner):
     )
 
 
-def factorise(preconditioner, operator, rank):
-    """The factor of a preconditioner for an operator; None if there is to be none.
+def factorise(
+    preconditioner: Preconditioner, curvature: LinearOperator, damping: float, rank: int
+) -> Any:
+    """The factor of a preconditioner for a curvature and λ; None if there is to be none.
 
     "auto" is a `Nystrom` of `rank`, and none where the curvature has negative eigenvalues,
     which the damping may yet outweigh.
     """
     if isinstance(preconditioner, Solver):
-        return preconditioner.factorise(operator)
+        return preconditioner.factorise(curvature, damping)
     if preconditioner is None:
         return None
     try:
-        return Nystrom(rank=rank).factorise(operator)
+        return Nystrom(rank=rank).factorise(curvature, damping)
     except SolverError:
         return None

@@ -1,0 +1,59 @@
+"""A matrix that is written out and factorised."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from keras_influence.errors import SolverError
+from keras_influence.linalg.arrays import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseFactor:
+    """A dense matrix in a form that solves for many right-hand sides.
+
+    Attributes:
+        kind: "cholesky", or "ldl" for an indefinite matrix.
+        parts: what `scipy.linalg.cho_factor` or `scipy.linalg.ldl` returns.
+    """
+
+    kind: str
+    parts: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, matrix: Array) -> "DenseFactor":
+        """Cholesky factor of a symmetric matrix, or its LDLᵀ where it is indefinite."""
+        try:
+            return cls("cholesky", scipy.linalg.cho_factor(matrix, lower=True))
+        except np.linalg.LinAlgError:
+            return cls("ldl", scipy.linalg.ldl(matrix))
+
+    def solve(self, rows: Array) -> Array:
+        """The matrix's inverse times (k, p) rows. LAPACK's right-hand sides are columns."""
+        if self.kind == "cholesky":
+            x: Array = scipy.linalg.cho_solve(self.parts, rows.T)
+        else:
+            lower, diagonal, permutation = self.parts
+            x = _solve_ldl(lower, diagonal, permutation, rows.T)
+        return x.T
+
+
+def _solve_ldl(lower: Array, diagonal: Array, permutation: Array, v: Array) -> Array:
+    """Solve (L D Lᵀ) x = v; `lower[permutation]` is triangular, D has 1 x 1 and 2 x 2 blocks."""
+    triangle = lower[permutation]
+    y = scipy.linalg.solve_triangular(triangle, v[permutation], lower=True, unit_diagonal=True)
+    bands = np.zeros((3, len(diagonal)))
+    bands[0, 1:], bands[1], bands[2, :-1] = (np.diag(diagonal, k) for k in (1, 0, -1))
+    try:
+        y = scipy.linalg.solve_banded((1, 1), bands, y)
+    except np.linalg.LinAlgError as error:
+        raise SolverError(
+            "The curvature matrix is singular. Set `damping` to a positive number."
+        ) from error
+    x = np.empty_like(y)
+    x[permutation] = scipy.linalg.solve_triangular(
+        triangle, y, lower=True, unit_diagonal=True, trans="T"
+    )
+    return x

@@ -1,0 +1,70 @@
+"""Matrices whose answers are known, for the tests of this room."""
+
+import numpy as np
+
+from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.operators import Dense
+
+
+def spectral(eigenvalues, seed=0):
+    """A dense symmetric matrix with these eigenvalues, and its eigenvectors as columns."""
+    rng = np.random.default_rng(seed)
+    q = np.linalg.qr(rng.normal(size=(len(eigenvalues),) * 2))[0]
+    return (q * eigenvalues) @ q.T, q
+
+
+def dense_solve(matrix, rows, damping=0.0):
+    """(matrix + λI)⁻¹ times each row, by LAPACK."""
+    return np.linalg.solve(matrix + damping * np.eye(len(matrix)), rows.T).T
+
+
+class Watched(Dense):
+    """A matrix that remembers how many rows each of its products had."""
+
+    def __init__(self, matrix):
+        super().__init__(matrix)
+        self.widths = []
+
+    def matmat(self, rows):
+        self.widths.append(len(rows))
+        return super().matmat(rows)
+
+
+class Layers(Dense):
+    """A matrix with two layers' blocks, diagonal in a Kronecker basis, and five positions more.
+
+    Attributes:
+        blocks: the layers' `Block`s; the second one's inputs are indices.
+        rest: positions that are in no block.
+        matrix: the (23, 23) matrix.
+
+    Args:
+        coupling: size of the entries that are in no block.
+    """
+
+    def __init__(self, rng, coupling=0.0):
+        order = rng.permutation(23)
+        self.rest = np.sort(order[18:])
+        self.blocks = (
+            _block(rng, "one", order[:12].reshape(3, 4)),
+            _block(rng, "two", order[12:18].reshape(2, 3), indices=True),
+        )
+        noise = rng.normal(size=(23, 23)) * coupling
+        self.matrix = noise + noise.T
+        for block in self.blocks:
+            part = block.positions.ravel()
+            q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
+            q = np.kron(q_inputs, block.q_outputs)
+            self.matrix[np.ix_(part, part)] = (q * block.eigenvalues.ravel()) @ q.T
+        self.matrix[np.ix_(self.rest, self.rest)] = spectral(np.linspace(0.5, 2, 5))[0]
+        super().__init__(self.matrix)
+
+    def kronecker(self, pseudo_gradients, seed):
+        return self.blocks
+
+
+def _block(rng, name, positions, indices=False):
+    k, o = positions.shape
+    q_inputs, q_outputs = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (k, o))
+    q_inputs = np.zeros((0, 0)) if indices else q_inputs
+    return Block(name, positions, q_inputs, q_outputs, rng.uniform(0.5, 2, (k, o)))

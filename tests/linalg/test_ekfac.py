@@ -1,0 +1,71 @@
+"""EK-FAC on matrices with layers, and its refusal where there are none.
+
+What the layers of a network are: tests/engine/test_kronecker.py.
+"""
+
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from keras_influence import ASTRA, CG, EKFAC
+from keras_influence.linalg.operators import Damped, Dense
+from tests import truth
+from tests.linalg.matrices import Layers, dense_solve, spectral
+
+SOLVERS = [EKFAC(), CG(preconditioner=EKFAC()), ASTRA()]
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_a_matrix_without_layers_is_refused(solver, damping, rng):
+    matrix, _ = spectral(np.linspace(1, 2, 8))
+    with pytest.raises(ValueError, match="EKFAC.*ASTRA.*CG.*Received: Dense.*'cg'"):
+        solver.solve(Damped(Dense(matrix), damping), rng.normal(size=(2, 8)))
+
+
+def test_what_it_covers_is_said(rng):
+    details = EKFAC().solve(Damped(Layers(rng), 0.1), rng.normal(size=(1, 23))).details
+    assert details == {"layers": ["one", "two"], "parameters_outside": 5, "approximation": True}
+
+
+@pytest.mark.parametrize("dense_rest", [1500, 1])
+def test_layers_that_cover_nothing_leave_an_exact_solve(dense_rest, rng, monkeypatch):
+    monkeypatch.setattr("keras_influence.linalg.solvers.ekfac._DENSE_REST", dense_rest)
+    layers, v = Layers(rng, coupling=0.02), rng.normal(size=(2, 23))
+    layers.blocks = ()
+    solution = EKFAC().solve(Damped(layers, 0.1), v)
+    expected = dense_solve(layers.matrix, v, 0.1)
+    assert truth.relative_error(solution.x, expected) < (1e-12 if dense_rest == 1500 else 2e-3)
+    assert solution.details["layers"] == []
+    assert solution.details["parameters_outside"] == 23
+    assert "no layer is covered" in solution.details["note"]
+
+
+def test_what_couples_layers_is_left_out_by_itself_and_found_by_others(rng):
+    layers, v = Layers(rng, coupling=0.02), rng.normal(size=(3, 23))
+    exact = dense_solve(layers.matrix, v, 0.1)
+    alone, *others = (solver.solve(Damped(layers, 0.1), v) for solver in SOLVERS)
+    diagonal = layers.matrix.copy()
+    parts = [b.positions.ravel() for b in layers.blocks] + [layers.rest]
+    for part in parts:
+        diagonal[np.ix_(part, np.setdiff1d(np.arange(23), part))] = 0
+    assert truth.relative_error(alone.x, dense_solve(diagonal, v, 0.1)) < 1e-12
+    assert truth.relative_error(alone.x, exact) > 0.01
+    for solver, solution in zip(SOLVERS[1:], others):
+        assert truth.relative_error(solution.x, exact) < 3 * solver.tol
+    assert others[0].passes < CG().solve(Damped(layers, 0.1), v).passes + 2
+
+
+def test_a_singular_block_needs_damping(rng):
+    layers, v = Layers(rng), rng.normal(size=(1, 23))
+    layers.blocks[0].eigenvalues[0, 0] = 0
+    with pytest.raises(ki.SolverError, match="EKFAC met a singular block.*`damping`"):
+        EKFAC().solve(layers, v)
+    assert np.isfinite(EKFAC().solve(Damped(layers, 0.1), v).x).all()
+
+
+def test_an_indefinite_rest_is_refused(rng):
+    layers = Layers(rng)
+    layers.matrix[np.ix_(layers.rest, layers.rest)] -= 3 * np.eye(5)
+    with pytest.raises(ki.SolverError, match="does not cover.*`damping`"):
+        EKFAC().solve(Damped(layers, 0.1), rng.normal(size=(1, 23)))

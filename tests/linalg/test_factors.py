@@ -1,0 +1,137 @@
+"""Factors against dense inverses, and as plain arrays and back."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from keras_influence.linalg.factors import packing
+from keras_influence.linalg.factors.dense import DenseFactor
+from keras_influence.linalg.factors.kronecker import Kronecker
+from keras_influence.linalg.factors.low_rank import LowRank
+from tests import truth
+from tests.linalg.matrices import Layers, dense_solve, spectral
+
+
+def _low_rank(eigenvalues, damping):
+    q = spectral(np.ones(12))[1].T[: len(eigenvalues)]
+    return LowRank(q, np.array(eigenvalues), damping), (q.T * eigenvalues) @ q
+
+
+def test_low_rank_inverts_with_its_damping(rng):
+    factor, matrix = _low_rank([5.0, 2.0, 0.5], 0.1)
+    rows = rng.normal(size=(4, 12))
+    assert truth.relative_error(factor.solve(rows), dense_solve(matrix, rows, 0.1)) < 1e-12
+
+
+def test_low_rank_without_damping_goes_on_with_its_smallest_eigenvalue(rng):
+    factor, matrix = _low_rank([5.0, 2.0, 0.5], 0.0)
+    rows = rng.normal(size=(4, 12))
+    outside = np.eye(12) - factor.vectors.T @ factor.vectors
+    expected = dense_solve(matrix + 0.5 * outside, rows)
+    assert truth.relative_error(factor.solve(rows), expected) < 1e-12
+
+
+def test_low_rank_projects(rng):
+    factor, matrix = _low_rank([5.0, -2.0], 0.1)
+    inside = factor.vectors.T @ factor.vectors
+    expected = rng.normal(size=(3, 12)) @ inside
+    rows = expected @ (matrix + 0.1 * np.eye(12)) + rng.normal(size=(3, 12)) @ (np.eye(12) - inside)
+    assert truth.relative_error(factor.project(rows), expected) < 1e-12
+
+
+def test_low_rank_preconditions_with_its_smallest_eigenvalue_outside(rng):
+    factor, matrix = _low_rank([5.0, 2.0, 0.5], 0.1)
+    rows = rng.normal(size=(4, 12))
+    outside = np.eye(12) - factor.vectors.T @ factor.vectors
+    expected = dense_solve(matrix + 0.5 * outside, rows, 0.1)
+    assert truth.relative_error(factor.precondition(rows), expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "kind"), [(np.linspace(1, 3, 9), "cholesky"), (np.linspace(-2, 3, 9), "ldl")]
+)
+def test_dense_factor_inverts(eigenvalues, kind, rng):
+    matrix, _ = spectral(eigenvalues)
+    factor = DenseFactor.of(matrix)
+    rows = rng.normal(size=(4, 9))
+    assert factor.kind == kind
+    assert truth.relative_error(factor.solve(rows), dense_solve(matrix, rows)) < 1e-11
+
+
+def test_a_block_inverts_its_part(rng):
+    layers = Layers(rng)
+    rows = rng.normal(size=(4, 23))
+    for block in layers.blocks:
+        part = block.positions.ravel()
+        expected = dense_solve(layers.matrix[np.ix_(part, part)], rows[:, part], 0.3)
+        assert truth.relative_error(block.solve(rows, 0.3), expected) < 1e-12
+
+
+def _kronecker(layers, damping):
+    rest = layers.matrix[np.ix_(layers.rest, layers.rest)] + damping * np.eye(5)
+    return Kronecker(layers.blocks, layers.rest, np.linalg.cholesky(rest), 1.0, damping)
+
+
+def test_kronecker_inverts_a_block_diagonal_matrix(rng):
+    layers = Layers(rng)
+    rows = rng.normal(size=(4, 23))
+    found = _kronecker(layers, 0.3).precondition(rows)
+    assert truth.relative_error(found, dense_solve(layers.matrix, rows, 0.3)) < 1e-12
+
+
+def test_a_large_rest_is_a_multiple_of_the_identity(rng):
+    layers = Layers(rng)
+    factor = dataclasses.replace(_kronecker(layers, 0.3), cholesky=np.zeros((0, 0)), scale=4.0)
+    rows = rng.normal(size=(2, 23))
+    found = factor.precondition(rows)
+    assert found[:, layers.rest] == pytest.approx(rows[:, layers.rest] / 4)
+
+
+def test_factors_work_in_another_precision(rng):
+    layers, rows = Layers(rng), rng.normal(size=(2, 23)).astype("float32")
+    found = _kronecker(layers, 0.3).astype("float32").precondition(rows)
+    assert found.dtype == np.float32
+    assert truth.relative_error(found, dense_solve(layers.matrix, rows, 0.3)) < 1e-5
+    factor, matrix = _low_rank([5.0, 2.0], 0.1)
+    found = factor.astype("float32").precondition(rows[:, :12])
+    assert found.dtype == np.float32
+    assert truth.relative_error(found, factor.precondition(rows[:, :12])) < 1e-5
+
+
+# ---- packing
+
+
+def _factors(rng):
+    return {
+        "low rank": _low_rank([5.0, 2.0, 0.5], 0.1)[0],
+        "cholesky": DenseFactor.of(spectral(np.linspace(1, 3, 12))[0]),
+        "ldl": DenseFactor.of(spectral(np.linspace(-2, 3, 12))[0]),
+        "kronecker": _kronecker(Layers(rng), 0.3),
+        "nothing": None,
+    }
+
+
+@pytest.mark.parametrize("name", ["low rank", "cholesky", "ldl", "kronecker", "nothing"])
+def test_packed_and_unpacked_a_factor_is_the_same(name, rng):
+    factor, arrays = _factors(rng)[name], []
+    tree = json.loads(json.dumps(packing.pack(factor, arrays)))
+    again = packing.unpack(tree, arrays)
+    assert type(again) is type(factor)
+    if factor is not None:
+        rows = rng.normal(size=(3, 23 if name == "kronecker" else 12))
+        solve = "precondition" if name == "kronecker" else "solve"
+        assert (getattr(again, solve)(rows) == getattr(factor, solve)(rows)).all()
+        assert packing.pack(again, copies := []) == tree
+        assert all((a == b).all() for a, b in zip(arrays, copies, strict=True))
+
+
+def test_only_arrays_leave_the_tree(rng):
+    arrays = []
+    tree = packing.pack(_kronecker(Layers(rng), 0.3), arrays)
+    assert tree["class"] == "Kronecker"
+    assert tree["fields"]["damping"] == 0.3
+    assert [b["fields"]["name"] for b in tree["fields"]["blocks"]] == ["one", "two"]
+    # Four arrays a block, the rest's positions and its factor.
+    assert len(arrays) == 2 * 4 + 2

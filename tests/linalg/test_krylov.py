@@ -1,0 +1,63 @@
+"""CG, MINRES and NCG: what their iterations cost and what stops them."""
+
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from keras_influence import CG, NCG, Nystrom
+from keras_influence.linalg.operators import Damped, Dense
+from tests import truth
+from tests.linalg.matrices import Watched, dense_solve, spectral
+
+
+def test_converged_rows_drop_out_of_the_passes(rng):
+    matrix, q = spectral(np.geomspace(1e-3, 1, 40))
+    watched, easy = Watched(matrix), q[:, -1]
+    CG(tol=1e-8).solve(watched, np.stack([easy, rng.normal(size=40)]))
+    assert watched.widths[0] == 2
+    assert watched.widths[5:-1] == [1] * (len(watched.widths) - 6)
+
+
+def test_right_hand_sides_share_their_directions(rng):
+    """k vectors of n unknowns need n / k passes and one to check; equal ones cost nothing."""
+    matrix, _ = spectral(np.geomspace(0.1, 1, 40))
+    v = rng.normal(size=(10, 40))
+    together = CG(tol=1e-8).solve(Dense(matrix), v)
+    assert truth.relative_error(together.x, dense_solve(matrix, v)) < 1e-7
+    assert together.passes <= 4 + 1
+    watched = Watched(matrix)
+    equal = CG(tol=1e-8).solve(watched, np.vstack([v[:2]] * 5))
+    assert equal.converged.all()
+    assert max(watched.widths[:-1]) == 2
+
+
+def test_nystrom_preconditioner_saves_passes_on_a_low_rank_spectrum(rng):
+    matrix, _ = spectral(np.r_[np.full(170, 1e-8), np.geomspace(1e-2, 10, 30)])
+    damped, v = Damped(Dense(matrix), 1e-3), rng.normal(size=(1, 200))
+    plain = CG().solve(damped, v)
+    helped = CG(preconditioner=Nystrom(30)).solve(damped, v)
+    assert helped.converged.all()
+    assert helped.passes < plain.passes / 3
+
+
+@pytest.mark.parametrize("solver", [CG(), NCG()])
+def test_negative_curvature_is_an_error_that_says_how_negative(solver, rng):
+    matrix, _ = spectral(np.r_[-0.5, np.linspace(0.5, 2, 9)])
+    with pytest.raises(ki.NegativeCurvatureError, match="gauss_newton.*direct") as caught:
+        solver.solve(Dense(matrix), rng.normal(size=(2, 10)))
+    assert -0.5 - 1e-9 <= caught.value.eigenvalue < 0
+
+
+def test_cg_estimates_the_most_negative_eigenvalue_well():
+    matrix, q = spectral(np.r_[-1.0, np.linspace(3, 4, 9)])
+    v = 0.2 * q[:, 0] + q[:, 1:].sum(1)
+    with pytest.raises(ki.NegativeCurvatureError) as caught:
+        CG(tol=1e-12).solve(Dense(matrix), v[None])
+    assert caught.value.eigenvalue == pytest.approx(-1, abs=0.2)
+
+
+def test_cg_says_that_a_product_is_not_finite(rng):
+    matrix, _ = spectral(np.linspace(0.5, 2, 10))
+    matrix[3, 4] = np.nan
+    with pytest.raises(ki.SolverError, match="product with the curvature is NaN.*gauss_newton"):
+        CG().solve(Dense(matrix), rng.normal(size=(2, 10)))
