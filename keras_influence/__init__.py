@@ -36,7 +36,7 @@ from keras_influence.linalg.solvers import (
     Nystrom,
 )
 from keras_influence.models import InfluenceMixin, InfluenceModel
-from keras_influence.questions.explainer import Explainer
+from keras_influence.questions.explainer import Explainer, load_prepared, prepare
 from keras_influence.questions.groups import group_influence, parameter_influence, with_change
 from keras_influence.questions.influence import influence
 from keras_influence.questions.inputs import input_influence
@@ -83,9 +83,11 @@ __all__ = [
     "influence",
     "input_influence",
     "inverse_hvp",
+    "load_prepared",
     "losses",
     "operator",
     "parameter_influence",
+    "prepare",
     "self_influence",
     "verify",
     "with_change",

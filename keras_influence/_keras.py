@@ -126,9 +126,22 @@ def calls_of_compiled_loss(model, y, y_pred, sample_weight):
     twin._flat_losses = [recorder(entry) for entry in compiled._flat_losses]
     # One for each loss, or Keras stops after the first.
     twin._metrics = [None] * len(twin._flat_losses)
-    twin.call(y, y_pred, sample_weight)
+    twin.call(_beside(compiled, y, y_pred), y_pred, sample_weight)
     # For a single output Keras goes through all its losses and returns the first.
     return calls if keras.tree.is_nested(y) or keras.tree.is_nested(y_pred) else calls[:1]
+
+
+def _beside(compiled, y, y_pred):
+    """Labels of the one output that has a loss, in the structure of all outputs.
+
+    Keras finds that output too, unless a batch has as many rows as there are outputs.
+    """
+    losses = keras.tree.flatten(compiled._user_loss)
+    if keras.tree.is_nested(y) or len(losses) < 2 or sum(x is not None for x in losses) != 1:
+        return y
+    if not isinstance(y_pred, (list, tuple)) or len(y_pred) != len(losses):
+        return y
+    return type(y_pred)(None if loss is None else y for loss in losses)
 
 
 def calls_as_keras_does(loss):

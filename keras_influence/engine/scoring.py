@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.layers.contraction import Contraction
+from keras_influence.engine.loss.looks import computing
 
 _SEED = 20_170_305
 
@@ -42,6 +43,10 @@ class Scorer:
 
     def gradients(self, batch):
         """∇ of each example of the batch, (b, p)."""
+        with computing(self._name):
+            return self._gradients(batch)
+
+    def _gradients(self, batch):
         rows = None
         if self.fast:
             rows = self._try(self._objective.contraction.example_gradients, batch)
@@ -55,6 +60,10 @@ class Scorer:
 
     def scores(self, batch, vectors):
         """⟨∇_j, s⟩ for each example j and each row s of blocks of vectors, list of (b, k)."""
+        with computing(self._name):
+            return self._scores(batch, vectors)
+
+    def _scores(self, batch, vectors):
         values = None
         if self.fast:
             s = self._random(self._objective.parameters.size)

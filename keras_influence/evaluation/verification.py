@@ -81,7 +81,7 @@ class Verification:
 def verify(
     model: Any,
     test: Any,
-    train: Any,
+    train: Any = None,
     *,
     removals: int = 8,
     seed: int = 0,
@@ -89,7 +89,7 @@ def verify(
     max_iter: int = 100,
     **settings: Unpack[SettingsArguments],
 ) -> Verification:
-    """Check a model's scores in one call, with a verdict in words: `verify(model, None, train)`.
+    """Check a model's scores in one call, with a verdict in words: `verify(model, train)`.
 
     Compares a Hessian product with finite differences of the gradient (in float64 where the
     model can be copied so), looks at the gradient that training left and at the residuals of
@@ -103,7 +103,7 @@ def verify(
     says so, and why.
 
     Args:
-        model, train: as in `influence`.
+        model, train: as in `influence`. One data set alone is the training data.
         test: examples to explain. None: the three training examples with the largest loss.
         removals: how many examples to leave out, see `leave_one_out`; 0 for none.
         seed: of the random direction and the random examples.
@@ -121,6 +121,8 @@ def verify(
     check_number("seed", seed, integer=True)
     check_number("tol", tol, strict=True)
     check_number("max_iter", max_iter, low=1, integer=True)
+    if train is None:  # As in `range(stop)` and `range(start, stop)`.
+        test, train = None, test
     chosen, rng = Settings.of(settings), np.random.default_rng(seed)
     hvp_error, gradient, worst, missing = _looked_at(model, train, chosen, rng)
     test = worst if test is None else test

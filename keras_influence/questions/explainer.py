@@ -193,3 +193,20 @@ def _probe(problem: Problem) -> np.ndarray:
     positions = np.unique(np.linspace(0, problem.n - 1, _PROBE).astype(int))
     asked = problem.train.subset(positions)
     return np.concatenate(list(problem.gradients_by_batch(asked, asked)))
+
+
+def prepare(model: Any, train: Any, **settings: Unpack[SettingsArguments]) -> Explainer:
+    """`Explainer(model, train, **settings)`, as a function like the other questions."""
+    return Explainer(model, train, **settings)
+
+
+def load_prepared(
+    model: Any,
+    train: Any,
+    path: str | os.PathLike[str],
+    *,
+    class_weight: dict[int, float] | None = None,
+    verbose: Any = "auto",
+) -> Explainer:
+    """`Explainer.load`, as a function like the other questions."""
+    return Explainer.load(model, train, path, class_weight=class_weight, verbose=verbose)

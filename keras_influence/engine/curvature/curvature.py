@@ -6,6 +6,8 @@ import tensorflow as tf
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers import kronecker
+from keras_influence.engine.loss.looks import computing
+from keras_influence.errors import SolverError
 from keras_influence.linalg.operators.base import LinearOperator
 
 # Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
@@ -50,11 +52,18 @@ class Curvature(LinearOperator):
         width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
         parts = [slice(start, start + width) for start in range(0, len(rows), width)]
         blocks = [(total[part], tf.convert_to_tensor(rows[part])) for part in parts]
-        for batch in batches:
-            for sums, block in blocks:
-                # A view of the tensor's memory, where `numpy()` would copy it.
-                sums += np.asarray(self.kernel_product(batch, block, weight))
+        with computing("train"):
+            for batch in batches:
+                for sums, block in blocks:
+                    # A view of the tensor's memory, where `numpy()` would copy it.
+                    sums += np.asarray(self.kernel_product(batch, block, weight))
         total /= count
+        if not np.isfinite(total).all() and np.isfinite(rows).all():
+            raise SolverError(
+                "a product with the curvature is NaN or infinite: some layer or loss has no finite "
+                "second derivative at these data, as the square root of 0. curvature='gauss_newton' "
+                "needs none of the network's."
+            )
         return total.astype(self.dtype, copy=False)
 
     def kernel_product(self, batch, rows, weight):

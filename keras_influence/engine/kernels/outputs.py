@@ -69,6 +69,8 @@ def slope_at_outputs(reading, model, batch, y_pred, pairs, omega, weight):
             if t is not None
         ]
         slopes = middle.gradient(value, [t for t, _ in candidates])
+        # What was taken row by row comes back as `IndexedSlices`.
+        slopes = [s if s is None else tf.convert_to_tensor(s) for s in slopes]
     used = [(t, o, s) for (t, o), s in zip(candidates, slopes) if s is not None]
     return outer, [t for t, _, _ in used], [s for _, _, s in used], [o for _, o, _ in used]
 

@@ -210,5 +210,8 @@ def _random(tape, slope, y, seed):
         return tape.gradient(slope, y, output_gradients=tf.broadcast_to(direction, tf.shape(y)))
 
     rows = tf.vectorized_map(row, tf.eye(y.shape[-1], dtype=y.dtype))
-    values, vectors = tf.linalg.eigh(tf.stack(tf.unstack(rows, y.shape[-1]), axis=-1))
+    blocks = tf.stack(tf.unstack(rows, y.shape[-1]), axis=-1)
+    # There is no eigensolver for two bytes.
+    half = y.dtype if y.dtype.size > 2 else tf.float32
+    values, vectors = (tf.cast(t, y.dtype) for t in tf.linalg.eigh(tf.cast(blocks, half)))
     return tf.linalg.matvec(vectors, signs * tf.sqrt(tf.nn.relu(values)))

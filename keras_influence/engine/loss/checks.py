@@ -33,6 +33,17 @@ def check_model(model):
         if not np.isfinite(variable.numpy()).all():
             raise ValueError(f"`model` has NaN or infinite values in {variable.path}.")
     _warn_about_hidden_objective(model)
+    coarse = sorted({v.dtype for v in model.trainable_variables if v.dtype in _COARSE})
+    if coarse:
+        warn(
+            f"`model` has weights in {', '.join(coarse)}, too coarse for more than two digits. "
+            "Mixed precision (`keras.config.set_dtype_policy('mixed_float16')`) keeps them in "
+            "float32.",
+            ObjectiveWarning,
+        )
+
+
+_COARSE = ("float16", "bfloat16")
 
 
 def _warn_about_hidden_objective(model):

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.added import what_is_added
-from keras_influence.engine.loss.compiled import Weighting, batch_size
+from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.custom import custom_reading
 from keras_influence.engine.loss.looks import (
     called,

@@ -67,6 +67,20 @@ def fitting(name):
         raise ValueError(f"`{name}` does not fit the model's loss: {error}") from error
 
 
+@contextlib.contextmanager
+def computing(name):
+    """What a kernel cannot take as an error that names the data."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        lines = [line for line in str(error).splitlines() if "label" in line.lower()]
+        why = lines[-1].strip() if lines else str(error).splitlines()[0]
+        raise RefusedLoss(
+            f"`{name}` has examples that the model or its loss cannot take. Are all labels in the "
+            f"range of the classes? TensorFlow says: {why[:200]}"
+        ) from error
+
+
 def near(a, b, tolerance=TOLERANCE):
     """Whether two arrays are equal up to rounding."""
     a, b = np.asarray(a), np.asarray(b)
