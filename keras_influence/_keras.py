@@ -201,13 +201,36 @@ def looking_into(model):
     Functions that the user compiled with `tf.function` run in line: once traced, they hold the
     variables themselves, and a trace made here would be found by the next `fit`.
     """
-    inline = tf.config.functions_run_eagerly()
-    with lock, _full_precision(model), _undistributed():
-        tf.config.run_functions_eagerly(True)
-        try:
-            yield
-        finally:
-            tf.config.run_functions_eagerly(inline)
+    with lock, _full_precision(model), _undistributed(), _in_line():
+        yield
+
+
+@contextlib.contextmanager
+def _in_line():
+    """Functions compiled with `tf.function` run as they are written, but Keras's own and TensorFlow's.
+
+    Theirs hold no variables, and some run nowhere else: a grouped convolution's gradient on CPU.
+    """
+    compiled, owner = type(_compiled), threading.get_ident()
+    original = compiled.__call__
+
+    def run(self, *args, **kwargs):
+        written = inspect.unwrap(self.python_function)
+        module = getattr(written, "__module__", None) or ""
+        if threading.get_ident() != owner or module.partition(".")[0] in ("keras", "tensorflow"):
+            return original(self, *args, **kwargs)
+        return self.python_function(*args, **kwargs)
+
+    compiled.__call__ = run
+    try:
+        yield
+    finally:
+        compiled.__call__ = original
+
+
+@tf.function
+def _compiled():
+    """For its type."""
 
 
 @contextlib.contextmanager

@@ -23,6 +23,9 @@ QUESTIONS = {
     "hessian_trace": f"model, train, *, samples, seed, {MATRIX}, verbose",
     "with_change": "model, change, variables",
     "Explainer": f"model, train, *, {SETTINGS}",
+    "prepare": f"model, train, *, {SETTINGS}",
+    "load_prepared": "model, train, path, *, class_weight, verbose",
+    "in_order": "data, path",
 }
 
 CLASSES = {

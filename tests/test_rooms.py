@@ -16,7 +16,8 @@ ROOMS = [
     ["engine.kernels"],
     ["engine.loss"],
     ["engine.data", "engine.parameters", "engine.selection"],
-    ["linalg", "copies", "storage"],
+    ["linalg", "copies"],
+    ["rebuilding", "storage"],
     ["errors", "validate", "progress", "_keras", "version"],
 ]
 LEVEL = {room: -level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -12,12 +12,17 @@ from keras_influence.engine.data import batches as data
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.layers.contraction import VECTORS
+from keras_influence.engine.layers.scoring import (
+    Scorer,
+    gradient_of,
+    value_and_gradient_of,
+    value_of,
+)
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.facts import find_facts
 from keras_influence.engine.loss.looks import close
 from keras_influence.engine.loss.runs import check_runs
-from keras_influence.engine.scoring import Scorer, gradient_of, value_and_gradient_of, value_of
 from keras_influence.engine.selection import select
 from keras_influence.progress import Progress
 

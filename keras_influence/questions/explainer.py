@@ -195,6 +195,7 @@ def _probe(problem: Problem) -> np.ndarray:
     return np.concatenate(list(problem.gradients_by_batch(asked, asked)))
 
 
+@takes(Settings)
 def prepare(model: Any, train: Any, **settings: Unpack[SettingsArguments]) -> Explainer:
     """`Explainer(model, train, **settings)`, as a function like the other questions."""
     return Explainer(model, train, **settings)

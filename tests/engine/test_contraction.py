@@ -30,7 +30,7 @@ CONTRACTED = {
                 # Not "l1": up to Keras 3.10 that is of float32 in any model.
                 bias_regularizer=regularizers.L1L2(l1=0.01),
             ),
-            layers.Dense(4, "gelu", activity_regularizer=regularizers.L2(0.5)),
+            layers.Dense(4, "gelu"),
         ],
     ),
     "time steps": lambda: (
@@ -122,6 +122,23 @@ def test_sample_weights_are_in_the_contraction(rng):
     x, y = _data(model, rng)
     w = rng.uniform(0.5, 2, N)
     _check(model, (x, y, w), _example_gradients(model, x, y, w), contracted=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_a_layer_adds_for_an_example_is_part_of_it(rng, weighted):
+    """By Keras: the gradient of the example's whole loss by itself, less the weights' regulariser."""
+    l2 = 0.5
+    stack = [
+        layers.Dense(4, "tanh", kernel_regularizer=regularizers.L2(l2)),
+        layers.Dense(4, "gelu", activity_regularizer=regularizers.L2(0.5)),
+    ]
+    model = _model((5,), stack)
+    x, y = _data(model, rng)
+    w = rng.uniform(0.5, 2, N) if weighted else np.ones(N)
+    g = np.array([truth.gradient(model, x[[i]], y[[i]], sample_weight=w[[i]]) for i in range(N)])
+    kernel = model.layers[1].kernel.numpy()
+    g[:, : kernel.size] -= 2 * l2 * kernel.ravel()
+    _check(model, (x, y, w) if weighted else (x, y), g, contracted=False)
 
 
 def test_a_summed_loss_is_contracted_as_a_sum(rng):

@@ -13,8 +13,8 @@ is believed only if half its step gives the same.
 import numpy as np
 
 from keras_influence.engine.layers.culprit import culprit
+from keras_influence.engine.layers.scoring import gradient_of
 from keras_influence.engine.loss.looks import few_of
-from keras_influence.engine.scoring import gradient_of
 
 _SEED = 1_703
 # Tolerances for weights of 4 and of 8 bytes: agreement of differences with each other, and with
