@@ -27,6 +27,7 @@ __all__ = [
     "frozen_variables",
     "functional_init_arguments",
     "get_data_adapter",
+    "has_compiled_loss",
     "has_default_loss",
     "lock",
     "looking_into",
@@ -58,6 +59,11 @@ def compute_loss(model, x, y, y_pred, sample_weight):
 def has_default_loss(model):
     """Whether `compute_loss` is Keras's own."""
     return type(model).compute_loss is keras.Model.compute_loss
+
+
+def has_compiled_loss(model):
+    """Whether the model was compiled with a loss."""
+    return model._compile_loss is not None
 
 
 def loss_state(model):

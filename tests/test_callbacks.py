@@ -177,3 +177,24 @@ def test_short_work_is_silent(data, capsys):
     model, _ = fit(data)
     ki.influence(model, data, data, damping=0.1, verbose=0)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("stopping_first", [True, False])
+def test_scores_are_those_of_the_weights_that_fit_leaves(stopping_first, rng):
+    """Also where early stopping restores earlier ones, before or after the callback's turn."""
+    model = truth.softmax_model(4, 3)
+    x, y = rng.normal(size=(20, 4)), rng.integers(0, 3, 20)
+    # With so much damping the curvature is the identity times it, and scores are g gᵀ.
+    callback = ki.InfluenceCallback((x[:2], y[:2]), (x, y), every=1, damping=1e9, verbose=0)
+    stopping = keras.callbacks.EarlyStopping(
+        "val_loss", patience=2, restore_best_weights=True, min_delta=1.0
+    )
+    callbacks = [stopping, callback] if stopping_first else [callback, stopping]
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=6, validation_data=(x, y), callbacks=callbacks, verbose=0)
+    assert len(callback.history) > 1
+    g = np.array([truth.gradient(model, x[[i]], y[[i]]) for i in range(20)])
+    assert truth.relative_error(callback.scores.values * 20e9, g[:2] @ g.T) < 1e-6
+    kept = callback.scores
+    model.fit(x, y, verbose=0)  # Later training is none of its business.
+    assert callback.scores is kept

@@ -1,5 +1,6 @@
 """How a `compute_loss` of the user's is read: by sample weights, or example by example."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -38,6 +39,28 @@ def _adds(model, few, name):
         rest = float(Weighted.loss(model, parts, y_pred, nothing))
         added = float(_keras.added_losses(model))
         return added != 0 and close(rest, added + float(_keras.regularisers(model)))
+
+
+def _holds_rest(model, parts, y_pred, whole, rest):
+    """Whether A and R are in the loss, seen where weights are other and the outputs are not.
+
+    Raises:
+        ValueError: the loss depends on the weights in yet another way.
+    """
+    x, y, w = parts
+    other = [(v, 1.1 * tf.convert_to_tensor(v.value)) for v in model.trainable_variables]
+    with _keras.looking_into(model), keras.StatelessScope(other, collect_losses=True):
+        left = float(_keras.compute_loss(model, x, y, y_pred, w))
+        regularised = float(_keras.regularisers(model))
+    if close(whole, left) and not close(rest, regularised):
+        return False
+    if close(whole - left, rest - regularised):
+        return rest != 0
+    raise RefusedLoss(
+        "The model's `compute_loss` ignores `sample_weight`, and depends on the weights not by the "
+        "model's output alone, so the part of one example cannot be told. Multiply each example's "
+        "loss by `sample_weight` before the mean."
+    )
 
 
 def _is_linear(model, few, name):
@@ -85,15 +108,14 @@ def _contributions(model, few, rows, name):
 def _alone(model, few, name):
     """An `Alone` whose examples' losses make up the loss of the few examples as one batch."""
     with called(model, few, name) as (parts, y_pred), fitting(name):
-        x, y, w = parts
-        whole = float(_keras.compute_loss(model, x, y, y_pred, w))
+        whole = float(_keras.compute_loss(model, *parts[:2], y_pred, parts[2]))
         rest = float(_keras.added_losses(model)) + float(_keras.regularisers(model))
-        for adds in (False, True) if rest else (False,):
-            losses = Alone(adds=adds).losses(model, parts, y_pred).numpy().astype(np.float64)
-            left = whole - rest * adds
-            for sums in (False, True):
-                if close(left, losses.sum() if sums else losses.mean()):
-                    return Alone(sums, adds)
+    adds = _holds_rest(model, parts, y_pred, whole, rest)
+    with called(model, few, name) as (parts, y_pred), fitting(name):
+        losses = Alone(adds=adds).losses(model, parts, y_pred).numpy().astype(np.float64)
+    for sums in (False, True):
+        if close(whole - rest * adds, losses.sum() if sums else losses.mean()):
+            return Alone(sums, adds)
     raise RefusedLoss(
         "The model's `compute_loss` is not linear in `sample_weight`, or ignores it, and is no "
         f"mean over examples either. {mixed_message(len(losses), name, whole, losses.mean())}"

@@ -99,12 +99,12 @@ def find_facts(model, batches, few, name, smooth):
     if not _keras.has_default_loss(model):
         reading = custom_reading(model, batches, few, name)
         return Facts(reading, added, batches.n, (reading.total(batches.n),))
-    kinds = _certified_kinds(model, batches, few, name)
-    if not kinds and added == "nothing":
+    if added == "nothing" and not _keras.has_compiled_loss(model):
         raise ValueError(
             "`model` should be compiled with a loss, `model.compile(loss=...)`, or add one in its "
             "layers by `add_loss`."
         )
+    kinds = _certified_kinds(model, batches, few, name)
     reading = Compiled(tuple(SMOOTH.items()) if smooth else ())
     counts = _counts(model, batches, few, name)
     totals = [
