@@ -53,15 +53,20 @@ def _covered(objective, batches, facts):
         for v, size, end in zip(parameters.variables, parameters.sizes, ends)
     }
     layers = linear_layers(objective.model(), parameters.variables)
-    while True:
-        try:
-            return _matrices(objective, layers, positions, batches.head(2), facts.train())
-        except InnerCallError as error:
-            layers = [layer for layer in layers if layer.name not in error.layers]
+    return _seen(objective, layers, positions, batches.head(2), facts.train())
+
+
+def _seen(objective, layers, positions, batch, weight):
+    """The same for those of some layers whose calls can be seen from outside."""
+    try:
+        return _matrices(objective, layers, positions, batch, weight)
+    except InnerCallError as error:
+        others = [layer for layer in layers if layer.name not in error.layers]
+    return _seen(objective, others, positions, batch, weight)
 
 
 def _matrices(objective, layers, positions, batch, weight):
-    """The same for some layers, as they are seen in a graph."""
+    """The same for layers that are all seen, in a graph as kernels have it."""
     flat, found = tf.nest.flatten(batch), {}
     vector = tf.constant(weight.vector(), objective.parameters.dtype)
 

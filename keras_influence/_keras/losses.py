@@ -1,50 +1,13 @@
-"""The seams with Keras: every use of a non-public name stands here."""
+"""Keras's compiled losses, and what they are made of."""
 
-import contextlib
 import inspect
-import threading
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 from keras import ops
-from keras.src.backend import Variable, get_keras_mask
+from keras.src.backend import get_keras_mask
 from keras.src.losses import loss as loss_module
-from keras.src.models.functional import Functional
-from keras.src.models.model import functional_init_arguments
-from keras.src.trainers.data_adapters import get_data_adapter
-
-__all__ = [
-    "Functional",
-    "LossCall",
-    "Variable",
-    "added_losses",
-    "build_compiled_loss",
-    "call_model",
-    "calls_as_keras_does",
-    "calls_of_compiled_loss",
-    "compute_loss",
-    "frozen_variables",
-    "functional_init_arguments",
-    "get_data_adapter",
-    "has_compiled_loss",
-    "has_default_loss",
-    "lock",
-    "looking_into",
-    "loss_state",
-    "loss_values",
-    "regularisers",
-    "twin_of",
-    "uses_loss",
-    "weighted_values",
-]
-
-
-def call_model(model, x):
-    """The model's output in inference mode: dropout off, BatchNormalization frozen."""
-    if model._call_has_training_arg:
-        return model(x, training=False)
-    return model(x)
 
 
 def compute_loss(model, x, y, y_pred, sample_weight):
@@ -189,90 +152,3 @@ def regularisers(model):
     return (
         ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
     )
-
-
-# Held by whoever looks into a live model: while it is traced or run outside of kernels.
-lock = threading.RLock()
-
-
-def frozen_variables(model):
-    """The variables of layers that are not trainable."""
-    return [v for layer in model._flatten_layers() if not layer.trainable for v in layer.variables]
-
-
-@contextlib.contextmanager
-def looking_into(model):
-    """A model as its kernels see it: in full precision, in one piece, the same on any strategy.
-
-    Functions that the user compiled with `tf.function` run in line: once traced, they hold the
-    variables themselves, and a trace made here would be found by the next `fit`.
-    """
-    with lock, _full_precision(model), _undistributed(), _in_line():
-        yield
-
-
-@contextlib.contextmanager
-def _in_line():
-    """Functions compiled with `tf.function` run as they are written, but Keras's own and TensorFlow's.
-
-    Theirs hold no variables, and some run nowhere else: a grouped convolution's gradient on CPU.
-    """
-    compiled, owner = type(_compiled), threading.get_ident()
-    original = compiled.__call__
-
-    def run(self, *args, **kwargs):
-        written = inspect.unwrap(self.python_function)
-        module = getattr(written, "__module__", None) or ""
-        if threading.get_ident() != owner or module.partition(".")[0] in ("keras", "tensorflow"):
-            return original(self, *args, **kwargs)
-        return self.python_function(*args, **kwargs)
-
-    compiled.__call__ = run
-    try:
-        yield
-    finally:
-        compiled.__call__ = original
-
-
-@tf.function
-def _compiled():
-    """For its type."""
-
-
-@contextlib.contextmanager
-def _undistributed():
-    """Keras divides losses by the number of replicas inside a strategy's scope; not here."""
-    original, owner = loss_module.scale_loss_for_distribution, threading.get_ident()
-
-    def scale(value):
-        return value if threading.get_ident() == owner else original(value)
-
-    loss_module.scale_loss_for_distribution = scale
-    try:
-        yield
-    finally:
-        loss_module.scale_loss_for_distribution = original
-
-
-@contextlib.contextmanager
-def _full_precision(model):
-    """Let a mixed-precision model compute in the precision of its variables.
-
-    Second derivatives in float16 or bfloat16 are too coarse to solve with.
-    """
-    layers = model._flatten_layers()
-    # What a Sequential model runs is not among its layers.
-    layers += [f for layer in layers if (f := getattr(layer, "_functional", None)) is not None]
-    mixed = [
-        layer
-        for layer in layers
-        if layer.compute_dtype != layer.variable_dtype and layer.variable_dtype is not None
-    ]
-    policies = [layer.dtype_policy for layer in mixed]
-    try:
-        for layer in mixed:
-            layer._dtype_policy = keras.DTypePolicy(layer.variable_dtype)
-        yield
-    finally:
-        for layer, policy in zip(mixed, policies):
-            layer._dtype_policy = policy

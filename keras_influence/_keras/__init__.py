@@ -1,0 +1,49 @@
+"""The seams with Keras: every use of a non-public name stands in this room."""
+
+from keras.src.backend import Variable
+from keras.src.models.functional import Functional
+from keras.src.models.model import functional_init_arguments
+from keras.src.trainers.data_adapters import get_data_adapter
+
+from keras_influence._keras.live import call_model, frozen_variables, lock, looking_into
+from keras_influence._keras.losses import (
+    LossCall,
+    added_losses,
+    build_compiled_loss,
+    calls_as_keras_does,
+    calls_of_compiled_loss,
+    compute_loss,
+    has_compiled_loss,
+    has_default_loss,
+    loss_state,
+    loss_values,
+    regularisers,
+    twin_of,
+    uses_loss,
+    weighted_values,
+)
+
+__all__ = [
+    "Functional",
+    "LossCall",
+    "Variable",
+    "added_losses",
+    "build_compiled_loss",
+    "call_model",
+    "calls_as_keras_does",
+    "calls_of_compiled_loss",
+    "compute_loss",
+    "frozen_variables",
+    "functional_init_arguments",
+    "get_data_adapter",
+    "has_compiled_loss",
+    "has_default_loss",
+    "lock",
+    "looking_into",
+    "loss_state",
+    "loss_values",
+    "regularisers",
+    "twin_of",
+    "uses_loss",
+    "weighted_values",
+]
