@@ -127,7 +127,7 @@ def test_every_construction_gives_the_same_scores(name, data):
     g = np.array([truth.gradient(reference, data[0][[i]], data[1][[i]]) for i in range(20)])
     columns = [truth.finite_difference_hvp(reference, *data, e, 1e-3) for e in np.eye(g.shape[1])]
     expected = g[:3] @ np.linalg.solve(np.array(columns) + 3 * np.eye(g.shape[1]), g.T) / 20
-    scores = model.influence(test, data, damping=3.0)
+    scores = model.influence(test, data, damping=3.0, curvature="hessian")
     assert truth.relative_error(scores.values, expected) < 1e-8
     assert isinstance(model, ki.InfluenceMixin)
     assert model.fit(*data, verbose=0).history["accuracy"]

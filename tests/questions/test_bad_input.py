@@ -279,7 +279,7 @@ def mixing_loss():
     ("frozen", ValueError, "`model` should have trainable weights", frozen),
     ("broken", ValueError, "`model` has NaN or infinite values in dense.*kernel", broken),
     ("lossless", ValueError, "`model` should be compiled with a loss", lossless),
-    ("loss of a batch", ValueError, "does not give one value per example", batch_loss),
+    ("loss of a batch", ValueError, "not a mean or sum", batch_loss),
     ("mixing loss", ValueError, "not a mean or sum over examples", mixing_loss),
     ("text", TypeError, "`model` should be a keras.Model. Received: str", lambda: "model"),
 )

@@ -212,8 +212,8 @@ class Objective(CompiledLoss):
             omega = self.ones(batch)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(theta)
-                # What layers add by `add_loss` depends on x, but is no part of an example's loss.
-                value = self.examples(theta, omega, (x, *rest), weight)
+                # What layers add for example i depends on no other's input.
+                value = self.value(theta, omega, (x, *rest), weight)
             gradient = self.parameters.flatten(tape.gradient(value, theta))
 
         def product(s):
