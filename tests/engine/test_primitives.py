@@ -421,14 +421,15 @@ def test_example_gradients_of_a_strided_pixel(batch, rng):
 # ---- as layers of a model
 
 
-@pytest.mark.parametrize(
-    "layer", [layers.MaxPooling2D(3, 1, "same"), layers.MaxPooling2D(3, 2, "same")]
-)
-def test_models_with_overlapping_windows(layer):
-    stack = [layers.Conv2D(2, 3, activation="tanh"), layer, layers.Activation("tanh")]
+@pytest.mark.parametrize("strides", [1, 2])
+def test_models_with_overlapping_windows(strides, rng):
+    stack = [
+        layers.Conv2D(2, 3, activation="tanh"),
+        layers.MaxPooling2D(3, strides, "same"),
+        layers.Activation("tanh"),
+    ]
     model = keras.Sequential([keras.Input((6, 6, 1)), *stack, layers.Flatten(), layers.Dense(2)])
     model.compile("sgd", "mse")
-    rng = np.random.default_rng(1)  # With the fixture's a difference crosses a kink.
     x, y = rng.normal(size=(8, 6, 6, 1)), rng.normal(size=(8, 2))
     v = rng.normal(size=(len(truth.get_flat(model)), 2))
     found = ki.hvp(model, v, (x, y), batch_size=4)

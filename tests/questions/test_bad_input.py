@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_influence as ki
+from keras_influence.engine.loss.terms import RefusedLoss
 from tests import truth
 from tests.engine.test_data import PyData
 
@@ -279,8 +280,8 @@ def mixing_loss():
     ("frozen", ValueError, "`model` should have trainable weights", frozen),
     ("broken", ValueError, "`model` has NaN or infinite values in dense.*kernel", broken),
     ("lossless", ValueError, "`model` should be compiled with a loss", lossless),
-    ("loss of a batch", ValueError, "not a mean or sum", batch_loss),
-    ("mixing loss", ValueError, "not a mean or sum over examples", mixing_loss),
+    ("loss of a batch", RefusedLoss, "not a mean or sum", batch_loss),
+    ("mixing loss", RefusedLoss, "not a mean or sum over examples", mixing_loss),
     ("text", TypeError, "`model` should be a keras.Model. Received: str", lambda: "model"),
 )
 def test_models(error, words, given):
