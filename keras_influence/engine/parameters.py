@@ -101,7 +101,8 @@ def as_numeric_array(value, name, dtype):
     """`value` as a finite float array, or an error that names the argument."""
     try:
         array = np.asarray(value)
-        array = array.astype(dtype) if array.dtype.kind in "fiub" else None
+        numeric = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
+        array = array.astype(dtype) if numeric else None
     except (TypeError, ValueError):
         array = None
     if array is None:

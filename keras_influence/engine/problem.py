@@ -188,11 +188,12 @@ class Problem:
         ]
         return np.concatenate(parts, axis=1) / self.n
 
-    def curvature(self, name, group=None):
+    def curvature(self, name, group=None, facts=None):
         """The curvature of the training objective, an undamped `LinearOperator`.
 
         Args:
             name: one of `CURVATURES`.
+            facts: those of another objective than that of `fit`.
             group: training examples, as `Batches`, to take out of it, n unchanged.
 
         Raises:
@@ -200,7 +201,7 @@ class Problem:
         """
         if name == "gauss_newton":
             checks.check_convex(self.model, self.objective, self.train, self.facts)
-        whole = CURVATURES[name](self.objective, self.train, self.facts)
+        whole = CURVATURES[name](self.objective, self.train, facts or self.facts)
         return whole if group is None else whole.without(group)
 
     def as_rows(self, rows):

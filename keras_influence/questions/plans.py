@@ -42,6 +42,8 @@ class Plan:
         reason: why it is this, where that was chosen automatically.
         definite: whether the plan fails where curvature and damping together have negative
             eigenvalues, though the solver could go on.
+        added: whether the Hessian of what layers add by `add_loss` is in the curvature. It may be
+            negative where Gauss-Newton of the loss is not.
     """
 
     curvature: str
@@ -49,6 +51,13 @@ class Plan:
     damping: float
     reason: str = ""
     definite: bool = False
+    added: bool = True
+
+    @property
+    def name(self) -> str:
+        """The curvature, in words."""
+        without = "" if self.added else " without what layers add by add_loss"
+        return _NAMES[self.curvature] + without
 
 
 class Attempt:
@@ -68,7 +77,8 @@ class Attempt:
         self.plan = plan
         self.factor = factor
         self._problem = problem
-        self._curvature = problem.curvature(plan.curvature)
+        self._facts = problem.facts if plan.added else problem.facts.without_added()
+        self._curvature = problem.curvature(plan.curvature, facts=self._facts)
 
     def solve(
         self,
@@ -94,7 +104,7 @@ class Attempt:
         """
         plan, curvature = self.plan, self._curvature
         if group is not None:
-            curvature = self._problem.curvature(plan.curvature, group)
+            curvature = self._problem.curvature(plan.curvature, group, self._facts)
         progress = Progress(0) if quiet else self._problem.progress
         step = progress.stage(f"Solve for {len(rows)} right-hand sides with {plan.solver}")
         solution = plan.solver.solve(
@@ -106,7 +116,7 @@ class Attempt:
         )
         step.close()
         if plan.definite and not solution.positive_definite:
-            raise SolverError(f"{_NAMES[plan.curvature]} plus damping has negative eigenvalues")
+            raise SolverError(f"{plan.name} plus damping has negative eigenvalues")
         if group is None:
             self.factor = solution.factor
         return solution
@@ -118,7 +128,10 @@ def plans_for(problem: Problem, settings: Settings, count: int) -> tuple[Plan, .
     solver, about_solver = _solver(problem, settings, count)
     names = _curvatures(settings, solver)
     reason = "; ".join(filter(None, [about_damping, about_solver]))
-    return tuple(Plan(name, solver, damping, reason, definite=name != names[-1]) for name in names)
+    plans = [Plan(name, solver, damping, reason, definite=True) for name in names]
+    if settings.curvature == "auto" and problem.facts.adds:
+        plans[1:1] = [dataclasses.replace(plans[0], added=False)]
+    return (*plans[:-1], dataclasses.replace(plans[-1], definite=False))
 
 
 def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
@@ -176,7 +189,7 @@ def first_answer(
             raise
         why = error.finding
     following = others[0]
-    name = _NAMES[following.curvature]
+    name = following.name
     warn(
         f"curvature='auto' uses {name}: {why}. Choose curvature={following.curvature!r}, or "
         "raise `damping`, to be without this warning.",

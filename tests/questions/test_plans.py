@@ -19,7 +19,9 @@ from tests.questions.models import example_gradients, gauss_newton, network
 class Fake:
     """Stands in for a `Problem` where no solve is made."""
 
-    def curvature(self, name):
+    facts = None
+
+    def curvature(self, name, facts):
         return name
 
 
@@ -218,3 +220,24 @@ def test_automatic_damping_outweighs_a_negative_eigenvalue(saddle):
     exact = g @ np.linalg.solve(columns + scores.damping * np.eye(43), g.T) / 20
     assert truth.relative_error(scores.values, exact) < 1e-4
     assert "most negative one" in scores.reason
+
+
+def test_what_layers_add_is_left_out_where_it_makes_gauss_newton_negative():
+    """A penalty that falls with the activity has a negative Hessian; the loss has none."""
+
+    class Reward(keras.layers.Layer):
+        def call(self, z):
+            self.add_loss(-5 * keras.ops.mean(keras.ops.square(z)))
+            return z
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Reward()(keras.layers.Dense(1, use_bias=False)(inputs)))
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 4)), rng.normal(size=(30, 1))
+    with pytest.warns(ki.CurvatureWarning, match="without what layers add by add_loss"):
+        scores = ki.influence(model, (x[:2], y[:2]), (x, y), damping=0.1, method="cg", verbose=0)
+    g = np.array([truth.gradient(model, x[[i]], y[[i]]) for i in range(30)])
+    exact = g[:2] @ np.linalg.solve(2 * x.T @ x / 30 + 0.1 * np.eye(4), g.T) / 30
+    assert scores.curvature == "gauss_newton"
+    assert truth.relative_error(scores.values, exact) < 1e-4

@@ -28,6 +28,9 @@ from keras_influence.engine.loss.smooth import SMOOTH
 from keras_influence.engine.loss.terms import MEAN, SUM, RefusedLoss
 
 
+LEFT_OUT = "left out"
+
+
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """What holds for the loss of one model on one data set of n examples.
@@ -56,8 +59,19 @@ class Facts:
         """Whether the loss is a sum over the examples, not a mean."""
         return bool(self.totals) and all(total == float(self.n) for total in self.totals)
 
+    @property
+    def adds(self):
+        """Whether layers add something that depends on the data."""
+        return self.added in (MEAN, SUM, "mixed")
+
+    def without_added(self):
+        """The same with what layers add left out of the objective."""
+        return dataclasses.replace(self, added=LEFT_OUT)
+
     def train(self):
         """The weighting of n L, the objective of all of the data as one batch."""
+        if self.added == LEFT_OUT:
+            return Weighting(0.0, 0.0, 0.0, 0.0, 1.0, self.totals)
         by_sum = float(self.added == SUM)
         return Weighting(
             own=0.0,
