@@ -27,7 +27,6 @@ from keras_influence.engine.loss.readings import Compiled
 from keras_influence.engine.loss.smooth import SMOOTH
 from keras_influence.engine.loss.terms import MEAN, SUM, RefusedLoss
 
-
 LEFT_OUT = "left out"
 
 
