@@ -93,10 +93,19 @@ def _full_precision(model):
         if layer.compute_dtype != layer.variable_dtype and layer.variable_dtype is not None
     ]
     policies = [layer.dtype_policy for layer in mixed]
+    # A graph inside the model casts its inputs to the precision that it was made in.
+    entries = [t for layer in layers for t in getattr(layer, "_inputs", None) or ()]
+    entries += [layer for layer in layers if isinstance(layer, keras.layers.InputLayer)]
+    entries = [t for t in entries if t.dtype in ("float16", "bfloat16")] if mixed else []
+    dtypes = [t.dtype for t in entries]
     try:
         for layer in mixed:
             layer._dtype_policy = keras.DTypePolicy(layer.variable_dtype)
+        for tensor in entries:
+            tensor._dtype = mixed[0].variable_dtype
         yield
     finally:
         for layer, policy in zip(mixed, policies):
             layer._dtype_policy = policy
+        for tensor, dtype in zip(entries, dtypes):
+            tensor._dtype = dtype

@@ -14,6 +14,7 @@ from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.layers.sites import InnerCallError, linear_layers, signals
 from keras_influence.engine.layers.views import as_matrix
 from keras_influence.engine.loss.compiled import Weighting
+from keras_influence.engine.loss.looks import computing
 from keras_influence.linalg.factors.kronecker import Block
 
 
@@ -123,9 +124,9 @@ class _Statistics:
         for number, batch in enumerate(batches):
             for sample in range(pseudo_gradients):
                 self._seed.assign([seed + sample, number])
-                parts = tf.nest.map_structure(
-                    lambda t: t.numpy().astype(np.float64), statistic(batch, self._facts.train())
-                )
+                with computing("train"):
+                    found = statistic(batch, self._facts.train())
+                parts = tf.nest.map_structure(lambda t: t.numpy().astype(np.float64), found)
                 total = parts if total is None else tf.nest.map_structure(np.add, total, parts)
         return total
 
