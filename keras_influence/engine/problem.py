@@ -11,7 +11,6 @@ from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.kernels.objective import Objective
-from keras_influence.engine.layers.contraction import VECTORS
 from keras_influence.engine.layers.scoring import (
     Scorer,
     gradient_of,
@@ -156,9 +155,9 @@ class Problem:
         for batch in shown:
             yield scorer.gradients(batch)
 
-    def scorer(self, weight, name):
-        """A `Scorer` for data with this weighting."""
-        return Scorer(self.objective, self.model, weight, name)
+    def scorer(self, weight, name, vectors=None):
+        """A `Scorer` for data with this weighting, against (k, p) vectors if there are any."""
+        return Scorer(self.objective, self.model, weight, name, vectors)
 
     # ---- against given vectors
 
@@ -166,14 +165,11 @@ class Problem:
         """∇ℓ(train_j)ᵀ s / n for each training example j and each row s, (k, n)."""
         rows = self.as_rows(rows)
         title = f"Scores of {self.n} training examples"
-        parts = [slice(start, start + VECTORS) for start in range(0, len(rows), VECTORS)]
-        blocks = [tf.convert_to_tensor(rows[part]) for part in parts]
         values = np.empty((len(rows), self.n), rows.dtype)
-        scorer, start = self.scorer(self.facts.examples(), "train"), 0
+        scorer, start = self.scorer(self.facts.examples(), "train", rows), 0
         for batch in self.progress.over(self.train, title, len(self.train)):
             stop = start + size_of(batch)
-            for part, found in zip(parts, scorer.scores(batch, blocks)):
-                values[part, start:stop] = found.T
+            values[:, start:stop] = np.concatenate(scorer.scores(batch), axis=1).T
             start = stop
         values /= self.n
         return values

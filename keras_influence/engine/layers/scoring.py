@@ -6,18 +6,23 @@ used on is certified by an identity that needs no belief: for random weights ω 
 
     Σ_i ω_i ⟨g_i, s⟩ = ⟨∂/∂θ Σ_i ω_i ℓ_i, s⟩
 
-with the right side an ordinary gradient. A batch that fails it, and all after it, are taken by
-the plain way, a second backward pass for each vector.
+with the right side an ordinary gradient, and the sum over a part of the batch, drawn at random.
+A batch that fails it, and all after it, are taken by the plain way, a second backward pass for
+each vector.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.data.rows import take
 from keras_influence.engine.data.sizes import batch_size
-from keras_influence.engine.layers.contraction import Contraction
+from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.loss.looks import computing
 
 _SEED = 20_170_305
+# The identity is asked of one in so many of a batch's examples, and of so many at least: an
+# ordinary gradient of all of them costs as much as what it certifies.
+_PART, _LEAST = 16, 8
 
 
 class Scorer:
@@ -28,18 +33,27 @@ class Scorer:
         model: its model.
         weight: the `Weighting` of what the examples contribute.
         name: what the data are called in messages.
+        vectors: (k, p) that `scores` is to be against, if it is asked.
 
     Attributes:
         fast: whether the contraction has been right on every batch so far.
     """
 
-    def __init__(self, objective, model, weight, name):
+    def __init__(self, objective, model, weight, name, vectors=None):
         self._objective, self._weight, self._name = objective, weight, name
         if objective.contraction is None:
             objective.contraction = Contraction(objective, model)
         self.fast = objective.contraction.covers
         self._rng = np.random.default_rng(_SEED)
         self._start = 0
+        self._probe = self._random(objective.parameters.size)
+        self._nowhere = tf.zeros([objective.parameters.size], objective.parameters.dtype)
+        if vectors is not None:
+            starts = range(0, len(vectors), VECTORS)
+            self._blocks = [tf.convert_to_tensor(vectors[i : i + VECTORS]) for i in starts]
+            # With the others goes a random one, through the very kernel that takes them.
+            probed = tf.concat([self._blocks[0], self._probe[None]], 0)
+            self._probed = [probed, *self._blocks[1:]]
 
     def gradients(self, batch):
         """∇ of each example of the batch, (b, p)."""
@@ -51,38 +65,32 @@ class Scorer:
         if self.fast:
             rows = self._try(self._objective.contraction.example_gradients, batch)
             if rows is not None:
-                s = self._random(rows.shape[1])
-                self.fast = self._certified(batch, rows @ s, s)
+                self.fast = self._certified(batch, rows @ self._probe, self._probe)
         if not self.fast:
             rows = self._objective.example_gradients(batch, self._weight).numpy()
         self._check(rows, batch)
         return rows
 
-    def scores(self, batch, vectors):
-        """⟨∇_j, s⟩ for each example j and each row s of blocks of vectors, list of (b, k)."""
+    def scores(self, batch):
+        """⟨∇_j, s⟩ for each example j and each of the vectors, list of (b, k) for the blocks."""
         with computing(self._name):
-            return self._scores(batch, vectors)
+            return self._scores(batch)
 
-    def _scores(self, batch, vectors):
+    def _scores(self, batch):
         values = None
         if self.fast:
-            s = self._random(self._objective.parameters.size)
-            values = self._try(
-                lambda *a: [self._objective.contraction.scores(*a, part) for part in vectors], batch
-            )
-            if values is not None:
-                certain = self._contracted(batch, s, many=len(vectors[0]) > 1)
-                self.fast = self._certified(batch, certain, s)
+            kernel = self._objective.contraction.scores
+            values = self._try(lambda *a: [kernel(*a, block) for block in self._probed], batch)
+        if values is not None:
+            values = [part.numpy() for part in values]
+            first, probed = values[0][:, :-1], values[0][:, -1]
+            self.fast = self._certified(batch, probed, self._probe)
+            values[0] = first
         if not self.fast:
-            values = [self._objective.scores(batch, self._weight, part) for part in vectors]
-        values = [np.asarray(part) for part in values]
+            kernel = self._objective.scores
+            values = [kernel(batch, self._weight, block).numpy() for block in self._blocks]
         self._check(values[0], batch)
         return values
-
-    def _contracted(self, batch, s, many):
-        """The contraction with a random vector, by the kernel that takes the others."""
-        vectors = np.stack([s, s]) if many else s[None]
-        return self._objective.contraction.scores(batch, self._weight, vectors).numpy()[:, 0]
 
     def _try(self, kernel, batch):
         """What the contraction gives, None where it cannot be traced."""
@@ -95,8 +103,12 @@ class Scorer:
 
     def _certified(self, batch, paired, s):
         """Whether the identity holds for what the contraction gave, paired with s."""
-        omega = self._rng.uniform(0.5, 1.5, len(paired)).astype(s.dtype)
-        truth = gradient_of(self._objective, batch, self._weight, omega)
+        count = min(len(paired), max(_LEAST, len(paired) // _PART))
+        asked = np.sort(self._rng.choice(len(paired), count, replace=False))
+        some, paired = take(batch, asked), paired[asked]
+        omega = self._rng.uniform(0.5, 1.5, count).astype(s.dtype)
+        kernel = self._objective.value_and_gradient
+        truth = kernel(some, self._weight, omega, self._nowhere).numpy()[1:]
         if not np.isfinite(truth).all():
             self._check(self._objective.example_gradients(batch, self._weight).numpy(), batch)
         size = np.linalg.norm(truth) + 1e-3 * np.linalg.norm(paired)
