@@ -19,12 +19,23 @@ class Parameters:
         self._indices = {id(v): i for i, v in enumerate(self.variables)}
         self.shapes = [tuple(v.shape) for v in self.variables]
         self.sizes = [int(np.prod(s, dtype=np.int64)) for s in self.shapes]
+        self._ends = np.cumsum(self.sizes).tolist()
         self.size = sum(self.sizes)
         self.dtype = tf.as_dtype(np.result_type(*[_numpy_dtype(v) for v in self.variables]))
 
     def index(self, variable):
         """The place of a variable among `variables`, or None if it is no part of θ."""
         return self._indices.get(id(variable))
+
+    def part(self, variable):
+        """The slice of θ that a variable is, or None if it is no part of it."""
+        i = self.index(variable)
+        return None if i is None else slice(self._ends[i] - self.sizes[i], self._ends[i])
+
+    def positions(self, variable):
+        """The positions in θ of a variable's entries, in its shape; None if it is no part of θ."""
+        part = self.part(variable)
+        return None if part is None else np.arange(part.start, part.stop).reshape(variable.shape)
 
     def tensors(self):
         """The values of the variables now, for a `tf.GradientTape` to watch."""

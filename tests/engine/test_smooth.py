@@ -159,3 +159,20 @@ def test_saved_with_the_model(data, tmp_path):
 def test_a_bad_temperature_is_refused(temperature):
     with pytest.raises(ValueError, match="`temperature` should be a number > 0"):
         ki.SmoothHinge(temperature)
+
+
+@pytest.mark.parametrize("loss", ["mae", keras.losses.MeanAbsoluteError])
+def test_influence_of_a_median_regression(loss, data):
+    """|d| becomes √(d² + t²) - t, whose derivatives are d / √(d² + t²) and t² / (d² + t²)^1.5."""
+    model = svm(loss if isinstance(loss, str) else loss())
+    x, y = data
+    theta = truth.get_flat(model)
+    rows = np.hstack([x, np.ones((30, 1))])
+    d = rows @ theta - y[:, 0]
+    root = np.sqrt(d**2 + T**2)
+    g = (d / root)[:, None] * rows
+    penalty = np.diag([2 * truth.L2] * 4 + [0])
+    hessian = (rows.T * (T**2 / root**3)) @ rows / 30 + penalty + 0.01 * np.eye(5)
+    with pytest.warns(ki.ObjectiveWarning, match="mean_absolute_error has a kink"):
+        scores = ki.influence(model, data, data, damping=0.01)
+    assert truth.relative_error(scores.values, g @ np.linalg.solve(hessian, g.T) / 30) < 1e-6

@@ -48,9 +48,9 @@ class Contraction:
         self._objective = objective
         self.parameters = objective.parameters
         self.kernels = Kernels(Weighting, loop=True)
-        self._index = {id(v): i for i, v in enumerate(self.parameters.variables)}
         held = {id(v) for layer in self._layers(model) for v in weights_of(layer)}
-        self.covers = not objective.adds_by_example and all(i in held for i in self._index)
+        covered = all(id(v) in held for v in self.parameters.variables)
+        self.covers = covered and not objective.adds_by_example
 
     def _layers(self, model):
         return linear_layers(model, self.parameters.variables)
@@ -120,14 +120,13 @@ class Contraction:
 
     def _values(self, sites, vectors):
         """Pairs of a weight and its part of `vectors`, (..., p); zero for one that is not in θ."""
-        starts = np.cumsum([0, *self.parameters.sizes])
         weights = {id(v): v for site in sites for v in weights_of(site.layer)}
         values, leading = [], tf.shape(vectors)[:-1]
-        for key, v in weights.items():
+        for v in weights.values():
             shape = tf.concat([leading, v.shape], 0)
-            if key in self._index:
-                i = self._index[key]
-                part = tf.reshape(vectors[..., starts[i] : starts[i + 1]], shape)
+            place = self.parameters.part(v)
+            if place is not None:
+                part = tf.reshape(vectors[..., place], shape)
                 part = tf.ensure_shape(part, [*vectors.shape[:-1], *v.shape])
             else:
                 part = tf.zeros(shape, vectors.dtype)
@@ -146,11 +145,11 @@ class Contraction:
         """∂⟨f(aᵢ; w), δᵢ⟩/∂w for the weights of these sites, by index in θ."""
         found = {}
         for site, delta in pairs:
-            weights = [v for v in weights_of(site.layer) if id(v) in self._index]
+            weights = [v for v in weights_of(site.layer) if self.parameters.index(v) is not None]
             for v, gradient in zip(
                 weights, weight_gradients(self._objective, site, delta, weights)
             ):
-                i = self._index[id(v)]
+                i = self.parameters.index(v)
                 flat = tf.reshape(gradient, [tf.shape(delta)[0], self.parameters.sizes[i]])
                 found[i] = found[i] + flat if i in found else flat
         return found

@@ -47,26 +47,20 @@ def blocks(objective, batches, facts, regulariser, pseudo_gradients, seed):
 
 def _covered(objective, batches, facts):
     """{layer: positions in θ of its weights as a (K, O) matrix} for the layers covered."""
-    parameters = objective.parameters
-    ends = np.cumsum(parameters.sizes)
-    positions = {
-        id(v): np.arange(end - size, end).reshape(v.shape)
-        for v, size, end in zip(parameters.variables, parameters.sizes, ends)
-    }
-    layers = linear_layers(objective.model(), parameters.variables)
-    return _seen(objective, layers, positions, batches.head(2), facts.train())
+    layers = linear_layers(objective.model(), objective.parameters.variables)
+    return _seen(objective, layers, batches.head(2), facts.train())
 
 
-def _seen(objective, layers, positions, batch, weight):
+def _seen(objective, layers, batch, weight):
     """The same for those of some layers whose calls can be seen from outside."""
     try:
-        return _matrices(objective, layers, positions, batch, weight)
+        return _matrices(objective, layers, batch, weight)
     except InnerCallError as error:
         others = [layer for layer in layers if layer.name not in error.layers]
-    return _seen(objective, others, positions, batch, weight)
+    return _seen(objective, others, batch, weight)
 
 
-def _matrices(objective, layers, positions, batch, weight):
+def _matrices(objective, layers, batch, weight):
     """The same for layers that are all seen, in a graph as kernels have it."""
     flat, found = tf.nest.flatten(batch), {}
     vector = tf.constant(weight.vector(), objective.parameters.dtype)
@@ -75,8 +69,8 @@ def _matrices(objective, layers, positions, batch, weight):
         traced = tf.nest.pack_sequence_as(batch, flat)
         for site in signals(objective, layers, traced, type(weight).of(vector))[0]:
             view = as_matrix(site)
-            if view is not None and id(view.kernel) in positions:
-                found[site.layer] = view.rows(positions)
+            if view is not None and objective.parameters.index(view.kernel) is not None:
+                found[site.layer] = view.positions(objective.parameters)
         return tf.constant(0)
 
     tf.function(trace, autograph=False).get_concrete_function(

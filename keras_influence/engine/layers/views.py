@@ -34,12 +34,12 @@ class View(NamedTuple):
     inputs: tf.Tensor
     flatten: object
 
-    def rows(self, positions):
+    def positions(self, parameters):
         """Positions in θ of W, (K, O), and of the bias, if it is in θ, as one more row."""
-        kernel = positions[id(self.kernel)].transpose(self.order).reshape(self.height, -1)
-        if self.bias is None or id(self.bias) not in positions:
+        kernel = parameters.positions(self.kernel).transpose(self.order).reshape(self.height, -1)
+        if self.bias is None or parameters.index(self.bias) is None:
             return kernel
-        return np.vstack([kernel, positions[id(self.bias)].reshape(1, -1)])
+        return np.vstack([kernel, parameters.positions(self.bias).reshape(1, -1)])
 
     def signals(self, delta, height):
         """a, with a one at the end if `height` is K + 1, for the bias, and δ (b, T, O)."""

@@ -2,13 +2,12 @@
 
 import dataclasses
 import inspect
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_influence.errors import ConvergenceWarning, DivergenceError
+from keras_influence.errors import ConvergenceWarning, DivergenceError, warn
 from keras_influence.linalg.arrays import Array, OnStep
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.damped import Damped, undamped
@@ -165,11 +164,10 @@ class Solver:
         residual = relative_residual(problem, answer.x)
         converged = residual <= (self.tol or 0)
         if self.tol is not None and not converged.all():
-            warnings.warn(
+            warn(
                 f"{self} reached a relative residual of {residual.max():.2g}, not {self.tol:.2g}, "
                 f"for {(~converged).sum()} of {len(converged)} right-hand sides. {self.advice}",
                 ConvergenceWarning,
-                stacklevel=6,
             )
         approximation = {"approximation": True} if self.tol is None else {}
         return Solution(
