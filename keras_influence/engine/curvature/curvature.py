@@ -13,6 +13,7 @@ from keras_influence.linalg.operators.base import LinearOperator
 # Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
 # within limits. More than that leave the processor's cache.
 _BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 128
+_HUGE = 1e10
 
 
 class Curvature(LinearOperator):
@@ -58,7 +59,8 @@ class Curvature(LinearOperator):
                     # A view of the tensor's memory, where `numpy()` would copy it.
                     sums += np.asarray(self.kernel_product(batch, block, weight))
         total /= count
-        if not np.isfinite(total).all() and np.isfinite(rows).all():
+        # Of huge vectors, as an iteration that grows has them, a product may overflow.
+        if not np.isfinite(total).all() and np.abs(rows).max() < _HUGE:
             raise SolverError(
                 "a product with the curvature is NaN or infinite: some layer or loss has no finite "
                 "second derivative at these data, as the square root of 0. curvature='gauss_newton' "

@@ -71,14 +71,10 @@ class CompiledLoss:
 
     def value(self, theta, omega, batch, weight):
         """The batch's part of n L as a scalar tensor."""
-        size = self.size_of(batch)
         with self.at(theta):
-            model, batch, y_pred = self.called(batch)
-            total = self.reading.examples(model, batch, y_pred, omega, weight)
-            added, rest = self.reading.rest(model, batch, y_pred)
-        dtype = self.parameters.dtype
-        factor = weight.added * size + weight.added_sum
-        return total + factor * tf.cast(added, dtype) + weight.rest * size * tf.cast(rest, dtype)
+            model, parts, y_pred = self.called(batch)
+            total = self.reading.examples(model, parts, y_pred, omega, weight)
+            return total + self._rest(model, parts, y_pred, weight)
 
     def examples(self, theta, omega, batch, weight):
         """Σ_i Σ_k ω_i s_ik e_ik as a scalar tensor."""
@@ -87,9 +83,18 @@ class CompiledLoss:
             return self.reading.examples(model, batch, y_pred, omega, weight)
 
     def rest(self, theta, batch, weight):
-        """a A + b R as a scalar tensor."""
-        nothing = weight._replace(total=0 * weight.total, own=0 * weight.own)
-        return self.value(theta, 0 * self.ones(batch), batch, nothing)
+        """a A + b R as a scalar tensor; of the outputs it knows nothing, not even times zero."""
+        with self.at(theta):
+            model, parts, y_pred = self.called(batch)
+            held = tf.nest.map_structure(tf.stop_gradient, y_pred)
+            return self._rest(model, parts, held, weight)
+
+    def _rest(self, model, parts, y_pred, weight):
+        size = tf.cast(rows_of(y_pred), self.parameters.dtype)
+        added, rest = (
+            tf.cast(t, self.parameters.dtype) for t in self.reading.rest(model, parts, y_pred)
+        )
+        return (weight.added * size + weight.added_sum) * added + weight.rest * size * rest
 
     def alone(self, theta, batch, i, weight):
         """What example i by itself is to its loss, as the first of a pair of itself.
@@ -136,6 +141,3 @@ class CompiledLoss:
 
     def ones(self, batch):
         return tf.ones([rows_of(batch)], self.parameters.dtype)
-
-    def size_of(self, batch):
-        return tf.cast(rows_of(batch), self.parameters.dtype)
