@@ -61,6 +61,14 @@ class Doubled(layers.Dense):
         return super().call(super().call(inputs)[:, :1] * inputs)
 
 
+class Penalised(layers.Layer):
+    """Adds a mean over the batch. (An activity regulariser is a sum up to Keras 3.13.)"""
+
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(keras.ops.sum(inputs**2, axis=-1)))
+        return inputs
+
+
 def _model(shape, stack, classes=3):
     inputs = keras.Input(shape)
     hidden = inputs
@@ -130,7 +138,8 @@ def test_what_a_layer_adds_for_an_example_is_part_of_it(rng, weighted):
     l2 = 0.5
     stack = [
         layers.Dense(4, "tanh", kernel_regularizer=regularizers.L2(l2)),
-        layers.Dense(4, "gelu", activity_regularizer=regularizers.L2(0.5)),
+        layers.Dense(4, "gelu"),
+        Penalised(),
     ]
     model = _model((5,), stack)
     x, y = _data(model, rng)

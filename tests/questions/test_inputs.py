@@ -38,12 +38,17 @@ def test_input_influence_is_the_derivative_of_the_score(data):
     assert truth.relative_error(some, found[:, [23, 5]]) < 1e-10
 
 
-def test_input_influence_holds_what_an_activity_regulariser_adds(data):
+def test_input_influence_holds_what_a_layer_adds(data):
     """For an example by itself it is part of its loss."""
     x, y = data
     inputs = keras.Input((4,))
-    penalty = keras.regularizers.L2(4.0)
-    hidden = keras.layers.Dense(5, "tanh", activity_regularizer=penalty)(inputs)
+
+    class Penalised(keras.layers.Layer):
+        def call(self, z):
+            self.add_loss(4 * keras.ops.mean(keras.ops.sum(z**2, axis=-1)))
+            return z
+
+    hidden = Penalised()(keras.layers.Dense(5, "tanh")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(hidden))
     model.compile("sgd", "sparse_categorical_crossentropy")
 

@@ -114,6 +114,7 @@ SPARSE = {
 }
 
 
+@pytest.mark.skipif(keras.__version__ < "3.11", reason="Keras 3.10 cuts sparse arrays wrongly")
 @pytest.mark.parametrize("form", SPARSE)
 def test_sparse_inputs(form, sparse):
     model, x, y = sparse
