@@ -23,6 +23,7 @@ TensorFlow's own gradient uses: the tape does not keep the others.
 
 from keras_influence.engine.kernels.primitives import (
     convolution,
+    functions,
     pooling,
     products,
     resizing,
@@ -38,7 +39,7 @@ GRADIENTS = {
     **statistics.GRADIENTS,
 }
 
-_scope = Scope(GRADIENTS, statistics.FUNCTIONS)
+_scope = Scope(GRADIENTS, {**functions.FUNCTIONS, **statistics.FUNCTIONS})
 
 
 def replaced(many=False):
