@@ -107,12 +107,14 @@ def test_threads_that_overlap_each_have_them_until_they_leave():
 
 
 def _installed():
+    from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
     from tensorflow.python.framework import ops as framework
     from tensorflow.python.ops import nn_impl
 
     table = framework._gradient_registry._registry
     return {k: id(table[k]) if k in table else None for k in primitives.GRADIENTS} | {
-        "moments": (nn_impl.moments, tf.compat.v1.nn.moments, tf.nn.moments)
+        "moments": (nn_impl.moments, tf.compat.v1.nn.moments, tf.nn.moments),
+        "functions": ConcreteFunction._select_forward_and_backward_functions,
     }
 
 

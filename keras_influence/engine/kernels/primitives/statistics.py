@@ -6,9 +6,9 @@ and GroupNormalization come out wrong. Since the operation that stops it is righ
 elsewhere, `moments` is replaced as a function, in the module where both of its public names
 find it.
 
-The gradients of `tf.nn.softsign` and `tf.nn.local_response_normalization` have no gradients of their own, that of a Euclidean norm divides by
-what comes from above, and that of a cross-entropy knows of the logits only, not of labels that
-depend on weights.
+The gradients of `tf.nn.softsign` and `tf.nn.local_response_normalization` have no gradients of
+their own, that of a Euclidean norm divides by what comes from above, and that of a
+cross-entropy knows of the logits only, not of labels that depend on weights.
 """
 
 import tensorflow as tf
@@ -32,9 +32,10 @@ def _stop_gradient(original, op, upstream):
     name = getattr(op, "name", "")
     if "/moments/" not in f"/{name}" or op.inputs[0].op.type != "Mean":
         return original(op, upstream)
-    y, (user, *others) = op.inputs[0].op.inputs[0], op.outputs[0].consumers()
-    square = user.type == "SquaredDifference" and user.inputs[0] is y and not others
-    return upstream if square else original(op, upstream)
+    y = op.inputs[0].op.inputs[0]
+    users = [user for user in op.outputs[0].consumers() if user.type == "SquaredDifference"]
+    squared = any(user.inputs[0] is y for user in users)
+    return upstream if squared else original(op, upstream)
 
 
 def _softsign_grad(original, op, upstream):
