@@ -210,3 +210,19 @@ def test_inside_a_loop_too(name, rng):
     unrolled = second.scalar(lambda x: tf.stack([plain(one) for one in tf.unstack(x)]), w)
     expected = second.differences(lambda w: second.gradient(unrolled, w), w, v)
     assert truth.relative_error(second.products(looped, w, v[None])[0], expected) < 1e-8
+
+
+def test_gradients_that_a_user_stops_stay_stopped():
+    def slopes(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            slope = second.gradient(lambda x: tf.reduce_sum(x**2 * tf.stop_gradient(x * x)), x)
+        return slope, outer.gradient(slope, x)
+
+    x = tf.constant([1.0, 2.0])
+    compiled = tf.function(slopes, autograph=False)
+    with primitives.replaced():
+        found = [slopes(x), compiled(x), tf.function(compiled, autograph=False)(x)]
+    for slope, curvature in found:
+        np.testing.assert_array_equal(slope, [2, 16])
+        np.testing.assert_array_equal(curvature, [2, 8])

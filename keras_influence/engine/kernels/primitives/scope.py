@@ -4,7 +4,7 @@ import contextlib
 import threading
 import traceback
 
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import op_def_registry, ops
 
 # TensorFlow's table of gradient functions. It has no public way to look one up or to replace
 # one: `tf.Graph.gradient_override_map` is not asked by `tf.GradientTape`, and functions put in
@@ -67,7 +67,7 @@ class Scope:
     def _put_gradient(self, kind, gradient):
         table = _registry._registry
         before = table.get(kind)
-        original = _missing(kind) if before is None else before["type"] or _none
+        original = _missing(kind) if before is None else before["type"] or _none(kind)
 
         def chosen(op, *upstream):
             return gradient(original, op, *upstream) if self._depth else original(op, *upstream)
@@ -104,6 +104,11 @@ def _missing(kind):
     return original
 
 
-def _none(op, *upstream):
+def _none(kind):
     """What TensorFlow makes of an operation that it calls not differentiable."""
-    return [None] * len(op.inputs)
+    inputs = len(op_def_registry.get(kind).input_arg)
+
+    def original(op, *upstream):
+        return [None] * inputs
+
+    return original
