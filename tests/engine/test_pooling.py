@@ -80,26 +80,47 @@ def test_equal_voxels_share_nothing():
     np.testing.assert_array_equal(found.numpy().ravel(), [1, 0, 0, 0, 0, 0, 0, 0])
 
 
-def test_channels_first_is_the_same_choice(rng):
-    """No kernel on CPU pools so: the gradient function is asked by itself."""
-    x = tf.constant(rng.normal(size=(2, 7, 6, 3)))
-    attributes = {
-        "ksize": [1, 1, 3, 2],
-        "strides": [1, 1, 2, 1],
-        "padding": "EXPLICIT",
-        "explicit_paddings": [0, 0, 0, 0, 1, 2, 1, 0],
-        "data_format": b"NCHW",
-    }
-    op = type("Op", (), {"inputs": [tf.transpose(x, [0, 3, 1, 2])]})
+def _asked(kind, image, upstream, **attributes):
+    """No kernel on CPU has channels first: the gradient function is asked by itself."""
+    first = [0, image.shape.rank - 1, *range(1, image.shape.rank - 1)]
+    op = type("Op", (), {"inputs": [tf.transpose(image, first)]})
     op.get_attr = attributes.get
+    found = primitives.GRADIENTS[kind](None, op, tf.transpose(upstream, first))
+    return tf.transpose(found, np.argsort(first))
+
+
+def test_channels_first_is_the_same_choice(rng):
+    x = tf.constant(rng.normal(size=(2, 7, 6, 3)))
 
     def pooled(x):
         return tf.nn.max_pool2d(x, [3, 2], [2, 1], [[0, 0], [1, 2], [1, 0], [0, 0]])
 
     u = tf.constant(rng.normal(size=pooled(x).shape))
-    found = primitives.GRADIENTS["MaxPool"](None, op, tf.transpose(u, [0, 3, 1, 2]))
+    found = _asked(
+        "MaxPool",
+        x,
+        u,
+        ksize=[1, 1, 3, 2],
+        strides=[1, 1, 2, 1],
+        padding="EXPLICIT",
+        explicit_paddings=[0, 0, 0, 0, 1, 2, 1, 0],
+        data_format=b"NCHW",
+    )
     expected = second.gradient(lambda x: tf.reduce_sum(u * pooled(x)), x)
-    np.testing.assert_allclose(tf.transpose(found, [0, 2, 3, 1]), expected, rtol=1e-14)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_channels_first_in_volumes(rng):
+    x = tf.constant(rng.normal(size=(2, 5, 4, 6, 3)), tf.float32)
+
+    def pooled(x):
+        return tf.nn.max_pool3d(x, [3, 2, 3], [2, 1, 1], "SAME")
+
+    u = tf.constant(rng.normal(size=pooled(x).shape), tf.float32)
+    size = {"ksize": [1, 1, 3, 2, 3], "strides": [1, 1, 2, 1, 1], "padding": b"SAME"}
+    found = _asked("MaxPool3D", x, u, data_format="NCDHW", **size)
+    expected = second.gradient(lambda x: tf.reduce_sum(u * pooled(x)), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("strides", [1, 2])

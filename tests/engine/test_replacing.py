@@ -20,7 +20,6 @@ def test_it_does_not_matter_under_which_name_an_operation_is_known(rng):
         lambda x: tf.raw_ops.MaxPool(
             input=x, ksize=[1, 3, 3, 1], strides=[1, 1, 1, 1], padding="SAME"
         ),
-        tf.function(lambda x: tf.nn.max_pool2d(x, 3, 1, "SAME")),
     ]
     scalars = [second.scalar(name, w) for name in names]
     expected = second.differences(lambda w: second.gradient(scalars[0], w), w, v)
@@ -108,12 +107,14 @@ def test_threads_that_overlap_each_have_them_until_they_leave():
 
 
 def _installed():
+    from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
     from tensorflow.python.framework import ops as framework
     from tensorflow.python.ops import nn_impl
 
     table = framework._gradient_registry._registry
     return {k: id(table[k]) if k in table else None for k in primitives.GRADIENTS} | {
-        "moments": (nn_impl.moments, tf.compat.v1.nn.moments, tf.nn.moments)
+        "moments": (nn_impl.moments, tf.compat.v1.nn.moments, tf.nn.moments),
+        "functions": ConcreteFunction._select_forward_and_backward_functions,
     }
 
 
@@ -143,10 +144,85 @@ def test_what_others_put_in_place_meanwhile_stays(monkeypatch):
     assert nn_impl.moments is theirs
 
 
-def test_a_function_that_was_traced_before_is_right_too(rng):
-    """Its first derivative is taken outside once, as `fit` does."""
-    pooled = tf.function(lambda x: tf.nn.max_pool2d(x, 3, 1, "SAME"))
-    w, v = rng.normal(size=(2, 5, 4, 2)), rng.normal(size=(2, 5, 4, 2))
-    scalar = second.scalar(pooled, w)
+# Operations that TensorFlow differentiates twice, but wrongly.
+KEPT = {
+    "max_pool": (lambda x: tf.nn.max_pool2d(x, 3, 1, "SAME"), (2, 5, 4, 2)),
+    "moments": (lambda x: tf.stack(tf.nn.moments(x, [1])), (3, 4)),
+    "prod": (lambda x: tf.reduce_prod(x, 1), (3, 4)),
+    "cross-entropy": (
+        lambda x: tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(x[:3]), x[3:]),
+        (6, 4),
+    ),
+}
+
+
+def _persistent(scalar, w):
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(w)
+        value = scalar(w)
+    tape.gradient(value, w)
+
+
+def _twice(scalar, w):
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        slope = second.gradient(scalar, w)
+    tape.gradient(slope, w)
+
+
+USES = {
+    "called": lambda scalar, w: scalar(w),
+    "differentiated": second.gradient,
+    "as fit does": lambda scalar, w: tf.function(lambda w: second.gradient(scalar, w))(w),
+    "persistent tape": _persistent,
+    "twice": _twice,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_function_keeps_from_before_does_not_matter(name, use, rng):
+    plain, shape = KEPT[name]
+    w, v = rng.normal(size=shape), rng.normal(size=shape)
+    kept = second.scalar(tf.function(plain, autograph=False), w)
+    USES[use](kept, tf.constant(w))
+    scalar = second.scalar(plain, w)
     expected = second.differences(lambda w: second.gradient(scalar, w), w, v)
-    assert truth.relative_error(second.products(scalar, w, v[None])[0], expected) < 1e-8
+    assert truth.relative_error(second.products(kept, w, v[None])[0], expected) < 1e-8
+
+
+def test_what_a_function_keeps_from_inside_is_not_seen_outside():
+    before = _curvatures()
+    with primitives.replaced():
+        _curvatures()
+        softsign = tf.function(tf.nn.softsign)
+        _twice(lambda w: tf.reduce_sum(softsign(w)), tf.constant([0.5, -2.0]))
+    assert _curvatures() == before
+    with pytest.raises(LookupError, match="SoftsignGrad"):
+        _twice(lambda w: tf.reduce_sum(softsign(w)), tf.constant([0.5, -2.0]))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_inside_a_loop_too(name, rng):
+    plain, shape = KEPT[name]
+    w, v = rng.normal(size=(3, *shape)), rng.normal(size=(3, *shape))
+    looped = second.scalar(lambda x: tf.map_fn(plain, x), w)
+    unrolled = second.scalar(lambda x: tf.stack([plain(one) for one in tf.unstack(x)]), w)
+    expected = second.differences(lambda w: second.gradient(unrolled, w), w, v)
+    assert truth.relative_error(second.products(looped, w, v[None])[0], expected) < 1e-8
+
+
+def test_gradients_that_a_user_stops_stay_stopped():
+    def slopes(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            slope = second.gradient(lambda x: tf.reduce_sum(x**2 * tf.stop_gradient(x * x)), x)
+        return slope, outer.gradient(slope, x)
+
+    x = tf.constant([1.0, 2.0])
+    compiled = tf.function(slopes, autograph=False)
+    with primitives.replaced():
+        found = [slopes(x), compiled(x), tf.function(compiled, autograph=False)(x)]
+    for slope, curvature in found:
+        np.testing.assert_array_equal(slope, [2, 16])
+        np.testing.assert_array_equal(curvature, [2, 8])

@@ -6,14 +6,15 @@ derivative is the gradient of what that function computed. Some of these are wro
 those of the gradients of resizing and max pooling, of products at zeros, of `softsign`, of
 labels that depend on weights, of determinants of singular matrices. A gradient is known by the
 kind of the operation, so it does not matter under which name a layer, a loss or a user's own
-code came to it: `tf.nn.max_pool`, `tf.compat.v1.nn.max_pool`, a name bound long ago. The one
-exception is `tf.nn.moments`, see `statistics`.
+code came to it: `tf.nn.max_pool`, `tf.compat.v1.nn.max_pool`, a name bound long ago. Two things
+are replaced as functions: `tf.nn.moments`, see `statistics`, and what a `tf.function` keeps of
+earlier derivatives, see `functions`.
 
 What is still wrong without a word, and caught only by comparing a product with differences of
-gradients: the segment products at zeros, `FakeQuantWithMinMax…` (its gradient counts as
-constant), cross-entropies of labels that do not sum to one (TensorFlow's first derivative is
-none), what a `tf.function` of the user's keeps that was differentiated twice outside. Where a
-derivative is missing, TensorFlow raises a LookupError that names the operation.
+gradients: segment products with several zeros, `FakeQuantWithMinMax…` (its gradient counts as
+constant), cross-entropies of labels that do not sum to one and `ImageProjectiveTransform`
+(TensorFlow's first derivative is not that of the value). Where a derivative is missing,
+TensorFlow raises a LookupError that names the operation.
 
 A new one: a function `gradient(original, op, *upstream)` in one of the modules, made of
 operations whose own gradients are right, under its kind in their GRADIENTS, and a line in
@@ -23,6 +24,7 @@ TensorFlow's own gradient uses: the tape does not keep the others.
 
 from keras_influence.engine.kernels.primitives import (
     convolution,
+    functions,
     pooling,
     products,
     resizing,
@@ -38,7 +40,7 @@ GRADIENTS = {
     **statistics.GRADIENTS,
 }
 
-_scope = Scope(GRADIENTS, statistics.FUNCTIONS)
+_scope = Scope(GRADIENTS, {**functions.FUNCTIONS, **statistics.FUNCTIONS})
 
 
 def replaced(many=False):

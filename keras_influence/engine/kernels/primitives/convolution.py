@@ -6,16 +6,18 @@ convolution for batches of one or three; and so in the gradient of its transpose
 
 import tensorflow as tf
 
+from keras_influence.engine.kernels.primitives.taped import gradient_of
+
 
 def _conv2d(original, op, upstream):
     if not _strided_pixel(op, op.inputs[1]):
         return original(op, upstream)
-    image, kernel = op.inputs
     options = {"strides": [1] * 4, "padding": "VALID", "data_format": _format(op)}
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([image, kernel])
-        z = tf.raw_ops.Conv2D(input=_cut(op, image), filter=kernel, **options)
-    return tape.gradient(z, [image, kernel], output_gradients=upstream)
+
+    def without_strides(image, kernel):
+        return tf.raw_ops.Conv2D(input=_cut(op, image), filter=kernel, **options)
+
+    return gradient_of(without_strides, op.inputs, upstream)
 
 
 def _conv2d_backprop_input(original, op, upstream):

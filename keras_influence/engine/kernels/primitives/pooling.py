@@ -32,21 +32,6 @@ def _max_pool(original, op, upstream):
     return tf.transpose(slopes, _FIRST) if _is(op, "data_format", "NCHW") else slopes
 
 
-def _max_pool_grad(original, op, upstream):
-    """The gradient of `MaxPoolGrad(image, pooled, slopes)`, which `_max_pool` does not use.
-
-    A function of the user's may have been differentiated once before.
-    """
-    if not _in_the_plane(op):
-        return original(op, upstream)
-    _, places, _ = _chosen(op)
-    upstream = _channels_last(op, upstream)
-    if _is(op, "padding", "EXPLICIT"):
-        upstream = tf.pad(upstream, _padding(op))
-    fetched = _fetch(upstream, places)
-    return None, None, tf.transpose(fetched, _FIRST) if _is(op, "data_format", "NCHW") else fetched
-
-
 def _max_pool_3d(original, op, upstream):
     """The gradient of `MaxPool3D`: largest in each layer, then largest of the layers."""
     volume = op.inputs[0]
@@ -152,7 +137,6 @@ def _text(attribute):
 
 GRADIENTS = {
     "MaxPool": _max_pool,
-    "MaxPoolGrad": _max_pool_grad,
     "MaxPool3D": _max_pool_3d,
     "MaxPoolGradWithArgmax": _max_pool_grad_with_argmax,
 }

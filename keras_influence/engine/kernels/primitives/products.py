@@ -9,18 +9,12 @@ multiplied in another order: polynomials, right everywhere and as often as one l
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.kernels.primitives.taped import gradient_of
+
 # n² determinants of one row and column less: more rows are left to TensorFlow.
 _ROWS = 4
 # Steps, each twice as far, for an axis whose length is not known: enough for 2³⁰ factors.
 _STEPS = 30
-
-
-def _of(function, x, upstream):
-    """The gradient at x of `function`, which is differentiable as it stands."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        y = function(x)
-    return tape.gradient(y, x, output_gradients=tf.reshape(upstream, tf.shape(y)))
 
 
 def _prod(original, op, upstream):
@@ -33,7 +27,7 @@ def _prod(original, op, upstream):
             x = _folded(x, int(axis))
         return x
 
-    return _of(product, x, upstream), None
+    return *gradient_of(product, [x], upstream), None
 
 
 def _folded(x, axis):
@@ -62,7 +56,7 @@ def _cumprod(original, op, upstream):
         x = tf.reverse(x, [0]) if reverse else x
         return tf.transpose(x, np.argsort(order))
 
-    return _of(products, x, upstream), None
+    return *gradient_of(products, [x], upstream), None
 
 
 def _later(x, steps):

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import traceback
 
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import op_def_registry, ops
 
 # TensorFlow's table of gradient functions. It has no public way to look one up or to replace
 # one: `tf.Graph.gradient_override_map` is not asked by `tf.GradientTape`, and functions put in
@@ -23,7 +23,8 @@ class Scope:
         gradients: dict from the type of an operation to `gradient(original, op, *upstream)`,
             which returns a gradient for each input of `op`. `original(op, *upstream)` is
             TensorFlow's own.
-        functions: dict from (module, name) to a function that stands in for it.
+        functions: dict from (owner, name), a module or a class and what it calls the function,
+            to `function(original, ...)`, which stands in for it.
     """
 
     def __init__(self, gradients, functions):
@@ -54,8 +55,8 @@ class Scope:
             if self._entered == 1:
                 for kind, gradient in self._gradients.items():
                     self._put_gradient(kind, gradient)
-                for (module, name), function in self._functions.items():
-                    self._put_function(module, name, function)
+                for (owner, name), function in self._functions.items():
+                    self._put_function(owner, name, function)
 
     def _leave(self):
         with self._lock:
@@ -66,7 +67,7 @@ class Scope:
     def _put_gradient(self, kind, gradient):
         table = _registry._registry
         before = table.get(kind)
-        original = _missing(kind) if before is None else before["type"] or _none
+        original = _missing(kind) if before is None else before["type"] or _none(kind)
 
         def chosen(op, *upstream):
             return gradient(original, op, *upstream) if self._depth else original(op, *upstream)
@@ -80,17 +81,19 @@ class Scope:
 
         self._undo.append(undo)
 
-    def _put_function(self, module, name, function):
-        before = getattr(module, name)
+    def _put_function(self, owner, name, function):
+        before = getattr(owner, name)
 
         def chosen(*args, **kwargs):
-            return (function if self._depth else before)(*args, **kwargs)
+            if self._depth:
+                return function(before, *args, **kwargs)
+            return before(*args, **kwargs)
 
         def undo():
-            if getattr(module, name) is chosen:
-                setattr(module, name, before)
+            if getattr(owner, name) is chosen:
+                setattr(owner, name, before)
 
-        setattr(module, name, chosen)
+        setattr(owner, name, chosen)
         self._undo.append(undo)
 
 
@@ -101,6 +104,11 @@ def _missing(kind):
     return original
 
 
-def _none(op, *upstream):
+def _none(kind):
     """What TensorFlow makes of an operation that it calls not differentiable."""
-    return [None] * len(op.inputs)
+    inputs = len(op_def_registry.get(kind).input_arg)
+
+    def original(op, *upstream):
+        return [None] * inputs
+
+    return original

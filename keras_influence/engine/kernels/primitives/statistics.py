@@ -6,16 +6,18 @@ and GroupNormalization come out wrong. Since the operation that stops it is righ
 elsewhere, `moments` is replaced as a function, in the module where both of its public names
 find it.
 
-The gradients of `tf.nn.softsign` and `tf.nn.local_response_normalization` have no gradients of their own, that of a Euclidean norm divides by
-what comes from above, and that of a cross-entropy knows of the logits only, not of labels that
-depend on weights.
+The gradients of `tf.nn.softsign` and `tf.nn.local_response_normalization` have no gradients of
+their own, that of a Euclidean norm divides by what comes from above, and that of a
+cross-entropy knows of the logits only, not of labels that depend on weights.
 """
 
 import tensorflow as tf
 from tensorflow.python.ops import nn_impl
 
+from keras_influence.engine.kernels.primitives.taped import gradient_of
 
-def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
+
+def _moments(original, x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
     """`tf.compat.v1.nn.moments`, to which `tf.nn.moments` refers, without the stop."""
     wide = tf.cast(x, tf.float32) if x.dtype == tf.float16 else tf.convert_to_tensor(x)
     mean = tf.reduce_mean(wide, axes, keepdims=True)
@@ -23,6 +25,17 @@ def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
     if not (keepdims or keep_dims):
         mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
     return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
+
+
+def _stop_gradient(original, op, upstream):
+    """None, except in (y - stop_gradient(mean(y)))² of moments that were traced outside."""
+    name = getattr(op, "name", "")
+    if "/moments/" not in f"/{name}" or op.inputs[0].op.type != "Mean":
+        return original(op, upstream)
+    y = op.inputs[0].op.inputs[0]
+    users = [user for user in op.outputs[0].consumers() if user.type == "SquaredDifference"]
+    squared = any(user.inputs[0] is y for user in users)
+    return upstream if squared else original(op, upstream)
 
 
 def _softsign_grad(original, op, upstream):
@@ -48,17 +61,19 @@ def _cross_entropy(original, op, upstream, slope_upstream):
 
 def _local_response(original, op, upstream):
     """Of x / (bias + alpha · Σ x²)^beta, with the sum over neighbouring channels."""
-    x = op.inputs[0]
     bias, alpha, beta = (op.get_attr(name) for name in ("bias", "alpha", "beta"))
-    channels, radius = tf.shape(x)[-1], op.get_attr("depth_radius")
-    near = tf.linalg.band_part(tf.ones([channels, channels], x.dtype), radius, radius)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        y = x * (bias + alpha * tf.einsum("...c,cd->...d", x**2, near)) ** -beta
-    return tape.gradient(y, x, output_gradients=upstream)
+    radius = op.get_attr("depth_radius")
+
+    def normalised(x):
+        near = tf.ones([tf.shape(x)[-1]] * 2, x.dtype)
+        near = tf.linalg.band_part(near, radius, radius)
+        return x * (bias + alpha * tf.einsum("...c,cd->...d", x**2, near)) ** -beta
+
+    return gradient_of(normalised, op.inputs, upstream)
 
 
 GRADIENTS = {
+    "StopGradient": _stop_gradient,
     "LRN": _local_response,
     "SoftsignGrad": _softsign_grad,
     "EuclideanNorm": _euclidean_norm,
