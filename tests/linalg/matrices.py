@@ -1,6 +1,9 @@
 """Matrices whose answers are known, for the tests of this room."""
 
+import inspect
+
 import numpy as np
+import scipy.sparse.linalg
 
 from keras_influence.linalg.factors.kronecker import Block
 from keras_influence.linalg.operators import Dense
@@ -68,3 +71,9 @@ def _block(rng, name, positions, indices=False):
     q_inputs, q_outputs = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (k, o))
     q_inputs = np.zeros((0, 0)) if indices else q_inputs
     return Block(name, positions, q_inputs, q_outputs, rng.uniform(0.5, 2, (k, o)))
+
+
+def relative(tolerance):
+    """The argument of SciPy's `cg` for a relative tolerance: `tol` before SciPy 1.12."""
+    names = inspect.signature(scipy.sparse.linalg.cg).parameters
+    return {"rtol" if "rtol" in names else "tol": tolerance}
