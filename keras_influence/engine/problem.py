@@ -19,7 +19,7 @@ from keras_influence.engine.layers.scoring import (
 )
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
-from keras_influence.engine.loss.facts import find_facts
+from keras_influence.engine.loss.facts import check_loss, find_facts
 from keras_influence.engine.loss.looks import close
 from keras_influence.engine.loss.runs import check_runs
 from keras_influence.engine.selection import select
@@ -79,11 +79,11 @@ class Problem:
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
         self._batch_size, self._smooth = batch_size, smooth
-        few = check_runs(model, self.train, name)
-        self.facts = find_facts(model, self.train, few, name, smooth)
-        self.objective = objective_of(model, chosen, self.facts)
+        self._chosen, self._name = chosen, name
+        self._few, self.facts = self._looked_at()
+        self.objective = objective_of(model, chosen, self.facts.reading, self.facts.adds_by_example)
         self.parameters = self.objective.parameters
-        check_fresh(self.objective, few, self.facts)
+        check_fresh(self.objective, self._few, self.facts)
         if smooth:
             checks.warn_about_kinks(model)
 
@@ -94,9 +94,20 @@ class Problem:
         """
         batch_size = self._batch_size if isinstance(examples, tuple) else None
         batches = data.read(examples, batch_size, name, class_weight)
-        few = check_runs(self.model, batches, name)
-        find_facts(self.model, batches, few, name, smooth=False)
+        check_loss(self.model, batches, check_runs(self.model, batches, name), name)
         return batches
+
+    def _looked_at(self):
+        """A few of the training examples, and what holds of the loss on all of them."""
+
+        def count(reading, adds_by_example):
+            objective = objective_of(self.model, self._chosen, reading, adds_by_example)
+            nothing = Weighting(0.0, 0.0, 0.0, 0.0, 0.0, ())
+            return sum(objective.counts(b, nothing).numpy().astype(float) for b in self.train)
+
+        few = check_runs(self.model, self.train, self._name)
+        about = self.model, self.train, few, self._name
+        return few, find_facts(*about, smooth=self._smooth, count=count)
 
     # ---- values and first derivatives
 
@@ -130,8 +141,7 @@ class Problem:
         part = copy.copy(self)
         part.train = self.train.subset(positions)
         part.n = part.train.n
-        few = check_runs(self.model, part.train, "train")
-        part.facts = find_facts(self.model, part.train, few, "train", smooth=self._smooth)
+        part._few, part.facts = part._looked_at()
         return part
 
     def example_gradients(self, batches, target=None):
@@ -196,8 +206,8 @@ class Problem:
             ValueError: it is not defined for the model's loss.
         """
         if name == "gauss_newton":
-            checks.check_convex(self.model, self.objective, self.train, self.facts)
-        whole = CURVATURES[name](self.objective, self.train, facts or self.facts)
+            checks.check_convex(self.model, self.objective, self._few, self.facts)
+        whole = CURVATURES[name](self.objective, self.train, facts or self.facts, self._few)
         return whole if group is None else whole.without(group)
 
     def as_rows(self, rows):
@@ -205,21 +215,21 @@ class Problem:
         return np.ascontiguousarray(rows, self.parameters.dtype.as_numpy_dtype)
 
 
-def objective_of(model, variables, facts):
+def objective_of(model, variables, reading, adds_by_example):
     """The `Objective` of a model, with the kernels compiled in earlier calls.
 
     Args:
         model: a Keras model.
         variables: the trainable weights that are θ.
-        facts: what holds for its loss; see `facts.Facts`.
+        reading, adds_by_example: how its loss is read; see `facts.Facts`.
     """
     state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
     known = _objectives.get(model)
     if known is None or known[0] != state:
         known = _objectives[model] = (state, {})
-    key = (facts.reading, facts.adds_by_example, *(id(v) for v in variables))
+    key = (reading, adds_by_example, *(id(v) for v in variables))
     if key not in known[1]:
-        known[1][key] = Objective(model, variables, facts.reading, facts.adds_by_example)
+        known[1][key] = Objective(model, variables, reading, adds_by_example)
     return known[1][key]
 
 

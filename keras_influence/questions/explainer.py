@@ -195,19 +195,5 @@ def _probe(problem: Problem) -> np.ndarray:
     return np.concatenate(list(problem.gradients_by_batch(asked, asked)))
 
 
-@takes(Settings)
-def prepare(model: Any, train: Any, **settings: Unpack[SettingsArguments]) -> Explainer:
-    """`Explainer(model, train, **settings)`, as a function like the other questions."""
-    return Explainer(model, train, **settings)
-
-
-def load_prepared(
-    model: Any,
-    train: Any,
-    path: str | os.PathLike[str],
-    *,
-    class_weight: dict[int, float] | None = None,
-    verbose: Any = "auto",
-) -> Explainer:
-    """`Explainer.load`, as a function like the other questions."""
-    return Explainer.load(model, train, path, class_weight=class_weight, verbose=verbose)
+# By the names of verbs, like the other questions.
+prepare, load_prepared = Explainer, Explainer.load

@@ -210,6 +210,22 @@ def test_a_label_out_of_range_is_said_wherever_it_stands(rng):
             ki.influence(model, test, train, verbose=0)
 
 
+def test_what_fails_on_bad_labels_is_not_kept_for_good_ones(rng):
+    """Vectors are taken one by one only where the model asks for it."""
+    model = truth.softmax_model(4, 3)
+    x, y = rng.normal(size=(100, 4)), rng.integers(0, 3, 100)
+    bad = y.copy()
+    bad[90] = 3
+    with pytest.raises(ValueError, match="`train`"):
+        Problem(model, (x, bad)).curvature("gauss_newton").matmat(rng.normal(size=(2, 15)))
+    problem = Problem(model, (x, y))
+    vectors = rng.normal(size=(2, 15))
+    found = problem.curvature("gauss_newton").matmat(vectors)
+    expected = truth.SoftmaxRegression(x, y, 3, 0).hessian(truth.get_flat(model))
+    assert truth.relative_error(found, vectors @ expected) < 1e-9
+    assert not problem.objective.kernels.loop
+
+
 def test_threads_get_the_answers_of_one(rng):
     inputs = keras.Input((6,))
     hidden = layers.LayerNormalization()(layers.Dense(5, "tanh")(inputs))

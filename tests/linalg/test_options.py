@@ -62,21 +62,3 @@ def test_num_samples_are_runs_and_pseudo_gradients_are_those_of_ekfac():
 def test_bad_options_are_refused_when_made(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-@pytest.mark.parametrize(
-    ("size", "n", "count", "expected"),
-    [
-        (650, 1000, 1, Direct),
-        (7850, 5000, 10, CG),
-        (7850, 60_000, 1000, Direct),
-        (101_770, 5000, 10, CG),
-        (101_770, 60_000, 1000, EKFAC),
-        (10**8, 10**6, 100, EKFAC),
-    ],
-)
-def test_auto_weighs_the_costs(size, n, count, expected):
-    solver, reason = Auto().choose(size, n, count)
-    assert type(solver) is expected
-    assert str(size) in reason
-    assert str(count) in reason

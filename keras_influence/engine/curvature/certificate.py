@@ -14,7 +14,6 @@ import numpy as np
 
 from keras_influence.engine.layers.culprit import culprit
 from keras_influence.engine.layers.scoring import gradient_of
-from keras_influence.engine.loss.looks import few_of
 
 _SEED = 1_703
 # Tolerances for weights of 4 and of 8 bytes: agreement of differences with each other, and with
@@ -28,12 +27,12 @@ class WrongProductError(ValueError):
     """A product with the curvature is not what differences of the gradient say."""
 
 
-def certify(objective, batches, weight, product, many, differences):
+def certify(objective, few, weight, product, many, differences):
     """Raise unless `product` is right on a few of the examples.
 
     Args:
         objective: an `Objective`.
-        batches: the data.
+        few: a few examples from all of the data, as a batch.
         weight: the `Weighting` of the objective.
         product: a function of (batch, weight, rows) that gives rows, the kernel.
         many: whether to ask it for two vectors at once, as another kernel is then traced.
@@ -42,7 +41,6 @@ def certify(objective, batches, weight, product, many, differences):
     Raises:
         WrongProductError: it is not, with the layer where that can be found.
     """
-    few = few_of(batches)
     rng = np.random.default_rng(_SEED)
     pair = rng.standard_normal((2, objective.parameters.size))
     pair /= np.linalg.norm(pair, axis=1, keepdims=True)

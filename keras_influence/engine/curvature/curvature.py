@@ -23,6 +23,7 @@ class Curvature(LinearOperator):
         objective: an `Objective`.
         batches: the `Batches` of the training data.
         facts: what holds for the loss on them, `Facts`.
+        few: a few of them, as a batch, on which kernels are certified.
 
     Attributes:
         differences: whether it is the derivative of the gradient along a vector.
@@ -30,10 +31,10 @@ class Curvature(LinearOperator):
 
     differences = False
 
-    def __init__(self, objective, batches, facts):
+    def __init__(self, objective, batches, facts, few):
         self._objective = objective
         self._batches = batches
-        self._facts = facts
+        self._facts, self._few = facts, few
         self._certified = set()
         self.n = batches.n
         self.size = objective.parameters.size
@@ -74,7 +75,7 @@ class Curvature(LinearOperator):
         if many not in self._certified:
             self._certified.add(many)
             train = self._facts.train()
-            certify(self._objective, self._batches, train, self._kernel, many, self.differences)
+            certify(self._objective, self._few, train, self._kernel, many, self.differences)
         return self._kernel(batch, weight, rows)
 
     def sampled(self, batch, rows):

@@ -70,8 +70,14 @@ class Kernels:
                 raise
         # Control flow of some kinds cannot be vectorised, at tracing or when it is run.
         self.loop = True
-        known = self._compiled[key] = compile_(None, many)
-        return known(flat, vector, values)
+        try:
+            known = self._compiled[key] = compile_(None, many)
+            return known(flat, vector, values)
+        except Exception:
+            # It was not that: what is wrong with these data says nothing about others.
+            self.loop = False
+            self._compiled.pop(key, None)
+            raise
 
     def forget(self):
         """Trace everything anew when it is next asked for."""
@@ -97,7 +103,7 @@ class _Compiled:
         }
 
         def trace(flat, weight, values):
-            with primitives.replaced(many):
+            with primitives.replaced():
                 batch = tf.nest.pack_sequence_as(skeleton, flat)
                 return function(owner, batch, kernels.weighting.of(weight), *values)
 
@@ -160,4 +166,4 @@ def over_vectors(function, vectors, loop):
         return function(vectors[0])[None]
     if loop:
         return tf.map_fn(function, vectors)
-    return tf.vectorized_map(function, vectors)
+    return tf.vectorized_map(function, vectors, warn=False)

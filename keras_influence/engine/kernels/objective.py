@@ -20,7 +20,7 @@ class Objective(CompiledLoss):
 
     Kernels return sums over the batch: added up over batches and divided by n they give the
     quantity of all n examples as one batch, whatever the batch sizes are. Their argument
-    `weight` is a `Weighting`, which belongs to a data set and a quantity: see `certify.Facts`.
+    `weight` is a `Weighting`, which belongs to a data set and a quantity: see `facts.Facts`.
     Nothing of the data is kept here.
 
     Args:

@@ -110,7 +110,7 @@ class Scorer:
         kernel = self._objective.value_and_gradient
         truth = kernel(some, self._weight, omega, self._nowhere).numpy()[1:]
         if not np.isfinite(truth).all():
-            self._check(self._objective.example_gradients(batch, self._weight).numpy(), batch)
+            self._refuse_bad(self._objective.example_gradients(batch, self._weight).numpy())
         size = np.linalg.norm(truth) + 1e-3 * np.linalg.norm(paired)
         tolerance = 1e-3 if s.dtype.itemsize <= 4 else 1e-7
         return bool(abs(omega @ paired - truth @ s) <= tolerance * size + 1e-30)
@@ -120,6 +120,10 @@ class Scorer:
         return self._rng.standard_normal(size).astype(dtype)
 
     def _check(self, rows, batch):
+        self._refuse_bad(rows)
+        self._start += batch_size(batch)
+
+    def _refuse_bad(self, rows):
         """Raise where an example has no finite gradient, and say which."""
         bad = np.flatnonzero(~np.isfinite(np.sum(rows, axis=1)))
         if bad.size:
@@ -128,7 +132,6 @@ class Scorer:
                 "is NaN or infinite. Is its label what the loss takes, and is there a square root "
                 "or a logarithm of 0?"
             )
-        self._start += batch_size(batch)
 
 
 def gradient_of(objective, batch, weight, omega=None, shift=None):

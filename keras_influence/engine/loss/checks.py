@@ -66,13 +66,13 @@ def _warn_about_hidden_objective(model):
         )
 
 
-def check_convex(model, objective, batches, facts):
-    """Raise where the Gauss-Newton matrix is not defined for the model's loss.
+def check_convex(model, objective, few, facts):
+    """Raise where the Gauss-Newton matrix is not defined for the model's loss on a few examples.
 
     Raises:
         ValueError: the loss is flat or not convex in the outputs.
     """
-    curvatures = objective.output_curvatures(few_of(batches, 16), facts.own())
+    curvatures = objective.output_curvatures(few, facts.own())
     largest = np.abs(curvatures).max()
     if largest == 0:
         why = "has no second derivative in the model's outputs"

@@ -1,5 +1,7 @@
 """How a `compute_loss` of the user's is read: by sample weights, or example by example."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.looks import (
+    beside,
     called,
     close,
     fitting,
@@ -15,28 +18,59 @@ from keras_influence.engine.loss.looks import (
     rows_of_batch,
 )
 from keras_influence.engine.loss.readings import Alone, Weighted
-from keras_influence.engine.loss.terms import MEAN, SUM, RefusedLoss
+from keras_influence.engine.loss.terms import RefusedLoss
 
 
 def custom_reading(model, batches, few, name):
-    """A `Weighted` or an `Alone` that gives what `compute_loss` gives on a few examples.
+    """A `Weighted` or an `Alone` that gives what `compute_loss` gives, on all of the data.
+
+    Which one is decided on a few examples, and held against every batch: labels that are ignored
+    or masked, which change what a loss divides by, may be in few of them.
 
     Raises:
         ValueError: neither does.
     """
-    adds = _adds(model, few, name)
-    if _is_linear(model, few, name):
-        kind = _kind_of_weighted(model, few, name)
-        if kind is not None:
-            return Weighted(sums=kind == SUM, adds=adds)
-    return _alone(model, few, name)
+    reading = _weighted(model, few, name) or _alone(model, few, name)
+    holds = _weighs_evenly if isinstance(reading, Weighted) else _adds_up
+    for batch in batches:
+        if not holds(model, reading, beside(batch, few), name):
+            raise RefusedLoss(
+                "The model's `compute_loss` is a mean or sum over some examples and none over "
+                f"others of `{name}`: it divides by something that depends on the batch, such as a "
+                "mask, labels that are ignored, or the sum of the weights. Compile the model with "
+                "that loss in place of a `compute_loss` of its own, or divide by the batch's size."
+            )
+    return reading
 
 
-def _adds(model, few, name):
+def _weighted(model, few, name):
+    """A `Weighted` that the few examples bear out, or None."""
+    for axes in range(_rank(model, few, name)):
+        reading = Weighted(axes=axes)
+        try:
+            if not _is_linear(model, reading, few, name):
+                continue
+        except (ValueError, TypeError, tf.errors.OpError):  # Weights of another shape, perhaps.
+            continue
+        reading = dataclasses.replace(reading, adds=_adds(model, reading, few, name))
+        for sums in (False, True):
+            kind = dataclasses.replace(reading, sums=sums)
+            if _weighs_evenly(model, kind, few, name):
+                return kind
+    return None
+
+
+def _rank(model, few, name):
+    """How many shapes of ω there are to try: (b,), (b, 1), ..."""
+    with called(model, few, name) as (_, y_pred):
+        return max(1, *(leaf.shape.rank - 1 for leaf in tf.nest.flatten(y_pred)))
+
+
+def _adds(model, reading, few, name):
     """Whether the loss holds what layers add and the weights' regularisers, seen at weights of 0."""
     with called(model, few, name) as (parts, y_pred), fitting(name):
         nothing = tf.zeros([batch_size(few)], tf.nest.flatten(y_pred)[0].dtype)
-        rest = float(Weighted.loss(model, parts, y_pred, nothing))
+        rest = float(reading.loss(model, parts, y_pred, nothing))
         added = float(_keras.added_losses(model))
         return added != 0 and close(rest, added + float(_keras.regularisers(model)))
 
@@ -63,46 +97,53 @@ def _holds_rest(model, parts, y_pred, whole, rest):
     )
 
 
-def _is_linear(model, few, name):
+def _is_linear(model, reading, few, name):
     """Euler's identity: L(ω) = L(0) + Σ ω_i ∂L/∂ω_i, with a slope that is not zero."""
-    with called(model, few, name) as (parts, y_pred), fitting(name):
+    with called(model, few, name) as (parts, y_pred):
         dtype = tf.nest.flatten(y_pred)[0].dtype
         omega = tf.constant(np.linspace(0.5, 1.5, batch_size(few)), dtype)
         with tf.GradientTape() as tape:
             tape.watch(omega)
-            value = Weighted.loss(model, parts, y_pred, omega)
+            value = reading.loss(model, parts, y_pred, omega)
         slope = tape.gradient(value, omega)
         if slope is None or not np.abs(slope.numpy()).max() > 0:
             return False
         contributed = float(tf.reduce_sum(omega * slope))
-        return close(float(value - Weighted.loss(model, parts, y_pred, 0 * omega)), contributed)
+        return close(float(value - reading.loss(model, parts, y_pred, 0 * omega)), contributed)
 
 
-def _kind_of_weighted(model, few, name):
-    """Whether the loss is a mean or a sum over its batch; None if it is neither."""
-    size = batch_size(few)
-    first, second = halves(size)
-    whole = _contributions(model, few, list(range(size)), name)
-    kinds = {MEAN: lambda part: len(part) / size, SUM: lambda part: 1.0}
-    for kind, share in kinds.items():
-        if all(
-            np.allclose(
-                _contributions(model, few, part, name) * share(part), whole[part], rtol=1e-3
-            )
-            for part in (first, second)
-        ):
-            return kind
-    return None
+def _weighs_evenly(model, reading, batch, name):
+    """Whether an example counts among fewer others what the mean or sum says."""
+    size = batch_size(batch)
+    whole = _contributions(model, reading, batch, list(range(size)), name)
+    # Halves of very few examples are all of them; each twice is not.
+    twice = [list(range(size)) * 2] if size < 4 else []
+    for part in (*halves(size), *twice):
+        share = 1.0 if reading.sums else len(part) / size
+        apart = _contributions(model, reading, batch, part, name) * share
+        if not np.allclose(apart, whole[part], rtol=1e-3, atol=1e-3 * np.abs(whole).max()):
+            return False
+    return True
 
 
-def _contributions(model, few, rows, name):
-    """∂L/∂ω of some of the few examples as one batch."""
-    with called(model, rows_of_batch(few, rows), name) as (parts, y_pred):
+def _contributions(model, reading, batch, rows, name):
+    """∂L/∂ω of some of the examples as one batch."""
+    with called(model, rows_of_batch(batch, rows), name) as (parts, y_pred), fitting(name):
         omega = tf.ones([len(rows)], tf.nest.flatten(y_pred)[0].dtype)
         with tf.GradientTape() as tape:
             tape.watch(omega)
-            value = Weighted.loss(model, parts, y_pred, omega)
+            value = reading.loss(model, parts, y_pred, omega)
         return tape.gradient(value, omega).numpy().astype(np.float64)
+
+
+def _adds_up(model, reading, batch, name):
+    """Whether the examples' losses by themselves make up the batch's."""
+    with called(model, batch, name) as (parts, y_pred), fitting(name):
+        x, y, w = parts
+        whole = float(_keras.compute_loss(model, x, y, y_pred, w))
+        whole -= float(sum(reading.rest(model, parts, y_pred)))
+        losses = reading.losses(model, parts, y_pred).numpy().astype(np.float64)
+    return close(whole, losses.sum() if reading.sums else losses.mean())
 
 
 def _alone(model, few, name):
@@ -111,11 +152,11 @@ def _alone(model, few, name):
         whole = float(_keras.compute_loss(model, *parts[:2], y_pred, parts[2]))
         rest = float(_keras.added_losses(model)) + float(_keras.regularisers(model))
     adds = _holds_rest(model, parts, y_pred, whole, rest)
-    with called(model, few, name) as (parts, y_pred), fitting(name):
-        losses = Alone(adds=adds).losses(model, parts, y_pred).numpy().astype(np.float64)
     for sums in (False, True):
-        if close(whole - rest * adds, losses.sum() if sums else losses.mean()):
+        if _adds_up(model, Alone(sums, adds), few, name):
             return Alone(sums, adds)
+    with called(model, few, name) as (parts, y_pred), fitting(name):
+        losses = Alone(adds=adds).losses(model, parts, y_pred).numpy()
     raise RefusedLoss(
         "The model's `compute_loss` is not linear in `sample_weight`, or ignores it, and is no "
         f"mean over examples either. {mixed_message(len(losses), name, whole, losses.mean())}"

@@ -15,6 +15,7 @@ from keras_influence.engine.loss.added import what_is_added
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.custom import custom_reading
 from keras_influence.engine.loss.looks import (
+    beside,
     called,
     close,
     fitting,
@@ -97,34 +98,56 @@ class Facts:
         return Weighting(1.0, 0.0, 0.0, alone, 0.0, (0.0,) * len(self.totals))
 
 
-def find_facts(model, batches, few, name, smooth):
-    """`Facts` about a model's loss on a data set.
+def find_facts(model, batches, few, name, smooth, count):
+    """`Facts` about a model's loss on its training data.
 
     Args:
         few: a few of its examples, from `runs.check_runs`.
         name: the argument's name, for messages.
         smooth: let the smooth versions of the kinked losses stand in for them.
+        count: a function of (reading, adds_by_example) that gives the `counts` of the terms
+            summed over all of the data, (terms, 3); only asked where they depend on the batch.
 
     Raises:
         ValueError: the data do not fit the loss, or one example's part in it cannot be told.
     """
     added = what_is_added(model, few, name)
+    found = check_loss(model, batches, few, name, added)
     if not _keras.has_default_loss(model):
-        reading = custom_reading(model, batches, few, name)
-        return Facts(reading, added, batches.n, (reading.total(batches.n),))
-    if added == "nothing" and not _keras.has_compiled_loss(model):
+        return Facts(found, added, batches.n, (found.total(batches.n),))
+    reading = Compiled(tuple(SMOOTH.items()) if smooth else ())
+    counts = _steady_counts(model, batches, few, name)
+    if counts is None:
+        counts = count(reading, added in (MEAN, SUM))
+    divisors = [_divisor(kind, c, batches.n) for kind, c in zip(found, counts)]
+    return Facts(
+        reading, added, batches.n, tuple(float(batches.n / d) if d else 0.0 for d in divisors)
+    )
+
+
+def check_loss(model, batches, few, name, added="nothing"):
+    """Certify that a loss can be taken apart by example on these data.
+
+    Returns:
+        How: a reading of a `compute_loss` of the user's; of Keras's own what each term is
+        divided by.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _keras.has_default_loss(model):
+        return custom_reading(model, batches, few, name)
+    if added == "nothing" and not (_keras.has_compiled_loss(model) or _adds(model, few, name)):
         raise ValueError(
             "`model` should be compiled with a loss, `model.compile(loss=...)`, or add one in its "
             "layers by `add_loss`."
         )
-    kinds = _certified_kinds(model, batches, few, name)
-    reading = Compiled(tuple(SMOOTH.items()) if smooth else ())
-    counts = _counts(model, batches, few, name)
-    totals = [
-        0.0 if (divisor := _divisor(kind, count, batches.n)) == 0 else batches.n / divisor
-        for kind, count in zip(kinds, counts)
-    ]
-    return Facts(reading, added, batches.n, tuple(map(float, totals)))
+    return _certified_kinds(model, batches, few, name)
+
+
+def _adds(model, few, name):
+    with called(model, few, name):
+        return bool(float(_keras.added_losses(model)))
 
 
 def _divisor(kind, counts, n):
@@ -151,9 +174,19 @@ def _certified_kinds(model, batches, few, name):
                 _compare(model, parts, y_pred, terms, kinds, name)
         if all(kinds):
             _check_apart(model, batch, terms, name)
-            return kinds
+            break
+    if any(term.divides is None for term in terms):
+        _check_numbers(model, batches, few, name)
     # No example has a loss, so that it does not matter what it is divided by.
     return [kind or ALONE_MEAN for kind in kinds]
+
+
+def _check_numbers(model, batches, few, name):
+    """Hold losses that give one number for a batch against their examples', on every batch."""
+    for batch in batches:
+        with called(model, beside(batch, few), name) as (parts, y_pred), fitting(name):
+            for term in Compiled().terms(model, parts, y_pred):
+                _kind(term, name)
 
 
 def _looked_at(batches, few):
@@ -212,19 +245,13 @@ def _check_finite(terms, name):
         )
 
 
-def _counts(model, batches, few, name):
-    """(terms, 3) what the divisors are made of, over all of the data; see `terms.Term`."""
-
-    def counted(batch):
-        with called(model, batch, name) as (parts, y_pred):
-            terms = Compiled().terms(model, parts, y_pred)
-        masked = any(term.masked for term in terms)
-        counts = np.array([term.counts.numpy() for term in terms], np.float64)
-        return counts.reshape(-1, 3), masked
-
-    counts, masked = counted(few)
+def _steady_counts(model, batches, few, name):
+    """What the divisors are made of, (terms, 3), or None where that depends on the batch."""
+    with called(model, few, name) as (parts, y_pred):
+        terms = Compiled().terms(model, parts, y_pred)
+    counts = np.array([term.counts.numpy() for term in terms], np.float64).reshape(-1, 3)
     size = batch_size(few)
-    steady = batches.alike or (counts[:, 0] == size).all()
-    if steady and not masked:
-        return counts * [[batches.n / size] * 3]
-    return sum(counted(batch)[0] for batch in batches)
+    alike = batches.alike or (counts[:, 0] == size).all()
+    if any(term.masked for term in terms) or not alike:
+        return None
+    return counts * (batches.n / size)

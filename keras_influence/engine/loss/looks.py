@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.data.rows import joined, layout
 from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.terms import RefusedLoss
 
@@ -26,6 +27,15 @@ def few_of(batches, count=FEW):
 def rows_of_batch(batch, rows):
     """Some rows of a batch of tensors, in this order."""
     return tf.nest.map_structure(lambda t: tf.gather(t, rows), batch)
+
+
+def beside(batch, few):
+    """A batch; one of a single example with the few beside it, for alone it says nothing."""
+    if batch_size(batch) > 1:
+        return batch
+    if layout(batch) != layout(few):
+        return rows_of_batch(batch, [0, 0])
+    return joined([batch, few])
 
 
 def halves(size):

@@ -7,7 +7,7 @@
     Weighted   a compute_loss of the user's that multiplies by `sample_weight`, as Keras's does
     Alone      one that ignores it: asked for each example by itself, on the batch's outputs
 
-Which one a model needs, and that it is right, `certify` finds out on the data it is used on.
+Which one a model needs, and that it is right, `facts` finds out on the data it is used on.
 """
 
 import dataclasses
@@ -62,10 +62,12 @@ class Weighted:
     Attributes:
         sums: whether it is a sum over the batch, not a mean.
         adds: whether what layers add by `add_loss` is in it.
+        axes: axes that ω has beyond the first: an example's weight is for all of its steps.
     """
 
     sums: bool = False
     adds: bool = True
+    axes: int = 0
 
     def total(self, n):
         """The factor of the examples' sum in n L."""
@@ -86,11 +88,11 @@ class Weighted:
     def outputs(self, model, batch, y_pred):
         return [(leaf, None) for leaf in tf.nest.flatten(y_pred)]
 
-    @staticmethod
-    def loss(model, batch, y_pred, omega):
+    def loss(self, model, batch, y_pred, omega):
+        """The user's loss with weights ω, (b,), on top of the sample weights."""
         x, y, w = batch
         if w is None:
-            w = omega
+            w = expanded(omega, 1 + self.axes)
         else:
             w = tf.nest.map_structure(
                 lambda t: tf.cast(t, omega.dtype) * expanded(omega, t.shape.rank), w

@@ -200,3 +200,51 @@ def test_gauss_newton_of_a_sigmoid_that_is_not_keras(rng):
     p = 1 / (1 + np.exp(-x @ model.get_weights()[0]))
     found = ki.hvp(model, np.eye(4), (x, y), curvature="gauss_newton")
     assert truth.relative_error(found, (x * p * (1 - p)).T @ x / 30) < 1e-6
+
+
+class Delegating(keras.Model):
+    """What most overrides look like: Keras's own loss, and something beside it."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 2 * super().compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+        )
+
+
+def _delegating(rng, n, **options):
+    inputs = keras.Input((4, 2))
+    model = Delegating(inputs, layers.Dense(3)(inputs))
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True, **options)
+    model.compile("sgd", loss)
+    return model, rng.normal(size=(n, 4, 2)), rng.integers(0, 3, (n, 4))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 256])
+@pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size"])
+def test_a_compute_loss_of_steps_by_way_of_keras(batch_size, reduction, rng):
+    """An example's weight is for all of its steps."""
+    model, x, y = _delegating(rng, 20, reduction=reduction)
+    expected = _expected(model, (x[:2], y[:2]), (x, y), steps=(4,))
+    found = _scores(model, (x[:2], y[:2]), (x, y), batch_size=batch_size)
+    assert truth.relative_error(found, expected) < 1e-7
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 256])
+def test_a_compute_loss_that_divides_by_a_mask_anywhere_is_refused(batch_size, rng):
+    """Also where none of the examples that are looked at first has anything to ignore."""
+    model, x, y = _delegating(rng, 200, ignore_class=-1)
+    looked_at = np.linspace(0, 199, 8).astype(int)
+    y[np.setdiff1d(np.arange(100, 180), looked_at), 1:] = -1
+    with pytest.raises(ValueError, match="depends on the batch, such as a mask"):
+        _scores(model, (x[:2], y[:2]), (x, y), batch_size=batch_size)
+
+
+def test_one_number_that_is_no_mean_over_later_examples_is_refused(rng):
+    def odd(y, p):
+        """A mean, but where a label is above 5, which counts for the whole batch."""
+        return ops.mean(ops.square(y - p)) + ops.max(ops.relu(y - 5))
+
+    model, x, y = _regression(rng, odd, n=60)
+    y[31, 0] = 7.0
+    with pytest.raises(ValueError, match="not a mean or sum"):
+        _scores(model, (x[:2], y[:2]), (x, y), batch_size=10)

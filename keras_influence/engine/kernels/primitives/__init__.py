@@ -43,14 +43,11 @@ GRADIENTS = {
 _scope = Scope(GRADIENTS, {**functions.FUNCTIONS, **statistics.FUNCTIONS})
 
 
-def replaced(many=False):
+def replaced():
     """A context in which this thread, and no other, differentiates by `GRADIENTS`.
 
     Everything that takes a derivative belongs into it: the forward pass, and all tapes. It may
     be entered again inside itself and by several threads at once. Where no thread is in it,
     TensorFlow is as it was.
-
-    Args:
-        many: of no effect; whether many vectors share one forward pass used to matter.
     """
     return _scope()
