@@ -59,6 +59,12 @@ class Plan:
         without = "" if self.added else " without what layers add by add_loss"
         return _NAMES[self.curvature] + without
 
+    @property
+    def advice(self) -> str:
+        """How to ask for this plan, or for the one before it."""
+        ask = f"Choose curvature={self.curvature!r}, or raise" if self.added else "Raise"
+        return f"{ask} `damping`,"
+
 
 class Attempt:
     """One plan at work: what is computed once for its system serves all its solves.
@@ -185,14 +191,15 @@ def first_answer(
     try:
         return question(Attempt(problem, plan, factor)), plans
     except SolverError as error:
+        if isinstance(error, UndefinedCurvatureError):
+            others = [other for other in others if other.curvature != plan.curvature]
         if not others:
             raise
         why = error.finding
     following = others[0]
     name = following.name
     warn(
-        f"curvature='auto' uses {name}: {why}. Choose curvature={following.curvature!r}, or "
-        "raise `damping`, to be without this warning.",
+        f"curvature='auto' uses {name}: {why}. {following.advice} to be without this warning.",
         CurvatureWarning,
     )
     reason = "; ".join(filter(None, [following.reason, f"curvature: {name}, because {why}"]))

@@ -241,3 +241,22 @@ def test_what_layers_add_is_left_out_where_it_makes_gauss_newton_negative():
     exact = g[:2] @ np.linalg.solve(2 * x.T @ x / 30 + 0.1 * np.eye(4), g.T) / 30
     assert scores.curvature == "gauss_newton"
     assert truth.relative_error(scores.values, exact) < 1e-4
+
+
+def test_where_gauss_newton_is_not_defined_none_of_its_forms_is_tried():
+    class Added(keras.layers.Layer):
+        def call(self, z):
+            self.add_loss(keras.ops.mean(keras.ops.square(z)))
+            return z
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Added()(keras.layers.Dense(1, use_bias=False)(inputs)))
+    model.compile("sgd")
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    with pytest.warns(ki.CurvatureWarning, match="uses the Hessian.*add_loss") as caught:
+        scores = ki.influence(model, (x[:2],), (x,), damping=0.1, method="direct", verbose=0)
+    assert len([w for w in caught if w.category is ki.CurvatureWarning]) == 1
+    g = 2 * (x @ model.get_weights()[0]) * x
+    exact = g[:2] @ np.linalg.solve(2 * x.T @ x / 30 + 0.1 * np.eye(4), g.T) / 30
+    assert scores.curvature == "hessian"
+    assert truth.relative_error(scores.values, exact) < 1e-6

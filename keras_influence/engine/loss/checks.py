@@ -120,6 +120,8 @@ def _say_once(model, message):
 def _loss_name(model):
     if not _keras.has_default_loss(model):
         return f"{type(model).__name__}.compute_loss"
+    if not _keras.has_compiled_loss(model):
+        return "that layers add by `add_loss`"
     names = [
         loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", loss))
         for loss in tf.nest.flatten(model.loss)
