@@ -34,6 +34,7 @@ from keras_influence.linalg.solvers import (
     Direct,
     LiSSA,
     Nystrom,
+    TwoLevel,
 )
 from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.questions.explainer import Explainer, load_prepared, prepare
@@ -73,6 +74,7 @@ __all__ = [
     "SolverError",
     "StaleError",
     "TracIn",
+    "TwoLevel",
     "__version__",
     "evaluation",
     "group_influence",

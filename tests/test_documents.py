@@ -21,7 +21,19 @@ FOLDERS = (".", "docs", "benchmarks", "benchmarks/peers", "benchmarks/results")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 WITH_CODE = [path for path in DOCUMENTS if "```python" in path.read_text()]
 README = ROOT / "README.md"
-SOLVERS = ["ASTRA", "CG", "EKFAC", "MINRES", "NCG", "Arnoldi", "Auto", "Direct", "LiSSA", "Nystrom"]
+SOLVERS = [
+    "ASTRA",
+    "CG",
+    "EKFAC",
+    "MINRES",
+    "NCG",
+    "Arnoldi",
+    "Auto",
+    "Direct",
+    "LiSSA",
+    "Nystrom",
+    "TwoLevel",
+]
 
 
 def _name(path):

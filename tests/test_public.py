@@ -43,7 +43,19 @@ CLASSES = {
     "TracIn": "every, folder",
 }
 
-SOLVERS = {"ASTRA", "Arnoldi", "Auto", "CG", "Direct", "EKFAC", "LiSSA", "MINRES", "NCG", "Nystrom"}
+SOLVERS = {
+    "ASTRA",
+    "Arnoldi",
+    "Auto",
+    "CG",
+    "Direct",
+    "EKFAC",
+    "LiSSA",
+    "MINRES",
+    "NCG",
+    "Nystrom",
+    "TwoLevel",
+}
 ERRORS = {
     "ConvergenceWarning", "CurvatureWarning", "DivergenceError", "NegativeCurvatureError",
     "ObjectiveWarning", "SolverError", "StaleError",

@@ -146,6 +146,11 @@ def added_losses(model):
     )
 
 
+def has_regularisers(model):
+    """Whether a trainable weight has a regulariser."""
+    return any(getattr(v, "regularizer", None) is not None for v in model.trainable_variables)
+
+
 def regularisers(model):
     """The sum of the regularisers of the trainable weights, a scalar."""
     found = model._get_regularization_losses()

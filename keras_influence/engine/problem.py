@@ -81,7 +81,7 @@ class Problem:
         self._batch_size, self._smooth = batch_size, smooth
         self._chosen, self._name = chosen, name
         self._few, self.facts = self._looked_at()
-        self.objective = objective_of(model, chosen, self.facts.reading, self.facts.adds_by_example)
+        self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
         self.parameters = self.objective.parameters
         check_fresh(self.objective, self._few, self.facts)
         if smooth:
@@ -100,8 +100,8 @@ class Problem:
     def _looked_at(self):
         """A few of the training examples, and what holds of the loss on all of them."""
 
-        def count(reading, adds_by_example):
-            objective = objective_of(self.model, self._chosen, reading, adds_by_example)
+        def count(reading, added):
+            objective = objective_of(self.model, self._chosen, reading, added)
             nothing = Weighting(0.0, 0.0, 0.0, 0.0, 0.0, ())
             return sum(objective.counts(b, nothing).numpy().astype(float) for b in self.train)
 
@@ -207,7 +207,8 @@ class Problem:
         """
         if name == "gauss_newton":
             checks.check_convex(self.model, self.objective, self._few, self.facts)
-        whole = CURVATURES[name](self.objective, self.train, facts or self.facts, self._few)
+        about = self.objective, self.train, facts or self.facts, self._few, self.progress
+        whole = CURVATURES[name](*about)
         return whole if group is None else whole.without(group)
 
     def as_rows(self, rows):
@@ -215,21 +216,21 @@ class Problem:
         return np.ascontiguousarray(rows, self.parameters.dtype.as_numpy_dtype)
 
 
-def objective_of(model, variables, reading, adds_by_example):
+def objective_of(model, variables, reading, added):
     """The `Objective` of a model, with the kernels compiled in earlier calls.
 
     Args:
         model: a Keras model.
         variables: the trainable weights that are θ.
-        reading, adds_by_example: how its loss is read; see `facts.Facts`.
+        reading, added: how its loss is read; see `facts.Facts`.
     """
     state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
     known = _objectives.get(model)
     if known is None or known[0] != state:
         known = _objectives[model] = (state, {})
-    key = (reading, adds_by_example, *(id(v) for v in variables))
+    key = (reading, added, *(id(v) for v in variables))
     if key not in known[1]:
-        known[1][key] = Objective(model, variables, reading, adds_by_example)
+        known[1][key] = Objective(model, variables, reading, added)
     return known[1][key]
 
 
@@ -243,4 +244,4 @@ def check_fresh(objective, few, facts):
     eager = float(objective.examples(objective.parameters.tensors(), omega, few, with_few))
     if not close(value_of(objective, few, facts.own()), eager):
         objective.kernels.forget()
-        objective.contraction = None
+        objective.contraction = objective.pseudo = None

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import scipy.sparse.linalg
 
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.operators import Dense
 
 
@@ -37,8 +37,9 @@ class Layers(Dense):
     """A matrix with two layers' blocks, diagonal in a Kronecker basis, and five positions more.
 
     Attributes:
-        blocks: the layers' `Block`s; the second one's inputs are indices.
-        rest: positions that are in no block.
+        layers: the layers' `Block`s; the second one's inputs are indices.
+        blocks: these, and one with the diagonal of the rest.
+        rest: positions that are in no layer.
         matrix: the (23, 23) matrix.
 
     Args:
@@ -48,22 +49,36 @@ class Layers(Dense):
     def __init__(self, rng, coupling=0.0):
         order = rng.permutation(23)
         self.rest = np.sort(order[18:])
-        self.blocks = (
+        self.layers = (
             _block(rng, "one", order[:12].reshape(3, 4)),
             _block(rng, "two", order[12:18].reshape(2, 3), indices=True),
         )
         noise = rng.normal(size=(23, 23)) * coupling
         self.matrix = noise + noise.T
-        for block in self.blocks:
+        for block in self.layers:
             part = block.positions.ravel()
             q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
             q = np.kron(q_inputs, block.q_outputs)
             self.matrix[np.ix_(part, part)] = (q * block.eigenvalues.ravel()) @ q.T
         self.matrix[np.ix_(self.rest, self.rest)] = spectral(np.linspace(0.5, 2, 5))[0]
+        self.cover(self.layers)
         super().__init__(self.matrix)
+
+    def cover(self, layers):
+        """Have these layers for blocks, and all other positions in the rest."""
+        self.layers = layers
+        covered = [block.positions.ravel() for block in layers]
+        self.rest = np.setdiff1d(np.arange(23), np.concatenate(covered) if covered else [])
+        diagonal = np.diag(self.matrix)[self.rest][:, None]
+        ones = np.ones((len(self.rest), 1, 1))
+        self.blocks = (*layers, Channels("rest", self.rest[:, None], ones, diagonal, True))
 
     def kronecker(self, pseudo_gradients, seed):
         return self.blocks
+
+    def coupling(self, chosen, draws, seed):
+        basis = Kronecker(self.blocks, 0.0).turned(np.eye(23)).T[chosen]
+        return basis @ self.matrix @ basis.T
 
 
 def _block(rng, name, positions, indices=False):

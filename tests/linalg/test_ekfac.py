@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import ASTRA, CG, EKFAC
+from keras_influence import ASTRA, CG, EKFAC, TwoLevel
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
 
-SOLVERS = [EKFAC(), CG(preconditioner=EKFAC()), ASTRA()]
+SOLVERS = [EKFAC(), CG(preconditioner=EKFAC()), CG(preconditioner=TwoLevel()), ASTRA(), TwoLevel()]
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.1])
@@ -28,17 +28,44 @@ def test_what_it_covers_is_said(rng):
     assert details == {"layers": ["one", "two"], "parameters_outside": 5, "approximation": True}
 
 
-@pytest.mark.parametrize("dense_rest", [1500, 1])
-def test_layers_that_cover_nothing_leave_an_exact_solve(dense_rest, rng, monkeypatch):
-    monkeypatch.setattr("keras_influence.linalg.solvers.ekfac._DENSE_REST", dense_rest)
+def test_layers_that_cover_nothing_leave_an_exact_solve(rng):
     layers, v = Layers(rng, coupling=0.02), rng.normal(size=(2, 23))
-    layers.blocks = ()
+    layers.cover(())
     solution = EKFAC().solve(Damped(layers, 0.1), v)
     expected = dense_solve(layers.matrix, v, 0.1)
-    assert truth.relative_error(solution.x, expected) < (1e-12 if dense_rest == 1500 else 2e-3)
+    assert truth.relative_error(solution.x, expected) < 1e-12
     assert solution.details["layers"] == []
     assert solution.details["parameters_outside"] == 23
     assert "no layer is covered" in solution.details["note"]
+
+
+def test_of_a_large_rest_the_diagonal_is_taken(rng, monkeypatch):
+    monkeypatch.setattr("keras_influence.linalg.solvers.ekfac._DENSE_REST", 1)
+    layers, v = Layers(rng), rng.normal(size=(2, 23))
+    x = EKFAC().solve(Damped(layers, 0.1), v).x
+    expected = v[:, layers.rest] / (np.diag(layers.matrix)[layers.rest] + 0.1)
+    assert truth.relative_error(x[:, layers.rest], expected) < 1e-12
+
+
+def test_two_level_couples_the_largest_directions(rng):
+    """With all of them it is exact but for the rest; with none it is EK-FAC."""
+    layers, v = Layers(rng, coupling=0.05), rng.normal(size=(2, 23))
+    found = [TwoLevel(rank).solve(Damped(layers, 0.1), v) for rank in (100, 9)]
+    assert [s.details["coupled_directions"] for s in found] == [18, 9]
+    rest, covered = layers.rest, np.setdiff1d(np.arange(23), layers.rest)
+    matrix = layers.matrix.copy()
+    matrix[np.ix_(covered, rest)] = matrix[np.ix_(rest, covered)] = 0
+    matrix[np.ix_(rest, rest)] = np.diag(np.diag(matrix)[rest])
+    assert truth.relative_error(found[0].x, dense_solve(matrix, v, 0.1)) < 1e-12
+    exact = dense_solve(layers.matrix, v, 0.1)
+    errors = [
+        truth.relative_error(s.x, exact) for s in (*found, EKFAC().solve(Damped(layers, 0.1), v))
+    ]
+    assert errors[0] < errors[1]
+    alone = TwoLevel(1).factorise(layers, 100.0)  # No eigenvalue matters beside this damping.
+    assert alone.coarse.size == 0
+    expected = dense_solve(np.diag(np.diag(matrix)), v, 100.0)
+    assert truth.relative_error(alone.precondition(v), expected) < 0.05
 
 
 def test_what_couples_layers_is_left_out_by_itself_and_found_by_others(rng):
@@ -46,12 +73,12 @@ def test_what_couples_layers_is_left_out_by_itself_and_found_by_others(rng):
     exact = dense_solve(layers.matrix, v, 0.1)
     alone, *others = (solver.solve(Damped(layers, 0.1), v) for solver in SOLVERS)
     diagonal = layers.matrix.copy()
-    parts = [b.positions.ravel() for b in layers.blocks] + [layers.rest]
+    parts = [b.positions.ravel() for b in layers.layers] + [layers.rest]
     for part in parts:
         diagonal[np.ix_(part, np.setdiff1d(np.arange(23), part))] = 0
     assert truth.relative_error(alone.x, dense_solve(diagonal, v, 0.1)) < 1e-12
     assert truth.relative_error(alone.x, exact) > 0.01
-    for solver, solution in zip(SOLVERS[1:], others):
+    for solver, solution in zip(SOLVERS[1:4], others):
         assert truth.relative_error(solution.x, exact) < 3 * solver.tol
     assert others[0].passes < CG().solve(Damped(layers, 0.1), v).passes + 2
 

@@ -1,6 +1,5 @@
 """Factors against dense inverses, and as plain arrays and back."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -8,8 +7,9 @@ import pytest
 
 from keras_influence.linalg.factors import packing
 from keras_influence.linalg.factors.dense import DenseFactor
-from keras_influence.linalg.factors.kronecker import Kronecker
+from keras_influence.linalg.factors.kronecker import Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.factors.two_level import TwoLevelFactor
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
 
@@ -63,15 +63,19 @@ def test_dense_factor_inverts(eigenvalues, kind, rng):
 def test_a_block_inverts_its_part(rng):
     layers = Layers(rng)
     rows = rng.normal(size=(4, 23))
-    for block in layers.blocks:
+    found = Kronecker(layers.blocks, 0.3).precondition(rows)
+    for block in layers.layers:
         part = block.positions.ravel()
         expected = dense_solve(layers.matrix[np.ix_(part, part)], rows[:, part], 0.3)
-        assert truth.relative_error(block.solve(rows, 0.3), expected) < 1e-12
+        assert truth.relative_error(found[:, part], expected) < 1e-12
 
 
 def _kronecker(layers, damping):
-    rest = layers.matrix[np.ix_(layers.rest, layers.rest)] + damping * np.eye(5)
-    return Kronecker(layers.blocks, layers.rest, np.linalg.cholesky(rest), 1.0, damping)
+    rest = layers.rest
+    values, vectors = np.linalg.eigh(layers.matrix[np.ix_(rest, rest)])
+    return Kronecker(
+        (*layers.layers, Channels("", rest[None], vectors[None], values[None])), damping
+    )
 
 
 def test_kronecker_inverts_a_block_diagonal_matrix(rng):
@@ -81,12 +85,38 @@ def test_kronecker_inverts_a_block_diagonal_matrix(rng):
     assert truth.relative_error(found, dense_solve(layers.matrix, rows, 0.3)) < 1e-12
 
 
-def test_a_large_rest_is_a_multiple_of_the_identity(rng):
-    layers = Layers(rng)
-    factor = dataclasses.replace(_kronecker(layers, 0.3), cholesky=np.zeros((0, 0)), scale=4.0)
-    rows = rng.normal(size=(2, 23))
-    found = factor.precondition(rows)
-    assert found[:, layers.rest] == pytest.approx(rows[:, layers.rest] / 4)
+def test_channels_invert_small_blocks_side_by_side(rng):
+    matrices = [spectral([1.0, 2.0], seed)[0] for seed in range(3)]
+    values, vectors = np.linalg.eigh(np.stack(matrices))
+    positions = rng.permutation(6).reshape(3, 2)
+    matrix = np.zeros((6, 6))
+    for part, small in zip(positions, matrices):
+        matrix[np.ix_(part, part)] = small
+    factor = Kronecker((Channels("", positions, vectors, values),), 0.3)
+    rows = rng.normal(size=(4, 6))
+    assert truth.relative_error(factor.precondition(rows), dense_solve(matrix, rows, 0.3)) < 1e-12
+    turned = factor.turned(rows)
+    assert factor.turned_back(turned) == pytest.approx(rows)
+    assert (turned**2 * factor.eigenvalues).sum(1) == pytest.approx(
+        np.einsum("ki,ij,kj->k", rows, matrix, rows)
+    )
+
+
+def test_two_levels_invert_a_matrix_that_is_dense_in_some_coordinates(rng):
+    layers = Layers(rng, coupling=0.1)
+    fine = Kronecker(layers.blocks, 0.3)
+    basis = fine.turned(np.eye(23)).T
+    coarse = np.sort(rng.choice(23, 8, replace=False))
+    matrix = np.diag(fine.eigenvalues)
+    matrix[np.ix_(coarse, coarse)] = (basis @ layers.matrix @ basis.T)[np.ix_(coarse, coarse)]
+    damped = matrix[np.ix_(coarse, coarse)] + 0.3 * np.eye(8)
+    factor = TwoLevelFactor(fine, coarse, np.linalg.cholesky(damped))
+    rows = rng.normal(size=(4, 23))
+    expected = dense_solve(basis.T @ matrix @ basis, rows, 0.3)
+    assert truth.relative_error(factor.precondition(rows), expected) < 1e-12
+    found = factor.astype("float32").precondition(rows.astype("float32"))
+    assert found.dtype == np.float32
+    assert truth.relative_error(found, expected) < 1e-5
 
 
 def test_factors_work_in_another_precision(rng):
@@ -109,19 +139,23 @@ def _factors(rng):
         "cholesky": DenseFactor.of(spectral(np.linspace(1, 3, 12))[0]),
         "ldl": DenseFactor.of(spectral(np.linspace(-2, 3, 12))[0]),
         "kronecker": _kronecker(Layers(rng), 0.3),
+        "two level": TwoLevelFactor(_kronecker(Layers(rng), 0.3), np.arange(3), np.eye(3)),
         "nothing": None,
     }
 
 
-@pytest.mark.parametrize("name", ["low rank", "cholesky", "ldl", "kronecker", "nothing"])
+@pytest.mark.parametrize(
+    "name", ["low rank", "cholesky", "ldl", "kronecker", "two level", "nothing"]
+)
 def test_packed_and_unpacked_a_factor_is_the_same(name, rng):
     factor, arrays = _factors(rng)[name], []
     tree = json.loads(json.dumps(packing.pack(factor, arrays)))
     again = packing.unpack(tree, arrays)
     assert type(again) is type(factor)
     if factor is not None:
-        rows = rng.normal(size=(3, 23 if name == "kronecker" else 12))
-        solve = "precondition" if name == "kronecker" else "solve"
+        layered = name in ("kronecker", "two level")
+        rows = rng.normal(size=(3, 23 if layered else 12))
+        solve = "precondition" if layered else "solve"
         assert (getattr(again, solve)(rows) == getattr(factor, solve)(rows)).all()
         assert packing.pack(again, copies := []) == tree
         assert all((a == b).all() for a, b in zip(arrays, copies, strict=True))
@@ -132,6 +166,6 @@ def test_only_arrays_leave_the_tree(rng):
     tree = packing.pack(_kronecker(Layers(rng), 0.3), arrays)
     assert tree["class"] == "Kronecker"
     assert tree["fields"]["damping"] == 0.3
-    assert [b["fields"]["name"] for b in tree["fields"]["blocks"]] == ["one", "two"]
-    # Four arrays a block, the rest's positions and its factor.
-    assert len(arrays) == 2 * 4 + 2
+    assert [b["fields"]["name"] for b in tree["fields"]["blocks"]] == ["one", "two", ""]
+    # Four arrays a layer's block, three the rest's.
+    assert len(arrays) == 2 * 4 + 3

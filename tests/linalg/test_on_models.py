@@ -11,8 +11,8 @@ from tests import truth
 from tests.truth import L2
 
 
-# EK-FAC is an approximation by design: tests/engine/test_kronecker.py.
-@pytest.mark.parametrize("method", sorted(set(solvers.SOLVERS) - {"ekfac"}))
+# EK-FAC and what is made of it are approximations by design: tests/engine/test_kronecker.py.
+@pytest.mark.parametrize("method", sorted(set(solvers.SOLVERS) - {"ekfac", "two_level"}))
 def test_all_methods_mean_the_same_damping_on_a_model(method, rng):
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
     model = truth.softmax_model(3, 3, l2=L2)

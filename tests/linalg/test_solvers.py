@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import ASTRA, CG, EKFAC, MINRES, NCG, Arnoldi, Direct, LiSSA, Nystrom
+from keras_influence import ASTRA, CG, EKFAC, MINRES, NCG, Arnoldi, Direct, LiSSA, Nystrom, TwoLevel
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.linalg.matrices import Layers, Watched, dense_solve, spectral
@@ -25,6 +25,7 @@ EXACT = [
 LAYERED = [
     (EKFAC(), 1e-12),
     (CG(tol=1e-10, preconditioner=EKFAC()), 1e-8),
+    (CG(tol=1e-10, preconditioner=TwoLevel(5)), 1e-8),
     (ASTRA(tol=1e-10), 1e-8),
 ]
 

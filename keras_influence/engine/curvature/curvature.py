@@ -3,9 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
-from keras_influence.engine.layers import kronecker
+from keras_influence.engine.layers.kronecker import PseudoGradients, Statistics
 from keras_influence.engine.loss.looks import computing
 from keras_influence.errors import SolverError
 from keras_influence.linalg.operators.base import LinearOperator
@@ -14,6 +15,7 @@ from keras_influence.linalg.operators.base import LinearOperator
 # within limits. More than that leave the processor's cache.
 _BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 128
 _HUGE = 1e10
+_ANEW = 1_000_003
 
 
 class Curvature(LinearOperator):
@@ -24,6 +26,7 @@ class Curvature(LinearOperator):
         batches: the `Batches` of the training data.
         facts: what holds for the loss on them, `Facts`.
         few: a few of them, as a batch, on which kernels are certified.
+        progress: as `Progress`, shows what takes long.
 
     Attributes:
         differences: whether it is the derivative of the gradient along a vector.
@@ -31,10 +34,10 @@ class Curvature(LinearOperator):
 
     differences = False
 
-    def __init__(self, objective, batches, facts, few):
+    def __init__(self, objective, batches, facts, few, progress):
         self._objective = objective
         self._batches = batches
-        self._facts, self._few = facts, few
+        self._facts, self._few, self._progress = facts, few, progress
         self._certified = set()
         self.n = batches.n
         self.size = objective.parameters.size
@@ -96,13 +99,32 @@ class Curvature(LinearOperator):
 
     def kronecker(self, pseudo_gradients, seed):
         """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
+        return self._statistics(seed).blocks(pseudo_gradients, self._regulariser(seed))
+
+    def coupling(self, chosen, draws, seed):
+        """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""
+        count = min(self.n, draws)
+        positions = np.random.default_rng(seed).choice(self.n, count, replace=False)
+        # Other pseudo-gradients than the blocks are made of.
+        statistics = self._statistics(seed + _ANEW)
+        return statistics.coarse(chosen, -(-draws // count), np.sort(positions))
+
+    def _statistics(self, seed):
+        if self._objective.pseudo is None:
+            self._objective.pseudo = PseudoGradients(self._objective)
+        about = self._objective.pseudo, self._batches, self._facts.train()
+        return Statistics(*about, seed, self._progress)
+
+    def _regulariser(self, seed):
+        """(p,) diagonal of the Hessian of what is there without any example.
+
+        Exact where it acts on each weight by itself.
+        """
+        if self._facts.leaves_no_remainder and not _keras.has_regularisers(self._objective.model()):
+            return np.zeros(self.size, self.dtype)
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (1, self.size))
         one = self._batches.head(1)
-        # Exact where the regulariser acts on each weight by itself.
-        regulariser = signs * self.average(signs, [one], size_of(one), self._facts.remainder())
-        return kronecker.blocks(
-            self._objective, self._batches, self._facts, regulariser[0], pseudo_gradients, seed
-        )
+        return (signs * self.average(signs, [one], size_of(one), self._facts.remainder()))[0]
 
     def without(self, group):
         """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""

@@ -19,7 +19,7 @@ def kernel(*extras):
     """Compile `function(self, batch, weight, *extras)` once for each structure of batch.
 
     `weight` is a `Weighting`; in the function, of tensors. The names of the extra arguments say
-    what they are: "vectors" (k, p), "vector" (p,), "omega" (b,).
+    what they are: "vectors" (k, p), "vector" (p,), "omega" (b,), "seed" (2,) integers.
 
     `self` has `parameters` and `kernels`, a `Kernels`.
     """
@@ -54,11 +54,18 @@ class Kernels:
         """Run a kernel, compiled before if its like has been."""
         flat = tf.nest.flatten(batch)
         vector = tf.constant(weight.vector(), owner.parameters.dtype)
-        values = tuple(tf.convert_to_tensor(v, owner.parameters.dtype) for v in values)
+        dtype = owner.parameters.dtype
+        values = tuple(
+            tf.convert_to_tensor(v, _dtype_of(name, dtype)) for name, v in zip(extras, values)
+        )
         many = any(name == "vectors" and len(v) > 1 for name, v in zip(extras, values))
         layout = tuple((t.dtype, t.shape.rank) for t in flat)
         skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
         key = (function.__name__, many, skeleton, layout, len(vector))
+        wide = (function.__name__, True, *key[2:])
+        if not many and wide in self._compiled and self._compiled[wide].accepts(flat):
+            # One vector goes with what has been traced for many.
+            return self._compiled[wide](flat, vector, values)
         compile_ = functools.partial(self._compile, owner, function, extras, batch, len(vector))
         try:
             known = self._compiled.get(key)
@@ -88,6 +95,10 @@ class Kernels:
             return _Compiled(self, owner, function, extras, batch, length, known, many)
 
 
+def _dtype_of(name, dtype):
+    return tf.int32 if name == "seed" else dtype
+
+
 class _Compiled:
     """One traced kernel; axes other than the first relax only when they are seen to vary."""
 
@@ -100,6 +111,7 @@ class _Compiled:
             "vectors": [None if many else 1, owner.parameters.size],
             "vector": [owner.parameters.size],
             "omega": [None],
+            "seed": [2],
         }
 
         def trace(flat, weight, values):
@@ -111,7 +123,7 @@ class _Compiled:
             self._function = tf.function(trace, autograph=False).get_concrete_function(
                 [tf.TensorSpec(shape, t.dtype) for shape, t in zip(self.specs, flat)],
                 tf.TensorSpec([length], dtype),
-                tuple(tf.TensorSpec(shapes[name], dtype) for name in extras),
+                tuple(tf.TensorSpec(shapes[name], _dtype_of(name, dtype)) for name in extras),
             )
         except LookupError as error:
             raise _not_differentiable(error) from error

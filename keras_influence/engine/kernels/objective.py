@@ -26,13 +26,14 @@ class Objective(CompiledLoss):
     Args:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
-        reading, adds_by_example: see `CompiledLoss`.
+        reading, added: see `CompiledLoss`.
     """
 
-    def __init__(self, model, variables, reading=None, adds_by_example=False):
-        super().__init__(model, variables, reading, adds_by_example)
+    def __init__(self, model, variables, reading=None, added="mixed"):
+        super().__init__(model, variables, reading, added)
         self.kernels = Kernels(Weighting, prefers_loop(model))
-        self.contraction = None
+        # What is made of the layers by those who ask for it; see `scoring` and `curvature`.
+        self.contraction = self.pseudo = None
         self._targets = Kernels(Weighting, False)
         self._target = None
 

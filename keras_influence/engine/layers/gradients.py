@@ -1,14 +1,19 @@
 """Weight gradients of single examples, layer by layer, from inputs a and output gradients δ."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.engine.layers.sites import apply
+from keras_influence.engine.layers.sites import apply, weights_of
 from keras_influence.engine.layers.views import input_rows
 
 
 def weight_gradients(objective, site, delta, weights):
     """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape)."""
+    if _is_plain_normalisation(site):
+        return _of_normalisation(objective, site, delta, weights)
+    if isinstance(site.layer, keras.layers.DepthwiseConv2D) and _is_channels_last(site.layer):
+        return _of_depthwise(site, delta, weights)
     rows = input_rows(site.layer, site.inputs)
     if rows is None:
         return _by_differentiation(objective, site, delta, weights)
@@ -22,10 +27,78 @@ def weight_gradients(objective, site, delta, weights):
         rows = tf.reshape(rows, [batch, -1, area, groups, depth])
         parts = tf.reshape(delta, [batch, -1, groups, width // groups])
         kernel_gradient = tf.einsum("bpkgc,bpgf->bkcgf", rows, parts)
+    bias = getattr(site.layer, "bias", None)
     return [
-        tf.reduce_sum(delta, 1) if v is getattr(site.layer, "bias", None) else kernel_gradient
+        tf.reduce_sum(delta, 1) if v is bias else tf.reshape(kernel_gradient, [batch, *v.shape])
         for v in weights
     ]
+
+
+_NORMALISATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+)
+
+
+def _is_plain_normalisation(site):
+    """Whether scale and offset are vectors along the last axis."""
+    if type(site.layer) not in _NORMALISATIONS:
+        return False
+    axes = np.ravel(site.layer.axis)
+    return len(axes) == 1 and axes[0] in (-1, site.outputs.shape.rank - 1)
+
+
+def _of_normalisation(objective, site, delta, weights):
+    """Of z = γ ∘ x̂ + β, with x̂ what the layer gives for γ = 1 and β = 0."""
+    layer = site.layer
+    plain = [
+        (v, tf.ones_like(v.value) if v is layer.gamma else tf.zeros_like(v.value))
+        for v in weights_of(layer)
+    ]
+    with objective.with_values(plain):
+        normed = apply(site)
+    axes = list(range(1, len(delta.shape) - 1))
+    return [tf.reduce_sum(delta * normed if v is layer.gamma else delta, axes) for v in weights]
+
+
+def _is_channels_last(layer):
+    return layer.data_format == "channels_last"
+
+
+def _of_depthwise(site, delta, weights):
+    """Of a depthwise convolution: for each place in the kernel, the input there against δ."""
+    layer, x = site.layer, site.inputs
+    height, width, depth, multiplier = layer.kernel.shape
+    strides, rates = layer.strides, layer.dilation_rate
+    shape = tf.shape(delta)
+    rows, columns = delta.shape[1] or shape[1], delta.shape[2] or shape[2]
+    if layer.padding == "same":
+        paddings = [
+            _padding(size, out, step, (k - 1) * rate + 1)
+            for size, out, step, k, rate in zip(
+                tf.unstack(tf.shape(x)[1:3]), (rows, columns), strides, (height, width), rates
+            )
+        ]
+        x = tf.pad(x, [[0, 0], *paddings, [0, 0]])
+    delta = tf.reshape(delta, [shape[0], rows, columns, depth, multiplier])
+    places = []
+    for i in range(height):
+        for j in range(width):
+            part = x[
+                :,
+                i * rates[0] : i * rates[0] + strides[0] * (rows - 1) + 1 : strides[0],
+                j * rates[1] : j * rates[1] + strides[1] * (columns - 1) + 1 : strides[1],
+            ]
+            places.append(tf.reduce_sum(part[..., None] * delta, [1, 2]))
+    kernel = tf.reshape(tf.stack(places, 1), [shape[0], height, width, depth, multiplier])
+    bias = tf.reshape(tf.reduce_sum(delta, [1, 2]), [shape[0], depth * multiplier])
+    return [bias if v is layer.bias else kernel for v in weights]
+
+
+def _padding(size, out, step, reach):
+    total = tf.maximum((out - 1) * step + reach - size, 0)
+    return [total // 2, total - total // 2]
 
 
 def _by_differentiation(objective, site, delta, weights):

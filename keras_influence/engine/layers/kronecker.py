@@ -4,181 +4,156 @@ A layer with weights W (K, O), inputs a and pseudo-gradients δ at its output ad
 to the gradient of an example. With A = E[a aᵀ] = Q_A · Q_Aᵀ and S = E[δ δᵀ] = Q_S · Q_Sᵀ,
 its block of the matrix is close to diagonal in the basis Q_A ⊗ Q_S, and the diagonal there
 is measured: Λ = E[(Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²] (George et al. 2018; Grosse et al. 2023, §2.2).
-The bias is one more row of W, whose input is 1.
+The bias is one more row of W, whose input is 1. Weights that act on one channel each have the
+second moments of their gradients, channel by channel, and what is in no layer has its diagonal.
+
+One kernel gives what all of this is made of; the sums are taken outside of it.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import Kernels, kernel
-from keras_influence.engine.layers.sites import InnerCallError, linear_layers, signals
-from keras_influence.engine.layers.views import as_matrix
+from keras_influence.engine.kernels.roots import tolerance
+from keras_influence.engine.layers.parts import parts_of
+from keras_influence.engine.layers.pseudo import pseudo_signals, roots_of
+from keras_influence.engine.layers.sites import InnerCallError, linear_layers
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
-from keras_influence.linalg.factors.kronecker import Block
+
+# Examples on which the form of the outputs' curvature is looked for.
+_FEW = 8
 
 
-def blocks(objective, batches, facts, regulariser, pseudo_gradients, seed):
-    """The `Block`s of all layers that are covered, in two passes over the data.
+class PseudoGradients:
+    """What pseudo-gradients say of each part of a network, from a kernel that is traced once.
 
     Args:
         objective: an `Objective`.
-        batches: the training data, n examples.
-        facts: what holds for the loss on them, `Facts`.
-        regulariser: (p,) diagonal of the regulariser's Hessian.
-        pseudo_gradients: how many for each example.
-        seed: of these.
+
+    Attributes:
+        parts: of `parts`, known once a batch was asked for.
     """
-    matrices = _covered(objective, batches, facts)
-    if not matrices:
-        return ()
-    statistics = _Statistics(objective, matrices, facts)
-    bases = statistics.bases(batches, pseudo_gradients, seed)
-    total = statistics.eigenvalues(batches, bases, pseudo_gradients, seed)
-    per_example = 1.0 / batches.n
-    found = []
-    for layer, (q_inputs, q_outputs), value in zip(matrices, bases, total):
-        positions = matrices[layer]
-        extra = _in_basis(regulariser[positions], q_inputs, q_outputs)
-        eigenvalues = per_example / pseudo_gradients * value + extra
-        found.append(Block(layer.path, positions, q_inputs, q_outputs, eigenvalues))
-    return tuple(found)
+
+    def __init__(self, objective):
+        self._objective = objective
+        self.parameters, self.kernels = objective.parameters, Kernels(Weighting, loop=True)
+        self._hidden = set()
+        self._roots = None
+        self.parts = []
+
+    def of(self, batch, weight, seed):
+        """The `raw` of each part, for a batch with weighting and two integers."""
+        if self._roots is None:
+            few = tf.nest.map_structure(lambda t: t[:_FEW], batch)
+            self._roots = self._find_roots(few, weight)
+        try:
+            miss, *raw = self._raw(batch, weight, seed)
+        except InnerCallError as error:
+            self._hidden |= set(error.layers)
+            return self.of(batch, weight, seed)
+        if float(miss) <= tolerance(self.parameters.dtype) * len(self._roots):
+            return raw
+        # The forms were seen where the loss says nothing; what they are, these data tell.
+        found = self._find_roots(batch, weight)
+        self._roots = found if found != self._roots else ("dense",) * len(found)
+        self.kernels.forget()
+        return self.of(batch, weight, seed)
+
+    def _find_roots(self, batch, weight):
+        vector = tf.constant(weight.vector(), self.parameters.dtype)
+        with primitives.replaced():
+            return roots_of(self._objective, batch, Weighting.of(vector))
+
+    @kernel("seed")
+    def _raw(self, batch, weight, seed):
+        layers = [
+            layer
+            for layer in linear_layers(self._objective.model(), self.parameters.variables)
+            if layer.name not in self._hidden
+        ]
+        found = pseudo_signals(self._objective, layers, batch, weight, seed, self._roots)
+        if not self.parts:
+            self.parts = parts_of(self.parameters, found.sites)
+        return [found.miss, *(part.raw(self._objective, found) for part in self.parts)]
 
 
-def _covered(objective, batches, facts):
-    """{layer: positions in θ of its weights as a (K, O) matrix} for the layers covered."""
-    layers = linear_layers(objective.model(), objective.parameters.variables)
-    return _seen(objective, layers, batches.head(2), facts.train())
-
-
-def _seen(objective, layers, batch, weight):
-    """The same for those of some layers whose calls can be seen from outside."""
-    try:
-        return _matrices(objective, layers, batch, weight)
-    except InnerCallError as error:
-        others = [layer for layer in layers if layer.name not in error.layers]
-    return _seen(objective, others, batch, weight)
-
-
-def _matrices(objective, layers, batch, weight):
-    """The same for layers that are all seen, in a graph as kernels have it."""
-    flat, found = tf.nest.flatten(batch), {}
-    vector = tf.constant(weight.vector(), objective.parameters.dtype)
-
-    def trace(flat):
-        traced = tf.nest.pack_sequence_as(batch, flat)
-        for site in signals(objective, layers, traced, type(weight).of(vector))[0]:
-            view = as_matrix(site)
-            if view is not None and objective.parameters.index(view.kernel) is not None:
-                found[site.layer] = view.positions(objective.parameters)
-        return tf.constant(0)
-
-    tf.function(trace, autograph=False).get_concrete_function(
-        [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in flat]
-    )
-    return found
-
-
-def _in_basis(diagonal, q_inputs, q_outputs):
-    """The diagonal of Qᵀ diag(d) Q for Q = Q_A ⊗ Q_S, (K, O)."""
-    turned = diagonal @ q_outputs.astype(np.float64) ** 2
-    return (q_inputs.T.astype(np.float64) ** 2) @ turned if q_inputs.size else turned
-
-
-def _eigenvectors(matrix):
-    return np.linalg.eigh(matrix)[1]
-
-
-class _Statistics:
-    """The two passes over the data: covariances, then eigenvalues in their eigenbases.
+class Statistics:
+    """Second moments of pseudo-gradients over a data set, and the blocks made of them.
 
     Args:
-        matrices: {layer: positions}, as in `Block.positions`.
+        pseudo: a `PseudoGradients`.
+        batches: the training data, n examples.
+        weight: the `Weighting` of the objective.
+        seed: of the pseudo-gradients.
+        progress: as `Progress`, shows what takes long.
     """
 
-    def __init__(self, objective, matrices, facts):
-        self._objective, self._matrices, self._facts = objective, matrices, facts
-        self.parameters, self.kernels = objective.parameters, Kernels(Weighting, loop=True)
-        self._seed = tf.Variable([0, 0], trainable=False)
-        self._bases = []
+    def __init__(self, pseudo, batches, weight, seed, progress):
+        self._pseudo, self._batches = pseudo, batches
+        self._weight, self._seed, self._progress = weight, seed, progress
 
-    def bases(self, batches, pseudo_gradients, seed):
-        """(Q_A, Q_S) of each layer."""
-        total = self._sum(self._covariances, batches, pseudo_gradients, seed)
-        return [(_eigenvectors(a), _eigenvectors(s)) for a, s in total]
+    def blocks(self, pseudo_gradients, regulariser):
+        """The blocks without damping, which cover all of θ.
 
-    def eigenvalues(self, batches, bases, pseudo_gradients, seed):
-        """Σ (Q_Aᵀ G Q_S)² of each layer, over examples and samples."""
-        dtype = self.parameters.dtype
-        self._bases = [[tf.constant(q, dtype) for q in pair] for pair in bases]
-        return [s for (s,) in self._sum(self._squares, batches, pseudo_gradients, seed)]
+        Args:
+            pseudo_gradients: how many for each example.
+            regulariser: (p,) diagonal of the regulariser's Hessian.
+        """
+        per_example = 1.0 / (self._batches.n * pseudo_gradients)
+        moments = self._sum("moments", pseudo_gradients)
+        parts = self._pseudo.parts
+        title = f"Eigenvectors of {len(parts)} blocks"
+        for part, found in self._progress.over(list(zip(parts, moments)), title, len(parts)):
+            part.settle(found, per_example)
+        squares = [[]] * len(parts)
+        if any(part.needs_squares for part in parts):
+            squares = self._sum("squares", pseudo_gradients)
+        pairs = zip(parts, squares)
+        return tuple(part.block(total, per_example, regulariser) for part, total in pairs)
 
-    def _sum(self, statistic, batches, pseudo_gradients, seed):
+    def coarse(self, chosen, pseudo_gradients, positions):
+        """The matrix in some of the blocks' coordinates, (R, R), estimated from some examples.
+
+        Args:
+            chosen: which coordinates, in the order of the blocks, sorted.
+            pseudo_gradients: how many for each example.
+            positions: those of the examples.
+        """
+        total = np.zeros((len(chosen), len(chosen)))
+        some = self._batches.subset(positions)
+        sizes = [part.size for part in self._pseudo.parts]
+        starts = np.cumsum([0, *sizes])
+        edges = np.searchsorted(chosen, starts)
+        mine = [chosen[a:b] - start for a, b, start in zip(edges, edges[1:], starts)]
+        for raw in self._each(some, pseudo_gradients, "Coupling of the largest directions"):
+            triples = zip(self._pseudo.parts, raw, mine)
+            found = [part.coordinates(r, c) for part, r, c in triples if len(c)]
+            rows = np.concatenate(found, axis=1)
+            total += rows.T @ rows
+        total /= some.n * pseudo_gradients
+        extra = np.concatenate([part.extra.ravel() for part in self._pseudo.parts])
+        return total + np.diag(extra[chosen])
+
+    def _sum(self, statistic, pseudo_gradients):
+        """The sum of a statistic of each part over all batches."""
         total = None
-        for number, batch in enumerate(batches):
-            for sample in range(pseudo_gradients):
-                self._seed.assign([seed + sample, number])
-                with computing("train"):
-                    found = statistic(batch, self._facts.train())
-                parts = tf.nest.map_structure(lambda t: t.numpy().astype(np.float64), found)
-                total = parts if total is None else tf.nest.map_structure(np.add, total, parts)
+        title = f"Pseudo-gradients of {self._batches.n} examples: {statistic}"
+        for raw in self._each(self._batches, pseudo_gradients, title):
+            found = [getattr(part, statistic)(r) for part, r in zip(self._pseudo.parts, raw)]
+            if total is None:
+                total = found
+                continue
+            for sums, parts in zip(total, found):
+                for i, part in enumerate(parts):
+                    sums[i] = sums[i] + part
         return total
 
-    @kernel()
-    def _covariances(self, batch, weight):
-        return [_covariance(*signals) for _, *signals in self._stacked(batch, weight)]
-
-    @kernel()
-    def _squares(self, batch, weight):
-        pairs = zip(self._stacked(batch, weight), self._bases)
-        return [(_square(*layer, *basis),) for layer, basis in pairs]
-
-    def _stacked(self, batch, weight):
-        """K, inputs a (b, T, K), or indices (b, T), and δ (b, T, O) of each layer.
-
-        The calls of a layer that is called more than once stand side by side.
-        """
-        seed = self._seed.read_value()
-        found = signals(self._objective, list(self._matrices), batch, weight, seed)
-        for layer, positions in self._matrices.items():
-            calls = [
-                as_matrix(site).signals(delta, height=len(positions))
-                for site, delta in zip(*found)
-                if site.layer is layer
-            ]
-            yield len(positions), *(tf.concat(parts, 1) for parts in zip(*calls))
-
-
-def _covariance(a, delta):
-    """Σ a aᵀ and Σ δ δᵀ over examples and positions; no A for indices."""
-    outputs = tf.einsum("bto,btp->op", delta, delta)
-    if a.dtype.is_integer:
-        return tf.zeros([0, 0], delta.dtype), outputs
-    # An example without weight has no δ; its input should not count either.
-    a = a * tf.cast(tf.reduce_any(delta != 0, 2, keepdims=True), a.dtype)
-    return tf.einsum("btk,btl->kl", a, a), outputs
-
-
-def _square(height, a, delta, q_inputs, q_outputs):
-    """Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)², (K, O)."""
-    delta = delta @ tf.cast(q_outputs, delta.dtype)
-    if a.dtype.is_integer:
-        return _square_of_indices(a, delta, height)
-    a = a @ tf.cast(q_inputs, a.dtype)
-    if a.shape[1] == 1:
-        return tf.matmul(tf.square(a[:, 0]), tf.square(delta[:, 0]), transpose_a=True)
-    zero = tf.zeros([a.shape[2], delta.shape[2]], delta.dtype)
-    return tf.foldl(_add_square, (a, delta), zero)
-
-
-def _add_square(total, pair):
-    return total + tf.square(tf.matmul(*pair, transpose_a=True))
-
-
-def _square_of_indices(indices, delta, height):
-    """The same where a_t is the unit vector of an index: equal indices of an example add up."""
-    example = tf.range(tf.shape(indices)[0])[:, None]
-    keys, places = tf.unique(tf.reshape(example * height + indices, [-1]))
-    flat = tf.reshape(delta, [-1, delta.shape[2]])
-    sums = tf.math.unsorted_segment_sum(flat, places, tf.size(keys))
-    return tf.math.unsorted_segment_sum(tf.square(sums), keys % height, height)
+    def _each(self, batches, pseudo_gradients, title):
+        """The raw of each batch and sample."""
+        for number, batch in enumerate(self._progress.over(batches, title, len(batches))):
+            for sample in range(pseudo_gradients):
+                with computing("train"):
+                    raw = self._pseudo.of(batch, self._weight, [self._seed + sample, number])
+                yield raw

@@ -16,7 +16,6 @@ import keras
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.kernels.outputs import curved_outputs, slope_at_outputs
 
 _LINEAR = tuple(
     getattr(keras.layers, name)
@@ -131,7 +130,7 @@ def _identity(z):
     return z
 
 
-def signals(objective, layers, batch, weight, seed=None):
+def signals(objective, layers, batch, weight):
     """What each of `layers` was given, and δᵢ = ∂ℓᵢ/∂zᵢ of each example, (b, ...).
 
     Args:
@@ -139,10 +138,6 @@ def signals(objective, layers, batch, weight, seed=None):
         layers: from `linear_layers`.
         batch: a batch of tensors, eager or in a kernel.
         weight: the `Weighting` of the examples' losses.
-        seed: None for the loss's own gradients. With two integers, a tensor (2,), in their
-            place ∂⟨uᵢ, yᵢ⟩/∂zᵢ with y the model's output or logits and u random with
-            E[u uᵀ] = ∂²ℓᵢ/∂y²: weight gradients whose second moment is the Gauss-Newton
-            matrix, as for labels drawn from the model's own distribution.
 
     Returns:
         `(sites, deltas)`, two lists. A layer that was called twice has two sites.
@@ -152,24 +147,12 @@ def signals(objective, layers, batch, weight, seed=None):
         InnerCallError: a layer is called inside a loop or a branch.
     """
     theta, omega = objective.parameters.tensors(), objective.ones(batch)
-    reading = objective.reading
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
-        inner.watch(theta)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(theta)
         with objective.at(theta), recording(layers) as sites:
             model, parts, y_pred = objective.called(batch)
-            if seed is None:
-                loss = reading.examples(model, parts, y_pred, omega, weight)
-            else:
-                pairs = curved_outputs(reading, model, parts, y_pred)
-    if seed is None:
-        return gradients_at(inner, loss, sites)
-    with objective.at(theta):
-        outer, free, slopes, y = slope_at_outputs(
-            reading, model, parts, y_pred, pairs, omega, weight
-        )
-    triples = enumerate(zip(slopes, free))
-    u = [_random(outer, slope, output, seed + i) for i, (slope, output) in triples]
-    return gradients_at(inner, y, sites, u)
+            loss = objective.reading.examples(model, parts, y_pred, omega, weight)
+    return gradients_at(tape, loss, sites)
 
 
 class InnerCallError(ValueError):
@@ -184,34 +167,21 @@ class InnerCallError(ValueError):
         super().__init__(f"{', '.join(layers)} is called inside a loop or a branch")
 
 
-def gradients_at(tape, target, sites, cotangents=None):
+def gradients_at(tape, target, sites):
     """The sites that a target depends on, and its gradients there."""
-    here = _graph(tf.nest.flatten(target)[0])
-    inside = sorted({site.layer.name for site in sites if _graph(site.outputs) is not here})
-    if inside:
-        raise InnerCallError(inside)
-    found = tape.gradient(target, [site.outputs for site in sites], output_gradients=cotangents)
+    check_outside(target, sites)
+    found = tape.gradient(target, [site.outputs for site in sites])
     reached = [(s, tf.convert_to_tensor(g)) for s, g in zip(sites, found) if g is not None]
     return [s for s, _ in reached], [g for _, g in reached]
 
 
+def check_outside(target, sites):
+    """Raise an `InnerCallError` unless all sites are in the graph that a target is in."""
+    here = _graph(tf.nest.flatten(target)[0])
+    inside = sorted({site.layer.name for site in sites if _graph(site.outputs) is not here})
+    if inside:
+        raise InnerCallError(inside)
+
+
 def _graph(tensor):
     return getattr(tensor, "graph", None) if tf.is_symbolic_tensor(tensor) else None
-
-
-def _random(tape, slope, y, seed):
-    """u with E[u uᵀ] = ∂slope/∂y, for a y whose positions have no part in one another."""
-    signs = tf.where(tf.random.stateless_uniform(tf.shape(y), seed) < 0.5, -1.0, 1.0)
-    signs = tf.cast(signs, y.dtype)
-    if y.shape.rank == 1:
-        return signs * tf.sqrt(tf.nn.relu(tape.gradient(slope, y)))
-
-    def row(direction):
-        return tape.gradient(slope, y, output_gradients=tf.broadcast_to(direction, tf.shape(y)))
-
-    rows = tf.vectorized_map(row, tf.eye(y.shape[-1], dtype=y.dtype))
-    blocks = tf.stack(tf.unstack(rows, y.shape[-1]), axis=-1)
-    # There is no eigensolver for two bytes.
-    half = y.dtype if y.dtype.size > 2 else tf.float32
-    values, vectors = (tf.cast(t, y.dtype) for t in tf.linalg.eigh(tf.cast(blocks, half)))
-    return tf.linalg.matvec(vectors, signs * tf.sqrt(tf.nn.relu(values)))

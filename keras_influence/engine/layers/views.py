@@ -1,7 +1,7 @@
 """Layers seen as matrix products: z_t = Wᵀ a_t + bias at positions t, for each example.
 
-Covered: Dense, EinsumDense (and so the projections of attention layers), Embedding, and
-convolutions in one, two or three dimensions without groups.
+Covered: Dense, EinsumDense (and so the projections of attention layers), Embedding,
+convolutions in one, two or three dimensions without groups, and transposed convolutions.
 """
 
 import string
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 layers = keras.layers
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 
 
 class View(NamedTuple):
@@ -25,6 +26,7 @@ class View(NamedTuple):
         bias: the variable of the bias, or None.
         inputs: a, (b, T, K), or indices (b, T) that stand for unit vectors.
         flatten: brings a tensor shaped like the layer's output to (b, T, O).
+        indices: whether the inputs are indices.
     """
 
     kernel: object
@@ -33,6 +35,7 @@ class View(NamedTuple):
     bias: object
     inputs: tf.Tensor
     flatten: object
+    indices: bool = False
 
     def positions(self, parameters):
         """Positions in θ of W, (K, O), and of the bias, if it is in θ, as one more row."""
@@ -44,7 +47,7 @@ class View(NamedTuple):
     def signals(self, delta, height):
         """a, with a one at the end if `height` is K + 1, for the bias, and δ (b, T, O)."""
         a, delta = self.inputs, self.flatten(delta)
-        if a.dtype.is_integer:
+        if self.indices:
             return a, delta
         a = tf.cast(a, delta.dtype)
         ones = tf.ones_like(a[..., :1])
@@ -85,9 +88,19 @@ def _product(layer, x):
     return View(kernel, tuple(range(len(kernel.shape))), height, layer.bias, rows, _positions)
 
 
+def _transposed(layer, x):
+    """Of a transposed convolution, whose W maps an input position to a patch of the output."""
+    if layer.data_format != "channels_last" or set(layer.dilation_rate) != {1}:
+        return None
+    kernel, rank = layer.kernel, layer.rank
+    order = (rank + 1, *range(rank + 1))
+    rows = _positions(x)
+    return View(kernel, order, x.shape[-1], None, rows, lambda d: _positions(_patches(layer, d)))
+
+
 def _embedding(layer, x):
     indices = tf.cast(tf.reshape(x, [tf.shape(x)[0], -1]), tf.int32)
-    return View(layer.embeddings, (0, 1), layer.input_dim, None, indices, _positions)
+    return View(layer.embeddings, (0, 1), layer.input_dim, None, indices, _positions, True)
 
 
 def _positions(tensor):
@@ -166,4 +179,5 @@ _READERS = {
     layers.Embedding: _embedding,
     layers.EinsumDense: _einsum,
     **dict.fromkeys((layers.Dense, *_CONVOLUTIONS), _product),
+    **dict.fromkeys(_TRANSPOSED, _transposed),
 }

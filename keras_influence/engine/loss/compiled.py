@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.loss.readings import Compiled
-from keras_influence.engine.loss.terms import rows_of
+from keras_influence.engine.loss.terms import MEAN, SUM, rows_of
 from keras_influence.engine.parameters import Parameters
 
 
@@ -60,14 +60,15 @@ class CompiledLoss:
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
         reading: how `compute_loss` is read, from `readings`.
-        adds_by_example: whether what layers add depends on single examples.
+        added: what layers add by `add_loss`; see `facts.Facts`.
     """
 
-    def __init__(self, model, variables, reading=None, adds_by_example=False):
+    def __init__(self, model, variables, reading=None, added="mixed"):
         self._model = weakref.ref(model)
         self.parameters = Parameters(variables)
         self.reading = reading or Compiled()
-        self.adds_by_example = adds_by_example
+        self.added = added
+        self.adds_by_example = added in (MEAN, SUM)
 
     def value(self, theta, omega, batch, weight):
         """The batch's part of n L as a scalar tensor."""
@@ -85,6 +86,11 @@ class CompiledLoss:
     def rest(self, theta, batch, weight):
         """a A + b R as a scalar tensor; of the outputs it knows nothing, not even times zero."""
         with self.at(theta):
+            if self.added == "nothing" and isinstance(self.reading, Compiled):
+                # Only the weights' own regularisers: they take no call of the model.
+                size = tf.cast(rows_of(batch), self.parameters.dtype)
+                own = tf.cast(_keras.regularisers(self._model()), self.parameters.dtype)
+                return weight.rest * size * own
             model, parts, y_pred = self.called(batch)
             held = tf.nest.map_structure(tf.stop_gradient, y_pred)
             return self._rest(model, parts, held, weight)

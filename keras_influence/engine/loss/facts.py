@@ -64,6 +64,11 @@ class Facts:
         """Whether layers add something that depends on the data."""
         return self.added in (MEAN, SUM, "mixed")
 
+    @property
+    def leaves_no_remainder(self):
+        """Whether nothing but the weights' regularisers is there without any example."""
+        return isinstance(self.reading, Compiled) and self.added != "constant"
+
     def without_added(self):
         """The same with what layers add left out of the objective."""
         return dataclasses.replace(self, added=LEFT_OUT)
@@ -105,7 +110,7 @@ def find_facts(model, batches, few, name, smooth, count):
         few: a few of its examples, from `runs.check_runs`.
         name: the argument's name, for messages.
         smooth: let the smooth versions of the kinked losses stand in for them.
-        count: a function of (reading, adds_by_example) that gives the `counts` of the terms
+        count: a function of (reading, added) that gives the `counts` of the terms
             summed over all of the data, (terms, 3); only asked where they depend on the batch.
 
     Raises:
@@ -118,7 +123,7 @@ def find_facts(model, batches, few, name, smooth, count):
     reading = Compiled(tuple(SMOOTH.items()) if smooth else ())
     counts = _steady_counts(model, batches, few, name)
     if counts is None:
-        counts = count(reading, added in (MEAN, SUM))
+        counts = count(reading, added)
     divisors = [_divisor(kind, c, batches.n) for kind, c in zip(found, counts)]
     return Facts(
         reading, added, batches.n, tuple(float(batches.n / d) if d else 0.0 for d in divisors)

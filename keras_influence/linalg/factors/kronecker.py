@@ -1,10 +1,11 @@
-"""A block-diagonal matrix whose blocks are diagonal in a Kronecker basis, and its inverse."""
+"""A block-diagonal matrix whose blocks are diagonal in known bases, and its inverse."""
 
 import dataclasses
+import functools
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from keras_influence.linalg.arrays import Array
 
@@ -27,13 +28,15 @@ class Block:
     q_outputs: Array
     eigenvalues: Array
 
-    def solve(self, rows: Array, damping: float) -> Array:
-        """(block + λI)⁻¹ times the block's part of (k, p) rows, (k, K · O)."""
-        v = rows[:, self.positions.ravel()].reshape(-1, *self.positions.shape)
-        inner = self._turned(v, self.q_inputs, self.q_outputs)
-        inner /= self.eigenvalues + damping
-        x = self._turned(inner, self.q_inputs.T, self.q_outputs.T)
-        return x.reshape(len(x), -1)
+    def turned(self, v: Array) -> Array:
+        """Q_Aᵀ v Q_S for each of (k, K, O): coordinates in the basis."""
+        v = v @ self.q_outputs
+        return self.q_inputs.T @ v if self.q_inputs.size else v
+
+    def turned_back(self, v: Array) -> Array:
+        """Q_A v Q_Sᵀ for each of (k, K, O): from coordinates in the basis."""
+        v = v @ self.q_outputs.T
+        return self.q_inputs @ v if self.q_inputs.size else v
 
     def astype(self, dtype: npt.DTypeLike) -> "Block":
         """The same with its bases in another precision, in which its products are then made."""
@@ -43,44 +46,98 @@ class Block:
             q_outputs=self.q_outputs.astype(dtype, copy=False),
         )
 
-    @staticmethod
-    def _turned(v: Array, q_inputs: Array, q_outputs: Array) -> Array:
-        """Q_Aᵀ v Q_S for each of (k, K, O)."""
-        v = v @ q_outputs
-        return q_inputs.T @ v if q_inputs.size else v
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """m small blocks side by side, each with its eigenvectors: one a channel, or a unit.
+
+    Attributes:
+        name: the layer's path, or what the weights have in common.
+        positions: (m, w) positions in θ of the weights of each block.
+        vectors: (m, w, w) their eigenvectors, as columns.
+        eigenvalues: (m, w).
+        outside: whether they stand for weights in no layer that is covered.
+    """
+
+    name: str
+    positions: Array
+    vectors: Array
+    eigenvalues: Array
+    outside: bool = False
+
+    def turned(self, v: Array) -> Array:
+        """Coordinates in the eigenvectors for each of (k, m, w)."""
+        return np.matmul(v[..., None, :], self.vectors)[..., 0, :] if v.shape[2] > 1 else v
+
+    def turned_back(self, v: Array) -> Array:
+        """From coordinates in the eigenvectors, for each of (k, m, w)."""
+        return np.matmul(self.vectors, v[..., None])[..., 0] if v.shape[2] > 1 else v
+
+    def astype(self, dtype: npt.DTypeLike) -> "Channels":
+        """The same with its vectors in another precision, in which its products are then made."""
+        return dataclasses.replace(self, vectors=self.vectors.astype(dtype, copy=False))
+
+
+AnyBlock: TypeAlias = Block | Channels
 
 
 @dataclasses.dataclass(frozen=True)
 class Kronecker:
-    """The damped block-diagonal matrix: one `Block` a layer, and the rest.
+    """The damped block-diagonal matrix.
 
     Attributes:
-        blocks: of the layers that are covered, without damping.
-        rest: (r,) positions in θ that no block covers.
-        cholesky: (r, r) lower Cholesky factor of their damped block; empty if r is large.
-        scale: the mean eigenvalue of that block, λ included.
+        blocks: without damping; together they cover all positions.
         damping: λ.
     """
 
-    blocks: tuple[Block, ...]
-    rest: Array
-    cholesky: Array
-    scale: float
+    blocks: tuple[AnyBlock, ...]
     damping: float
 
     def precondition(self, rows: Array) -> Array:
-        """The matrix's inverse times (k, p) rows. A large rest counts as a multiple of I."""
+        """The matrix's inverse times (k, p) rows."""
         x = np.empty_like(rows)
-        for block in self.blocks:
-            x[:, block.positions.ravel()] = block.solve(rows, self.damping)
-        rest = rows[:, self.rest]
-        if self.cholesky.size:
-            x[:, self.rest] = scipy.linalg.cho_solve((self.cholesky, True), rest.T).T
-        else:
-            x[:, self.rest] = rest / self.scale
+        for block, where in zip(self.blocks, self.places):
+            v = block.turned(rows[:, where].reshape(-1, *block.positions.shape))
+            v /= (block.eigenvalues + self.damping).astype(v.dtype, copy=False)
+            x[:, where] = block.turned_back(v).reshape(len(rows), -1)
         return x
+
+    def turned(self, rows: Array) -> Array:
+        """Coordinates of (k, p) rows in the bases of all blocks, block after block, (k, p)."""
+        parts = [
+            block.turned(rows[:, where].reshape(-1, *block.positions.shape)).reshape(len(rows), -1)
+            for block, where in zip(self.blocks, self.places)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def turned_back(self, coordinates: Array) -> Array:
+        """(k, p) rows from their coordinates."""
+        x = np.empty_like(coordinates)
+        start = 0
+        for block, where in zip(self.blocks, self.places):
+            stop = start + block.positions.size
+            v = coordinates[:, start:stop].reshape(-1, *block.positions.shape)
+            x[:, where] = block.turned_back(v).reshape(len(coordinates), -1)
+            start = stop
+        return x
+
+    @functools.cached_property
+    def eigenvalues(self) -> Array:
+        """(p,) of the undamped matrix, in the order of `turned`."""
+        return np.concatenate([block.eigenvalues.ravel() for block in self.blocks])
+
+    @functools.cached_property
+    def places(self) -> tuple[slice | Array, ...]:
+        """The positions of each block, as a slice where they stand in one piece."""
+        return tuple(_in_one_piece(block.positions.ravel()) for block in self.blocks)
 
     def astype(self, dtype: npt.DTypeLike) -> "Kronecker":
         """The same with its blocks in another precision."""
-        blocks = tuple(block.astype(dtype) for block in self.blocks)
-        return dataclasses.replace(self, blocks=blocks)
+        return Kronecker(tuple(block.astype(dtype) for block in self.blocks), self.damping)
+
+
+def _in_one_piece(positions: Array) -> slice | Array:
+    first, last = int(positions[0]), int(positions[-1])
+    if last - first + 1 == len(positions) and (np.diff(positions) == 1).all():
+        return slice(first, last + 1)
+    return positions

@@ -7,10 +7,13 @@ import numpy as np
 
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.factors.dense import DenseFactor
-from keras_influence.linalg.factors.kronecker import Block, Kronecker
+from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.factors.two_level import TwoLevelFactor
 
-FACTORS: dict[str, type] = {c.__name__: c for c in (Block, DenseFactor, Kronecker, LowRank)}
+FACTORS: dict[str, type] = {
+    c.__name__: c for c in (Block, Channels, DenseFactor, Kronecker, LowRank, TwoLevelFactor)
+}
 
 
 def pack(value: Any, arrays: list[Array]) -> Any:

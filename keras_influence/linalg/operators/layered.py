@@ -2,7 +2,8 @@
 
 from typing import Protocol, runtime_checkable
 
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.kronecker import AnyBlock
 from keras_influence.linalg.operators.base import LinearOperator
 
 
@@ -10,8 +11,8 @@ from keras_influence.linalg.operators.base import LinearOperator
 class Layered(Protocol):
     """A network's curvature, whose diagonal blocks are close to Kronecker products."""
 
-    def kronecker(self, pseudo_gradients: int, seed: int) -> tuple[Block, ...]:
-        """The blocks of the layers that are covered, without damping; none may be.
+    def kronecker(self, pseudo_gradients: int, seed: int) -> tuple[AnyBlock, ...]:
+        """Blocks without damping, which together cover all positions.
 
         Args:
             pseudo_gradients: how many for each example.
@@ -19,17 +20,25 @@ class Layered(Protocol):
         """
         ...
 
+    def coupling(self, chosen: Array, draws: int, seed: int) -> Array:
+        """The matrix itself, without damping, in some of the blocks' coordinates, (R, R).
 
-def kronecker_blocks(
-    operator: LinearOperator, pseudo_gradients: int, seed: int
-) -> tuple[Block, ...]:
-    """The operator's `Layered.kronecker`.
+        Args:
+            chosen: (R,) which ones, sorted, in the order of the blocks that `kronecker` gave.
+            draws: how many pseudo-gradients to estimate it from.
+            seed: of these.
+        """
+        ...
+
+
+def layered(operator: LinearOperator) -> Layered:
+    """The operator, if it has layers.
 
     Raises:
-        ValueError: it has no layers.
+        ValueError: it has none.
     """
     if isinstance(operator, Layered):
-        return operator.kronecker(pseudo_gradients, seed)
+        return operator
     raise ValueError(
         "EKFAC, and so ASTRA and CG(preconditioner=EKFAC()), should be given the curvature of a "
         "network's layers on all of its training data. Received: "

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.kronecker import AnyBlock
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.layered import kronecker_blocks
+from keras_influence.linalg.operators.layered import layered
 
 
 class Metered(LinearOperator):
@@ -27,11 +27,15 @@ class Metered(LinearOperator):
         self.passes += self.share
         return self._operator.matmat(rows)
 
-    def kronecker(self, pseudo_gradients: int, seed: int) -> tuple[Block, ...]:
-        """The operator's blocks, in two passes for each pseudo-gradient, if it has any."""
-        blocks = kronecker_blocks(self._operator, pseudo_gradients, seed)
+    def kronecker(self, pseudo_gradients: int, seed: int) -> tuple[AnyBlock, ...]:
+        """The operator's blocks, in two passes for each pseudo-gradient, if it has layers."""
+        blocks = layered(self._operator).kronecker(pseudo_gradients, seed)
         self.passes += 2 * pseudo_gradients
         return blocks
+
+    def coupling(self, chosen: Array, draws: int, seed: int) -> Array:
+        """The operator's coupling, which is no pass over all of the data."""
+        return layered(self._operator).coupling(chosen, draws, seed)
 
     def samples(self, batch_size: int, seed: int) -> Iterator[LinearOperator]:
         for sample in self._operator.samples(batch_size, seed):

@@ -14,6 +14,7 @@ from keras_influence.linalg.solvers.lissa import LiSSA
 from keras_influence.linalg.solvers.minres import MINRES
 from keras_influence.linalg.solvers.ncg import NCG
 from keras_influence.linalg.solvers.nystrom import Nystrom
+from keras_influence.linalg.solvers.two_level import TwoLevel
 
 SOLVERS: dict[str, Callable[..., Solver | Auto]] = {
     "arnoldi": Arnoldi,
@@ -26,6 +27,7 @@ SOLVERS: dict[str, Callable[..., Solver | Auto]] = {
     "minres": MINRES,
     "ncg": NCG,
     "nystrom": Nystrom,
+    "two_level": TwoLevel,
 }
 
 __all__ = [
@@ -42,8 +44,17 @@ __all__ = [
     "SOLVERS",
     "Solution",
     "Solver",
+    "TwoLevel",
     "get",
 ]
+
+
+def _key(name: str) -> str:
+    """ "TwoLevel" and "two_level" are the same name."""
+    return name.lower().replace("_", "")
+
+
+_BY_KEY = {_key(name): solver for name, solver in SOLVERS.items()}
 
 
 def get(identifier: str | dict[str, Any] | Solver | Auto) -> Solver | Auto:
@@ -60,8 +71,8 @@ def get(identifier: str | dict[str, Any] | Solver | Auto) -> Solver | Auto:
         return identifier
     if isinstance(identifier, dict):
         return _from_config(identifier)
-    if isinstance(identifier, str) and identifier.lower() in SOLVERS:
-        return SOLVERS[identifier.lower()]()
+    if isinstance(identifier, str) and _key(identifier) in _BY_KEY:
+        return _BY_KEY[_key(identifier)]()
     expected = f"`method` should be one of {sorted(SOLVERS)}, a solver such as CG(), or its config"
     if isinstance(identifier, str):
         raise ValueError(f"{expected}. Received: method={identifier!r}")
@@ -70,14 +81,14 @@ def get(identifier: str | dict[str, Any] | Solver | Auto) -> Solver | Auto:
 
 def _from_config(config: dict[str, Any]) -> Solver | Auto:
     name = config.get("class_name")
-    if not isinstance(name, str) or name.lower() not in SOLVERS:
+    if not isinstance(name, str) or _key(name) not in _BY_KEY:
         raise ValueError(
             f"`method`, as a dict, should have a class_name among {sorted(SOLVERS)}. "
             f"Received: method={config}"
         )
     options = {k: _nested(v) for k, v in config.get("config", {}).items()}
     try:
-        return SOLVERS[name.lower()](**options)
+        return _BY_KEY[_key(name)](**options)
     except TypeError as error:
         raise TypeError(f"`method` has a config that {name} cannot take: {error}") from error
 

@@ -3,19 +3,15 @@
 import numpy as np
 
 from keras_influence.errors import SolverError
-from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.factors.kronecker import Kronecker
+from keras_influence.linalg.factors.kronecker import AnyBlock, Channels, Kronecker
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.damped import Damped
-from keras_influence.linalg.operators.layered import kronecker_blocks
+from keras_influence.linalg.operators.layered import layered
 from keras_influence.linalg.operators.restricted import Restricted
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
-from keras_influence.linalg.solvers.cg import CG
-from keras_influence.linalg.spectrum import trace_samples
 from keras_influence.validate import check_number
 
-# Up to this many parameters outside all covered layers, their block is written out.
-_DENSE_REST = 1500
+# Up to this many parameters of which only the diagonal is known, their block is written out.
+_DENSE_REST = 300
 
 
 class EKFAC(Solver):
@@ -24,13 +20,14 @@ class EKFAC(Solver):
     Made once in two passes over the data a pseudo-gradient; each right-hand side is then free
     of data. An approximation that no budget improves: curvature between layers is left out, and
     within a layer all but the diagonal in a Kronecker basis. The residual says how far the
-    answer is from (H + λI)⁻¹ v, and is not judged. `CG(preconditioner=EKFAC())` and `ASTRA`
-    go from here to the exact answer.
+    answer is from (H + λI)⁻¹ v, and is not judged. `CG` and `ASTRA` go from here to the exact
+    answer.
 
-    Covered: Dense, EinsumDense (so the projections of attention layers), Embedding, and
-    Conv1D, Conv2D, Conv3D without groups. All other parameters (normalisation, recurrent,
-    depthwise and transposed convolutions, custom layers, layers with LoRA) are solved for
-    exactly as one block of their own, by a dense factorisation or by CG.
+    Kronecker factors: Dense, EinsumDense (so the projections of attention layers), Embedding,
+    Conv1D, Conv2D, Conv3D without groups, and their transposes. Depthwise and grouped
+    convolutions and the scale and offset of normalisations have an exact block for each channel.
+    Of all other parameters (recurrent layers, custom layers, layers with LoRA) the diagonal is
+    taken, or the whole of their block where there are few.
 
     Args:
         pseudo_gradients: how many for each training example: random directions u of the
@@ -51,50 +48,45 @@ class EKFAC(Solver):
         self.seed = seed
 
     def factorise(self, curvature: LinearOperator, damping: float) -> Kronecker:
-        """The blocks of a `Layered` curvature, with the rest of it.
+        """The blocks of a `Layered` curvature.
 
         Raises:
             ValueError: the curvature is not `Layered`.
             SolverError: the damped blocks are not positive definite.
         """
-        blocks = kronecker_blocks(curvature, self.pseudo_gradients, self.seed)
-        covered = np.zeros(curvature.size, bool)
-        for block in blocks:
-            covered[block.positions] = True
+        found = layered(curvature).kronecker(self.pseudo_gradients, self.seed)
+        blocks = tuple(_written_out(block, curvature, damping) for block in found)
         if damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
             raise SolverError("EKFAC met a singular block. Set `damping` to a positive number.")
-        rest = np.flatnonzero(~covered)
-        cholesky, scale = _rest(Damped(Restricted(curvature, rest), damping), self.seed)
-        return Kronecker(blocks, rest, cholesky, scale, damping)
+        return Kronecker(blocks, damping)
 
     def _solve(self, problem: Problem) -> Answer:
         factor = problem.factor
         x = factor.precondition(problem.rows)
-        if factor.rest.size and not factor.cholesky.size:
-            block = Damped(Restricted(problem.curvature, factor.rest), factor.damping)
-            x[:, factor.rest] = CG(tol=1e-3).solve(block, problem.rows[:, factor.rest]).x
         problem.on_step(1, np.nan)
+        outside = [b for b in factor.blocks if _is_outside(b)]
         details = {
-            "layers": [block.name for block in factor.blocks],
-            "parameters_outside": int(factor.rest.size),
+            "layers": [b.name for b in factor.blocks if not _is_outside(b)],
+            "parameters_outside": sum(b.positions.size for b in outside),
         }
-        if not factor.blocks:
-            details["note"] = "no layer is covered: all parameters are solved for as one block"
+        if not details["layers"]:
+            details["note"] = "no layer is covered: all parameters are taken as one block"
         return Answer(x, 1, details=details)
 
 
-def _rest(block: LinearOperator, seed: int) -> tuple[Array, float]:
-    """The Cholesky factor of a damped block, empty if it is large, and its mean eigenvalue."""
-    nothing = np.zeros((0, 0))
-    if not block.size:
-        return nothing, 1.0
-    if block.size > _DENSE_REST:
-        return nothing, float(trace_samples(block, 4, seed).mean() / block.size)
-    matrix = block.to_dense()
-    try:
-        return np.linalg.cholesky(matrix), float(np.trace(matrix) / block.size)
-    except np.linalg.LinAlgError as error:
+def _is_outside(block: AnyBlock) -> bool:
+    return isinstance(block, Channels) and block.outside
+
+
+def _written_out(block: AnyBlock, curvature: LinearOperator, damping: float) -> AnyBlock:
+    """A block of few weights outside all layers with all that couples them, others as they are."""
+    if not (isinstance(block, Channels) and block.outside and block.positions.size <= _DENSE_REST):
+        return block
+    positions = block.positions.ravel()
+    values, vectors = np.linalg.eigh(Restricted(curvature, positions).to_dense())
+    if values[0] + damping <= 0:
         raise SolverError(
             "EKFAC needs a positive definite block for the parameters that it does not cover: "
             "raise `damping`, or use curvature='gauss_newton'."
-        ) from error
+        )
+    return Channels(block.name, positions[None], vectors[None], values[None], outside=True)

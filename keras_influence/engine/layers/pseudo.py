@@ -1,0 +1,86 @@
+"""Pseudo-gradients, whose second moment is the Gauss-Newton matrix, seen layer by layer."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
+from keras_influence.engine.kernels.roots import direction_of_curvature, root_of
+from keras_influence.engine.layers.sites import check_outside, recording
+
+
+class PseudoSignals(NamedTuple):
+    """What pseudo-gradients are made of; see `pseudo_signals`.
+
+    Attributes:
+        sites, deltas: as of `signals`, with ∂⟨uᵢ, yᵢ⟩/∂zᵢ for δ.
+        gradients: ∂/∂θ Σ ⟨uᵢ, yᵢ⟩ of the batch as a whole, a tensor or None for each variable.
+        miss: how far the curvature of the outputs is from the form that u takes it for.
+    """
+
+    sites: list
+    deltas: list
+    gradients: list
+    miss: tf.Tensor
+
+
+def pseudo_signals(objective, layers, batch, weight, seed, roots):
+    """`signals` of ⟨uᵢ, yᵢ⟩ with y the model's outputs or logits and u random, E[u uᵀ] = ∂²ℓᵢ/∂y².
+
+    The second moment of such weight gradients is the Gauss-Newton matrix.
+
+    Args:
+        objective, layers, batch, weight: as of `signals`.
+        seed: two integers, a tensor (2,).
+        roots: names of `roots.ROOTS`, from `roots_of`.
+
+    Raises:
+        InnerCallError: a layer is called inside a loop or a branch.
+    """
+    theta = objective.parameters.tensors()
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(theta)
+        with objective.at(theta), recording(layers) as sites:
+            model, parts, y_pred = objective.called(batch)
+            pairs = curved_outputs(objective.reading, model, parts, y_pred)
+    with objective.at(theta):
+        products, free, y = _products(objective, model, parts, y_pred, pairs, weight)
+    drawn = [
+        direction_of_curvature(root, product, output, seed + 2 * i)
+        for i, (root, product, output) in enumerate(zip(roots, products, free))
+    ]
+    u = [direction for direction, _ in drawn]
+    check_outside(y, sites)
+    sources = [site.outputs for site in sites]
+    found = tape.gradient(y, sources + theta, output_gradients=u)
+    reached = [(s, tf.convert_to_tensor(g)) for s, g in zip(sites, found) if g is not None]
+    return PseudoSignals(
+        sites=[site for site, _ in reached],
+        deltas=[delta for _, delta in reached],
+        gradients=found[len(sites) :],
+        miss=tf.add_n([miss for _, miss in drawn]),
+    )
+
+
+def roots_of(objective, batch, weight):
+    """The name of a root in `roots.ROOTS` for each output that the loss is curved in, eagerly."""
+    with objective.at(objective.parameters.tensors()):
+        model, parts, y_pred = objective.called(batch)
+        pairs = curved_outputs(objective.reading, model, parts, y_pred)
+        products, free, _ = _products(objective, model, parts, y_pred, pairs, weight)
+    seed = tf.constant([0, 0])
+    return tuple(root_of(product, output, seed) for product, output in zip(products, free))
+
+
+def _products(objective, model, batch, y_pred, pairs, weight):
+    """Functions v ↦ (∂²ℓ/∂y²) v for each output y that the loss is a function of, these by
+    themselves, and in the model.
+    """
+    tape, free, slopes, y = slope_at_outputs(
+        objective.reading, model, batch, y_pred, pairs, objective.ones(batch), weight
+    )
+
+    def product_of(slope, output):
+        return lambda v: filled([tape.gradient(slope, output, output_gradients=v)], [output])[0]
+
+    return [product_of(slope, output) for slope, output in zip(slopes, free)], free, y

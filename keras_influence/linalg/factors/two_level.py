@@ -1,0 +1,37 @@
+"""A block-diagonal matrix that is corrected where it is largest, and its inverse."""
+
+import dataclasses
+
+import numpy.typing as npt
+import scipy.linalg
+
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.kronecker import Kronecker
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLevelFactor:
+    """A `Kronecker` matrix whose R largest coordinates, of all blocks, are coupled by a dense part.
+
+    Attributes:
+        fine: the block-diagonal matrix.
+        coarse: (R,) which of its coordinates, in the order of `Kronecker.turned`.
+        cholesky: (R, R) lower Cholesky factor of the damped matrix in these.
+    """
+
+    fine: Kronecker
+    coarse: Array
+    cholesky: Array
+
+    def precondition(self, rows: Array) -> Array:
+        """The matrix's inverse times (k, p) rows."""
+        y = self.fine.turned(rows)
+        inside = scipy.linalg.cho_solve((self.cholesky, True), y[:, self.coarse].T).T
+        y /= (self.fine.eigenvalues + self.fine.damping).astype(y.dtype, copy=False)
+        y[:, self.coarse] = inside
+        return self.fine.turned_back(y)
+
+    def astype(self, dtype: npt.DTypeLike) -> "TwoLevelFactor":
+        """The same in another precision."""
+        cholesky = self.cholesky.astype(dtype, copy=False)
+        return TwoLevelFactor(self.fine.astype(dtype), self.coarse, cholesky)

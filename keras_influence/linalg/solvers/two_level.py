@@ -1,0 +1,86 @@
+"""EK-FAC, corrected by the exact curvature in the directions where it is largest."""
+
+import numpy as np
+import scipy.linalg
+
+from keras_influence.errors import SolverError
+from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
+from keras_influence.linalg.factors.two_level import TwoLevelFactor
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.layered import layered
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.validate import check_number
+
+# Pseudo-gradients that the coupling is estimated from, for each of its directions.
+_DRAWS = 8
+# Directions whose eigenvalue is a smaller part of the damping are as good as not there.
+_NEGLIGIBLE = 0.1
+
+
+class TwoLevel(Solver):
+    """`EKFAC` whose leading directions, of all layers together, are coupled by the curvature itself.
+
+    EK-FAC's bases give cheap coordinates. In those with the largest eigenvalues the
+    Gauss-Newton matrix is estimated whole, between layers too, and factorised; the others keep
+    EK-FAC's diagonal. It takes no product with the curvature. As a preconditioner of `CG` it is
+    what "auto" stands for; by itself it is an approximation, closer than `EKFAC`.
+
+    Args:
+        rank: directions that are coupled, at most.
+        pseudo_gradients: for each example, as in `EKFAC`.
+        seed: of these.
+    """
+
+    tol = None
+    preconditions = True
+    approximates = "gauss_newton"
+    advice = "Raise `damping` or `rank`, or use method='cg'."
+
+    def __init__(self, rank: int = 1000, pseudo_gradients: int = 1, seed: int = 0) -> None:
+        check_number("rank", rank, low=1, integer=True)
+        check_number("pseudo_gradients", pseudo_gradients, low=1, integer=True)
+        check_number("seed", seed, integer=True)
+        self.rank = rank
+        self.pseudo_gradients = pseudo_gradients
+        self.seed = seed
+
+    def factorise(self, curvature: LinearOperator, damping: float) -> TwoLevelFactor:
+        """The factor of a `Layered` curvature.
+
+        Raises:
+            ValueError: the curvature is not `Layered`.
+            SolverError: it is singular and there is no damping.
+        """
+        network = layered(curvature)
+        fine = Kronecker(network.kronecker(self.pseudo_gradients, self.seed), damping)
+        if damping == 0 and (fine.eigenvalues <= 0).any():
+            raise SolverError("TwoLevel met a singular block. Set `damping` to a positive number.")
+        chosen = self._chosen(fine)
+        matrix = np.zeros((0, 0))
+        if chosen.size:
+            matrix = network.coupling(chosen, _DRAWS * len(chosen), self.seed)
+        try:
+            matrix = scipy.linalg.cholesky(matrix + damping * np.eye(len(chosen)), lower=True)
+        except np.linalg.LinAlgError as error:
+            raise SolverError(
+                "TwoLevel needs a positive definite matrix. Set `damping` to a positive number."
+            ) from error
+        return TwoLevelFactor(fine, chosen, matrix).astype(curvature.dtype)
+
+    def _chosen(self, fine: Kronecker) -> np.ndarray:
+        """The largest coordinates of blocks that know their examples, sorted."""
+        parts = [_comparable(block) for block in fine.blocks]
+        values = np.concatenate(parts)
+        count = min(self.rank, int((values > _NEGLIGIBLE * fine.damping).sum()))
+        return np.sort(np.argpartition(-values, count - 1)[:count]) if count else np.zeros(0, int)
+
+    def _solve(self, problem: Problem) -> Answer:
+        problem.on_step(1, np.nan)
+        x = problem.factor.precondition(problem.rows)
+        return Answer(x, 1, details={"coupled_directions": len(problem.factor.coarse)})
+
+
+def _comparable(block: Block | Channels) -> np.ndarray:
+    """Eigenvalues of a block, none where it stands for weights outside all layers."""
+    values = block.eigenvalues.ravel()
+    return np.full(values.shape, -np.inf) if getattr(block, "outside", False) else values
