@@ -51,9 +51,9 @@ class _Stage:
             if time.monotonic() < self._due:
                 return
             print(self._title)
-            self._bar = keras.utils.Progbar(
-                self._total, interval=0.2, stateful_metrics=list(values)
-            )
+            self._bar = keras.utils.Progbar(self._total, interval=0.2)
+        # Shown as they are, not as means; not every step has them.
+        self._bar.stateful_metrics.update(values)
         finished = self._count == self._total
         self._bar.update(self._count, list(values.items()), finalize=finished)
 

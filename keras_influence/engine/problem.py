@@ -153,46 +153,50 @@ class Problem:
         shown = self.progress.over(batches, f"Gradients of {batches.n} examples", len(batches))
         return np.concatenate(list(self.gradients_by_batch(shown, batches, target)))
 
-    def gradients_by_batch(self, shown, batches, target=None, name="test"):
-        """`example_gradients` batch after batch, for batches taken from `batches`."""
+    def gradients_by_batch(self, shown, batches, target=None, name="test", start=0):
+        """`example_gradients` batch after batch, for `shown` of `batches`, from `start` on."""
         own = self.facts.own()
         if target is not None:
             checks.check_target(target, self.objective, batches, own)
             for batch in shown:
                 yield self.objective.targets_and_gradients(batch, own, target).numpy()[:, 1:]
             return
-        scorer = self.scorer(own, name)
+        scorer = self.scorer(own, name, start=start)
         for batch in shown:
             yield scorer.gradients(batch)
 
-    def scorer(self, weight, name, vectors=None):
+    def scorer(self, weight, name, vectors=None, start=0):
         """A `Scorer` for data with this weighting, against (k, p) vectors if there are any."""
-        return Scorer(self.objective, self.model, weight, name, vectors)
+        return Scorer(self.objective, self.model, weight, name, vectors, start)
 
     # ---- against given vectors
 
     def scores(self, rows):
         """∇ℓ(train_j)ᵀ s / n for each training example j and each row s, (k, n)."""
-        rows = self.as_rows(rows)
+        values = np.empty((len(rows), self.n), self.parameters.dtype.as_numpy_dtype)
         title = f"Scores of {self.n} training examples"
-        values = np.empty((len(rows), self.n), rows.dtype)
-        scorer, start = self.scorer(self.facts.examples(), "train", rows), 0
-        for batch in self.progress.over(self.train, title, len(self.train)):
-            stop = start + size_of(batch)
-            values[:, start:stop] = np.concatenate(scorer.scores(batch), axis=1).T
-            start = stop
-        values /= self.n
+        shown = self.progress.over(self.train, title, len(self.train))
+        for where, part in self.scores_by_batch(shown, rows):
+            values[:, where] = part
         return values
 
-    def input_gradients(self, rows, batches):
-        """∂/∂x of `scores` for some training examples, (k, n, all floating features)."""
-        rows = self.as_rows(rows)
-        title = f"Input gradients of {batches.n} examples"
-        parts = [
-            self.objective.input_gradients(batch, self.facts.examples(), rows).numpy()
-            for batch in self.progress.over(batches, title, len(batches))
-        ]
-        return np.concatenate(parts, axis=1) / self.n
+    def scores_by_batch(self, shown, rows):
+        """`scores` batch after batch, for `shown` of the training data: (slice, (k, b))."""
+        rows, start = self.as_rows(rows), 0
+        scorer = self.scorer(self.facts.examples(), "train", rows)
+        for batch in shown:
+            stop = start + size_of(batch)
+            yield slice(start, stop), np.concatenate(scorer.scores(batch), axis=1).T / self.n
+            start = stop
+
+    def input_gradients_by_batch(self, shown, rows):
+        """∂/∂x of `scores` for `shown` training examples: (slice, (k, b, all floating features))."""
+        rows, start = self.as_rows(rows), 0
+        for batch in shown:
+            stop = start + size_of(batch)
+            part = self.objective.input_gradients(batch, self.facts.examples(), rows).numpy()
+            yield slice(start, stop), part / self.n
+            start = stop
 
     def curvature(self, name, group=None, facts=None):
         """The curvature of the training objective, an undamped `LinearOperator`.

@@ -3,7 +3,8 @@
 import numpy as np
 
 from keras_influence.progress import Progress
-from keras_influence.questions.influence import influence, name_of
+from keras_influence.questions.evidence import name_of
+from keras_influence.questions.influence import influence
 
 
 class Study:

@@ -11,7 +11,7 @@ from keras_influence.engine.selection import select
 from keras_influence.evaluation.folder import Folder
 from keras_influence.evaluation.retraining import Retraining
 from keras_influence.progress import Progress
-from keras_influence.questions.influence import name_of
+from keras_influence.questions.evidence import name_of
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.storage import (
     fingerprint_of_batches,

@@ -11,10 +11,11 @@ import numpy as np
 from keras_influence import storage
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
+from keras_influence.questions.blocks import Target
 from keras_influence.questions.case import Case
 from keras_influence.questions.case_file import read_case, write_case
 from keras_influence.questions.groups import ask_group_influence, ask_parameter_influence
-from keras_influence.questions.influence import Target, ask_influence
+from keras_influence.questions.influence import ask_influence
 from keras_influence.questions.inputs import ask_input_influence
 from keras_influence.questions.plans import Attempt, first_answer, plans_for
 from keras_influence.questions.products import ask_inverse, ask_product

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from keras_influence.copies import copied
-from keras_influence.engine.data.held import Batches
 from keras_influence.engine.parameters import Parameters
+from keras_influence.engine.problem import Problem
 from keras_influence.engine.selection import select
+from keras_influence.questions.blocks import (
+    Bars,
+    Target,
+    bars_over,
+    block_size,
+    gradient_blocks,
+    solved,
+)
 from keras_influence.questions.case import Case
-from keras_influence.questions.influence import Target
 from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_positions
@@ -71,9 +78,18 @@ def ask_group_influence(
         )
     problem = case.problem
     positions = [as_positions(g, problem.n, f"groups[{i}]") for i, g in enumerate(groups)]
-    test = problem.read(test, "test")
-    changes = _changes(case, [problem.train.subset(p) for p in positions], order)
-    return problem.example_gradients(test, target).astype(np.float64) @ changes.T
+    examples = problem.read(test, "test")
+
+    def question(attempt: Attempt) -> np.ndarray:
+        values = np.empty((examples.n, len(groups)))
+        bars = bars_over(problem, f"Influence of {len(groups)} groups", len(groups))
+        for columns, changes in _changes(problem, attempt, positions, order, bars):
+            for where, rows in gradient_blocks(problem, examples, target, bars=bars):
+                values[where, columns] = rows.astype(np.float64) @ changes.T
+        return values
+
+    # Of order 2, one right-hand side for each system.
+    return case.ask(question, len(groups) if order == 1 else 1)[0]
 
 
 @takes(Settings)
@@ -120,7 +136,8 @@ def ask_parameter_influence(case: Case, train_subset: Any, order: int = 1) -> li
         subset = problem.read(train_subset, "train_subset", weights)
     else:
         subset = problem.train.subset(as_positions(train_subset, problem.n, "train_subset"))
-    change = _changes(case, [subset], order)
+    row, group = problem.gradient(subset)[None], subset if order == 2 else None
+    change, _ = case.ask(lambda attempt: attempt.solve(row, group=group).x, 1)
     return problem.parameters.split(problem.as_rows(change)[0])
 
 
@@ -152,18 +169,38 @@ def with_change(model: Any, change: Sequence[Any], variables: Any = None) -> Any
     return copy
 
 
-def _changes(case: Case, subsets: Sequence[Batches], order: int) -> np.ndarray:
-    """Δθ of each subset, (number of subsets, p)."""
-    rows = np.stack([case.problem.gradient(subset) for subset in subsets])
+def _changes(
+    problem: Problem,
+    attempt: Attempt,
+    groups: Sequence[np.ndarray],
+    order: int,
+    bars: Bars | None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Δθ of each group of positions, block by block: (slice, (k, p))."""
+    blocks = _gradients(problem, groups, bars)
     if order == 1:
-        return case.solve(rows)[0].x
-
-    def question(attempt: Attempt) -> np.ndarray:
+        yield from (
+            (block.where, block.solution.x) for block in solved(problem, attempt, blocks, bars)
+        )
+        return
+    for where, rows in blocks:
+        subsets = map(problem.train.subset, groups[where])
         steps = [attempt.solve(row[None], group=s).x for row, s in zip(rows, subsets)]
-        return np.concatenate(steps)
+        yield where, np.concatenate(steps)
 
-    # One right-hand side for each system.
-    return case.ask(question, 1)[0]
+
+def _gradients(
+    problem: Problem, groups: Sequence[np.ndarray], bars: Bars | None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Each group's share of ∇L, block by block: (slice, (k, p))."""
+    size = block_size(problem.parameters.size)
+    step = bars or problem.progress.stage(f"Gradients of {len(groups)} groups", len(groups))
+    for start in range(0, len(groups), size):
+        rows = []
+        for count, group in enumerate(groups[start : start + size], start + 1):
+            rows.append(problem.gradient(problem.train.subset(group)))
+            step(count)
+        yield slice(start, start + len(rows)), np.stack(rows)
 
 
 def _check_order(order: int) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_influence.questions.blocks import Target, solved_blocks
 from keras_influence.questions.case import Case
+from keras_influence.questions.evidence import Evidence, described
+from keras_influence.questions.plans import Attempt
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-Target = Callable[[Any, Any, Any], Any]
 
 
 @takes(Settings)
@@ -60,27 +60,17 @@ def influence(
 def ask_influence(case: Case, test: Any, target: Target | None = None) -> InfluenceScores:
     """`influence` for a `Case`."""
     problem = case.problem
-    rows = problem.example_gradients(problem.read(test, "test"), target)
-    solution, plan = case.solve(rows)
-    return InfluenceScores(
-        values=problem.scores(solution.x),
-        residual=solution.residual,
-        iterations=np.array(solution.iterations),
-        converged=solution.converged,
-        passes=solution.passes,
-        solver=solution.solver,
-        details=solution.details,
-        curvature=plan.curvature,
-        damping=plan.damping,
-        reason=plan.reason,
-        target=name_of(target),
-        parameters=tuple(v.path for v in problem.parameters.variables),
-    )
+    examples = problem.read(test, "test")
 
+    def question(attempt: Attempt) -> InfluenceScores:
+        dtype = problem.parameters.dtype.as_numpy_dtype
+        values, evidence = np.empty((examples.n, problem.n), dtype), Evidence(examples.n)
+        title = f"Influence on {examples.n} test examples"
+        for block in solved_blocks(problem, attempt, examples, target, title=title):
+            evidence.add(block)
+            for columns, part in block.scores():
+                values[block.where, columns] = part
+        about = described(problem, attempt.plan, target)
+        return InfluenceScores(values=values, **vars(evidence), **about)
 
-def name_of(target: Target | None) -> str:
-    """What scores are the change of, in words."""
-    if target is None:
-        return "test loss"
-    name = getattr(target, "__name__", "<lambda>")
-    return "target" if name == "<lambda>" else name
+    return case.ask(question, examples.n)[0]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.questions.blocks import Target, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.influence import Target
+from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_indices
 
@@ -60,9 +61,24 @@ def ask_input_influence(
     asked = problem.train
     if indices is not None:
         asked = asked.subset(as_indices(indices, problem.n, "indices"))
-    rows = problem.example_gradients(problem.read(test, "test"), target)
-    solution, _ = case.solve(rows)
-    return _unflattened(problem.input_gradients(solution.x, asked), x)
+    examples = problem.read(test, "test")
+
+    def question(attempt: Attempt) -> np.ndarray:
+        values = np.empty((examples.n, asked.n, _width(x)), problem.parameters.dtype.as_numpy_dtype)
+        title = f"Input influence on {examples.n} test examples"
+        for block in solved_blocks(problem, attempt, examples, target, title=title):
+            shown = block.over(asked, f"Input gradients of {asked.n} examples")
+            for columns, part in problem.input_gradients_by_batch(shown, block.solution.x):
+                values[block.where, columns] = part
+        return values
+
+    return _unflattened(case.ask(question, examples.n)[0], x)
+
+
+def _width(x: Any) -> int:
+    """How many floating numbers there are in the input of one example."""
+    floating = [leaf for leaf in tf.nest.flatten(x) if leaf.dtype.is_floating]
+    return sum(int(np.prod(leaf.shape[1:], dtype=np.int64)) for leaf in floating)
 
 
 def _unflattened(values: np.ndarray, x: Any) -> Any:

@@ -18,9 +18,9 @@ from keras_influence.errors import (
     warn,
 )
 from keras_influence.linalg import solvers
+from keras_influence.linalg.arrays import OnStep
 from keras_influence.linalg.operators import Damped
 from keras_influence.linalg.solvers import Solution, Solver
-from keras_influence.progress import Progress
 from keras_influence.questions.settings import Settings
 
 # What curvature="auto" tries, in this order.
@@ -71,15 +71,17 @@ class Attempt:
 
     Args:
         problem: the `Problem`.
-        plan: the `Plan`.
+        plans: those to be tried from here on; the first of them is at work.
         factor: what was computed for the system before, if anything.
 
     Attributes:
-        plan: the plan.
+        plan: the one at work.
+        plans: the same, and those that would follow it.
         factor: what has been computed for the system so far.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, factor: object = None) -> None:
+    def __init__(self, problem: Problem, plans: tuple[Plan, ...], factor: object = None) -> None:
+        plan, self.plans = plans[0], plans
         self.plan = plan
         self.factor = factor
         self._problem = problem
@@ -92,7 +94,7 @@ class Attempt:
         *,
         group: Batches | None = None,
         x0: np.ndarray | None = None,
-        quiet: bool = False,
+        on_step: OnStep | None = None,
     ) -> Solution:
         """Solve (C + λI) x = v for each row v.
 
@@ -100,7 +102,7 @@ class Attempt:
             rows: (k, p) right-hand sides.
             group: training examples to take out of C, n unchanged.
             x0: (k, p) to start from.
-            quiet: show no progress.
+            on_step: called as `on_step(iteration, residual)`; None shows a bar of its own.
 
         Returns:
             A `Solution` with `x` of shape (k, p).
@@ -111,14 +113,15 @@ class Attempt:
         plan, curvature = self.plan, self._curvature
         if group is not None:
             curvature = self._problem.curvature(plan.curvature, group, self._facts)
-        progress = Progress(0) if quiet else self._problem.progress
-        step = progress.stage(f"Solve for {len(rows)} right-hand sides with {plan.solver}")
+        step = self._problem.progress.stage(
+            f"Solve for {len(rows)} right-hand sides with {plan.solver}"
+        )
         solution = plan.solver.solve(
             Damped(curvature, plan.damping),
             rows,
             x0=x0,
             factor=self.factor if group is None else None,
-            on_step=_shown_by(step),
+            on_step=on_step or _shown_by(step),
         )
         step.close()
         if plan.definite and not solution.positive_definite:
@@ -189,7 +192,7 @@ def first_answer(
     """
     plan, *others = plans
     try:
-        return question(Attempt(problem, plan, factor)), plans
+        return question(Attempt(problem, plans, factor)), plans
     except SolverError as error:
         if isinstance(error, UndefinedCurvatureError):
             others = [other for other in others if other.curvature != plan.curvature]

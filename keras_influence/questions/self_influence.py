@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_influence.questions.blocks import solved_blocks
 from keras_influence.questions.case import Case
 from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
@@ -13,9 +14,6 @@ from keras_influence.validate import as_indices
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-# Right-hand sides solved together.
-_BLOCK = 128
 
 
 @takes(Settings)
@@ -46,18 +44,16 @@ def self_influence(
 def ask_self_influence(case: Case, indices: Any = None) -> np.ndarray:
     """`self_influence` for a `Case`."""
     problem = case.problem
-    asked = problem.train
+    asked, name = problem.train, "train"
     if indices is not None:
-        asked = asked.subset(as_indices(indices, problem.n, "indices"))
+        asked, name = asked.subset(as_indices(indices, problem.n, "indices")), "indices"
 
     def question(attempt: Attempt) -> np.ndarray:
-        values = []
-        shown = problem.progress.over(asked, "Self-influence", len(asked))
-        for rows in problem.gradients_by_batch(shown, asked):
-            for start in range(0, len(rows), _BLOCK):
-                block = rows[start : start + _BLOCK]
-                x = attempt.solve(block, quiet=True).x
-                values.append(np.einsum("ij,ij->i", block.astype(np.float64), x))
-        return np.concatenate(values)
+        values = np.empty(asked.n)
+        title = f"Self-influence of {asked.n} examples"
+        for block in solved_blocks(problem, attempt, asked, title=title, name=name):
+            gradients = block.gradients.astype(np.float64)
+            values[block.where] = np.einsum("ij,ij->i", gradients, block.solution.x)
+        return values
 
     return case.ask(question, asked.n)[0]

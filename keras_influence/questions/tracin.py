@@ -14,8 +14,9 @@ import numpy as np
 
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
+from keras_influence.questions.blocks import Target, gradient_blocks
 from keras_influence.questions.checkpoints import Checkpoint
-from keras_influence.questions.influence import Target, name_of
+from keras_influence.questions.evidence import name_of
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.validate import check_number
@@ -154,7 +155,8 @@ class TracIn(keras.callbacks.Callback):
         test = problem.read(test, "test")
 
         def agreement() -> np.ndarray:
-            return problem.scores(problem.example_gradients(test, target))
+            blocks = gradient_blocks(problem, test, target)
+            return np.concatenate([problem.scores(rows) for _, rows in blocks])
 
         values = self._integral(agreement, problem, Progress(found.verbose))
         return InfluenceScores(

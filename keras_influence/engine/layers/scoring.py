@@ -34,18 +34,19 @@ class Scorer:
         weight: the `Weighting` of what the examples contribute.
         name: what the data are called in messages.
         vectors: (k, p) that `scores` is to be against, if it is asked.
+        start: position of the first example that it is given, for messages.
 
     Attributes:
         fast: whether the contraction has been right on every batch so far.
     """
 
-    def __init__(self, objective, model, weight, name, vectors=None):
+    def __init__(self, objective, model, weight, name, vectors=None, start=0):
         self._objective, self._weight, self._name = objective, weight, name
         if objective.contraction is None:
             objective.contraction = Contraction(objective, model)
         self.fast = objective.contraction.covers
         self._rng = np.random.default_rng(_SEED)
-        self._start = 0
+        self._start = start
         self._probe = self._random(objective.parameters.size)
         self._nowhere = tf.zeros([objective.parameters.size], objective.parameters.dtype)
         if vectors is not None:

@@ -1,0 +1,202 @@
+"""Examples in blocks, so that what a question takes of memory does not grow with their number.
+
+A block is solved for at once: its right-hand sides share their passes over the data and, with
+conjugate gradients, their directions. So blocks are as large as memory allows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_influence.engine.data.held import Batches
+from keras_influence.engine.data.rows import take
+from keras_influence.engine.problem import Problem
+from keras_influence.errors import ConvergenceWarning, warn
+from keras_influence.linalg.solvers import Solution, Solver
+from keras_influence.progress import Progress
+from keras_influence.questions.plans import Attempt
+
+Target = Callable[[Any, Any, Any], Any]
+
+# Bytes that a block may take while it is solved for, and about how many of them a solver takes
+# for one number of a right-hand side: block CG holds a dozen arrays of them in float64.
+_MEMORY, _BYTES = 1e9, 100
+# Beyond this many, what right-hand sides do to each other (k² numbers, k³ operations) costs more
+# than what they share saves.
+_MOST = 1000
+
+
+def block_size(parameters: int, memory: float = _MEMORY) -> int:
+    """How many right-hand sides of p parameters are solved for at once, in so many bytes."""
+    return int(min(_MOST, max(1, memory // (_BYTES * parameters))))
+
+
+class Bars:
+    """One bar over several blocks, which each step of the work on one of them keeps alive."""
+
+    def __init__(self, progress: Progress, title: str, count: int) -> None:
+        self._step, self._done = progress.stage(title, count), 0
+
+    def __call__(self, count: int, residual: float = np.nan) -> None:
+        # Some solvers know no residual on their way.
+        self._step(self._done, **{"residual": residual} if residual == residual else {})
+
+    def advance(self, done: int) -> None:
+        """All examples before this one are done."""
+        self._done = done
+        self._step(done)
+
+
+def bars_over(problem: Problem, title: str, count: int, size: int | None = None) -> Bars | None:
+    """The bar over several blocks; None where there is one, whose stages have bars of their own."""
+    size = size or block_size(problem.parameters.size)
+    return Bars(problem.progress, title, count) if count > size else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Some examples, solved for.
+
+    Attributes:
+        where: their positions.
+        gradients: (k, p), in the weights' dtype.
+        solution: of (C + λI) x = v for each of them.
+    """
+
+    where: slice
+    gradients: np.ndarray
+    solution: Solution
+    _problem: Problem = dataclasses.field(repr=False)
+    _bars: Bars | None = dataclasses.field(repr=False)
+
+    def scores(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Of all training examples, batch by batch: (slice, (k, b))."""
+        problem = self._problem
+        shown = self.over(problem.train, f"Scores of {problem.n} training examples")
+        return problem.scores_by_batch(shown, self.solution.x)
+
+    def over(self, batches: Batches, title: str) -> Iterator[Any]:
+        """The batches, with a bar."""
+        if self._bars is None:
+            yield from self._problem.progress.over(batches, title, len(batches))
+            return
+        for count, batch in enumerate(batches, 1):
+            yield batch
+            self._bars(count)
+
+
+def solved_blocks(
+    problem: Problem,
+    attempt: Attempt,
+    examples: Batches,
+    target: Target | None = None,
+    *,
+    title: str,
+    name: str = "test",
+    start: int = 0,
+    size: int | None = None,
+) -> Iterator[Block]:
+    """The examples block by block, each solved for when it is its turn.
+
+    Where there is one block, each of its stages has a bar; several blocks have one together, and
+    a `ConvergenceWarning` that is about all of them.
+
+    Args:
+        problem: the `Problem`.
+        attempt: the plan by which to solve.
+        examples: the `Batches` whose gradients are the right-hand sides.
+        target: what to take the gradient of, in place of the loss.
+        title: of the bar over several blocks.
+        name: what the examples are called in messages.
+        start: position of the first one to solve for, a multiple of `size`.
+        size: examples in a block; as many as memory allows if not given.
+
+    Raises:
+        SolverError: there is no answer by this plan.
+    """
+    size = size or block_size(problem.parameters.size)
+    bars = bars_over(problem, title, examples.n, size)
+    rows = gradient_blocks(problem, examples, target, name, start=start, size=size, bars=bars)
+    return solved(problem, attempt, rows, bars)
+
+
+def solved(
+    problem: Problem,
+    attempt: Attempt,
+    blocks: Iterable[tuple[slice, np.ndarray]],
+    bars: Bars | None,
+) -> Iterator[Block]:
+    """Right-hand sides block by block, as positions and (k, p), each solved for in its turn."""
+    residual, converged = [], []
+    for where, rows in blocks:
+        solution = _solution(attempt, rows, bars)
+        residual.append(solution.residual)
+        converged.append(solution.converged)
+        yield Block(where, rows, solution, problem, bars)
+        if bars is not None:
+            bars.advance(where.stop)
+    if bars is not None and residual:
+        _warn_of_misses(attempt.plan.solver, np.concatenate(residual), np.concatenate(converged))
+
+
+def gradient_blocks(
+    problem: Problem,
+    examples: Batches,
+    target: Target | None = None,
+    name: str = "test",
+    *,
+    start: int = 0,
+    size: int | None = None,
+    bars: Bars | None = None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """∇ of the examples block by block, as positions and (k, p); as in `solved_blocks`."""
+    size = size or block_size(problem.parameters.size)
+    dtype = problem.parameters.dtype.as_numpy_dtype
+    title = f"Gradients of {examples.n} examples"
+    step = bars or problem.progress.stage(title, examples.n)
+    first, filled, rows = start, 0, np.empty((0, 0))
+    pieces = _pieces(examples, size, start)
+    for part in problem.gradients_by_batch(pieces, examples, target, name, start):
+        if not filled:
+            rows = np.empty((min(size, examples.n - first), problem.parameters.size), dtype)
+        rows[filled : filled + len(part)] = part
+        filled += len(part)
+        step(first + filled)
+        if filled == len(rows):
+            yield slice(first, first + filled), rows
+            first, filled = first + filled, 0
+
+
+def _pieces(examples: Batches, size: int, start: int) -> Iterator[Any]:
+    """The examples from `start` on in batches, of which none reaches into two blocks."""
+    for where, batch in examples.enumerated():
+        first = max(where.start, start)
+        while first < where.stop:
+            stop = min(where.stop, (first // size + 1) * size)
+            whole = stop - first == where.stop - where.start
+            yield batch if whole else take(batch, np.arange(first, stop) - where.start)
+            first = stop
+
+
+def _solution(attempt: Attempt, rows: np.ndarray, bars: Bars | None) -> Solution:
+    """The solve of one block; of several, what it says of its convergence is held back."""
+    if bars is None:
+        return attempt.solve(rows)
+    with warnings.catch_warnings():
+        if attempt.plan.solver.tol is not None:
+            warnings.simplefilter("ignore", ConvergenceWarning)
+        return attempt.solve(rows, on_step=bars)
+
+
+def _warn_of_misses(solver: Solver, residual: np.ndarray, converged: np.ndarray) -> None:
+    if solver.tol is not None and not converged.all():
+        warn(
+            f"{solver} reached a relative residual of {residual.max():.2g}, not {solver.tol:.2g}, "
+            f"for {(~converged).sum()} of {len(converged)} right-hand sides. {solver.advice}",
+            ConvergenceWarning,
+        )
