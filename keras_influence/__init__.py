@@ -46,6 +46,7 @@ from keras_influence.questions.products import hvp, inverse_hvp, operator
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
+from keras_influence.questions.top import TopInfluence, top_influence
 from keras_influence.questions.tracin import TracIn
 from keras_influence.version import __version__
 
@@ -73,6 +74,7 @@ __all__ = [
     "SmoothHinge",
     "SolverError",
     "StaleError",
+    "TopInfluence",
     "TracIn",
     "TwoLevel",
     "__version__",
@@ -91,6 +93,7 @@ __all__ = [
     "parameter_influence",
     "prepare",
     "self_influence",
+    "top_influence",
     "verify",
     "with_change",
 ]

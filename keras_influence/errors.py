@@ -60,12 +60,12 @@ class DivergenceError(SolverError):
 
 
 class StaleError(ValueError):
-    """A factorisation belongs to other weights, data or another loss."""
+    """A factorisation, or scores in a store, belong to other weights, data, settings or another loss."""
 
-    def __init__(self, change, where):
+    def __init__(self, change, where, what="factorisation", way_out=None):
         super().__init__(
-            f"The factorisation in {where} cannot be used: {change} since it was made. Make it "
-            "again with `Explainer(model, train, ...)`."
+            f"The {what} in {where} cannot be used: {change} since it was made. "
+            + (way_out or "Make it again with `Explainer(model, train, ...)`.")
         )
 
 

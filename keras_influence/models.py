@@ -16,6 +16,7 @@ from keras_influence.questions import (
     products,
     self_influence,
     spectrum,
+    top,
 )
 from keras_influence.questions.explainer import Explainer
 from keras_influence.questions.settings import Settings, takes
@@ -32,6 +33,7 @@ class InfluenceMixin:
     """
 
     influence = influence.influence
+    top_influence = top.top_influence
     self_influence = self_influence.self_influence
     group_influence = groups.group_influence
     parameter_influence = groups.parameter_influence

@@ -102,6 +102,17 @@ def read_arrays(path, writer, needed=()):
     return arrays
 
 
+def as_json(value):
+    """Settings as JSON text; NumPy's scalars count as numbers."""
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
 def _npz(path):
     path = pathlib.Path(path)
     return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")

@@ -24,6 +24,19 @@ def test_values_are_shown_as_they_are_not_as_means(capsys):
     assert "residual: 0.2500" in capsys.readouterr().out
 
 
+def test_values_may_come_later(capsys):
+    step = Progress(1).stage("Blocks", 3)
+    step(0)
+    step(0, residual=1.0)
+    step(1, residual=0.5)
+    step(2)
+    step(3)
+    shown = capsys.readouterr().out
+    assert "residual: 0.5000" in shown
+    assert "residual: 0.7500" not in shown
+    assert "3/3" in shown
+
+
 def test_a_stage_of_unknown_length_ends_its_line(capsys):
     step = Progress(1).stage("Iterate")
     step(1)

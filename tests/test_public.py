@@ -10,7 +10,8 @@ MATRIX = "damping, curvature, batch_size, class_weight, variables"
 DATA = "batch_size, class_weight, variables, verbose"
 
 QUESTIONS = {
-    "influence": f"model, test, train, *, target, {SETTINGS}",
+    "influence": f"model, test, train, *, target, store, {SETTINGS}",
+    "top_influence": f"model, test, train, k, *, target, {SETTINGS}",
     "self_influence": f"model, train, *, indices, {SETTINGS}",
     "group_influence": f"model, test, train, groups, *, order, target, {SETTINGS}",
     "parameter_influence": f"model, train_subset, train, *, order, {SETTINGS}",
@@ -39,6 +40,10 @@ CLASSES = {
         "values, residual, iterations, converged, solver, curvature, damping, passes, details, "
         "reason, target, parameters"
     ),
+    "TopInfluence": (
+        "proponents, opponents, n_train, residual, iterations, converged, solver, curvature, "
+        "damping, passes, details, reason, target, parameters"
+    ),
     "SmoothHinge": "temperature, reduction, name",
     "TracIn": "every, folder",
 }
@@ -64,7 +69,8 @@ OTHERS = {"__version__", "evaluation", "verify"}
 
 METHODS = {
     "Explainer": {
-        "influence": "self, test, *, target",
+        "influence": "self, test, *, target, store",
+        "top_influence": "self, test, k, *, target",
         "self_influence": "self, *, indices",
         "group_influence": "self, test, groups, *, order, target",
         "parameter_influence": "self, train_subset, *, order",
@@ -83,11 +89,13 @@ METHODS = {
         "bottom": "self, k",
         "save": "self, path",
         "load": "path",
+        "open": "path",
         "to_pandas": "self",
         "plot": "self, test, train, **options",
         "n_test": None,
         "n_train": None,
     },
+    "TopInfluence": {"save": "self, path", "load": "path", "n_test": None},
     "TracIn": {
         "influence": f"self, model, test, train, *, target, {DATA}",
         "self_influence": f"self, model, train, *, {DATA}",

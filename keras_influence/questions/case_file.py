@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_influence import storage
+from keras_influence.engine.data.held import Batches
 from keras_influence.engine.parameters import Parameters
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
@@ -17,7 +18,6 @@ from keras_influence.linalg import solvers
 from keras_influence.linalg.factors import packing
 from keras_influence.questions.case import Case
 from keras_influence.questions.plans import Plan
-from keras_influence.questions.scores import as_json
 from keras_influence.questions.settings import Settings
 from keras_influence.version import __version__
 
@@ -30,21 +30,20 @@ _PROBE = 8
 def write_case(path: Path, case: Case) -> None:
     """Write a case with plans and a factor; see `Explainer.save`."""
     problem = case.problem
-    trainable = Parameters(problem.model.trainable_variables)
     arrays: list[np.ndarray] = []
     factor = packing.pack(case.factor, arrays)
     settings = {
         "version": __version__,
-        "plans": [_written_plan(plan) for plan in case.plans],
+        "plans": [written_plan(plan) for plan in case.plans],
         "curvature": case.settings.curvature,
         "batch_size": case.settings.batch_size,
-        "variables": [trainable.index(v) for v in problem.parameters.variables],
-        "fingerprint": _fingerprint(problem),
+        "variables": positions_of_variables(problem),
+        "fingerprint": fingerprint(problem),
         "factor": factor,
         "arrays": len(arrays),
     }
     named = {f"array_{i}": array for i, array in enumerate(arrays)}
-    storage.write_arrays(path, {"settings": np.array(as_json(settings)), **named})
+    storage.write_arrays(path, {"settings": np.array(storage.as_json(settings)), **named})
 
 
 def read_case(model: Any, train: Any, path: Path, class_weight: Any, verbose: Any) -> Case:
@@ -53,7 +52,7 @@ def read_case(model: Any, train: Any, path: Path, class_weight: Any, verbose: An
     saved = json.loads(str(arrays["settings"]))
     if "plans" not in saved:
         raise ValueError(f"`path` should be a file written by Explainer.save; {path} is not.")
-    plans = tuple(_read_plan(plan) for plan in saved["plans"])
+    plans = tuple(read_plan(plan) for plan in saved["plans"])
     trainable = model.trainable_variables
     if max(saved["variables"]) >= len(trainable):
         raise StaleError("the model has lost trainable variables", path)
@@ -67,35 +66,53 @@ def read_case(model: Any, train: Any, path: Path, class_weight: Any, verbose: An
         verbose=verbose,
     )
     problem = settings.problem(model, train)
-    _compare(saved["fingerprint"], _fingerprint(problem), path)
+    change = change_between(saved["fingerprint"], fingerprint(problem))
+    if change:
+        raise StaleError(change, path)
     found = [arrays[f"array_{i}"] for i in range(saved["arrays"])]
     return Case(problem, settings, plans, packing.unpack(saved["factor"], found))
 
 
-def _written_plan(plan: Plan) -> dict[str, Any]:
+def written_plan(plan: Plan) -> dict[str, Any]:
+    """A plan as what JSON can hold."""
     fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
     return {**fields, "solver": plan.solver.get_config()}
 
 
-def _read_plan(fields: dict[str, Any]) -> Plan:
+def read_plan(fields: dict[str, Any]) -> Plan:
+    """What `written_plan` was given."""
     return Plan(**{**fields, "solver": solvers.get(fields["solver"])})
 
 
-def _fingerprint(problem: Problem) -> dict[str, Any]:
-    """What a factorisation depends on: checksums of weights and data, and a few losses."""
+def positions_of_variables(problem: Problem) -> list[int | None]:
+    """Where θ's variables stand among the trainable ones."""
+    trainable = Parameters(problem.model.trainable_variables)
+    return [trainable.index(v) for v in problem.parameters.variables]
+
+
+def fingerprint(problem: Problem) -> dict[str, Any]:
+    """What an answer depends on: checksums of weights and data, and a few losses."""
     return {
         "weights": storage.fingerprint_of_weights(problem.model.weights),
-        "data": storage.fingerprint_of_batches(problem.train),
+        "data": fingerprint_of_data(problem, problem.train, "training data"),
         # Losses of examples by themselves, and what they count for in the objective.
         "losses": [*problem.losses([problem.train.head(_PROBE)]), *problem.facts.totals],
     }
 
 
-def _compare(saved: dict[str, Any], now: dict[str, Any], path: Any) -> None:
+def fingerprint_of_data(problem: Problem, batches: Batches, title: str) -> str:
+    """A checksum of all of some data, with a bar."""
+    shown = problem.progress.over(batches, f"Checksum of the {title}", len(batches))
+    return storage.fingerprint_of_batches(shown)
+
+
+def change_between(saved: dict[str, Any], now: dict[str, Any]) -> str:
+    """What is not as it was between two fingerprints, in words; "" if nothing."""
     if saved["weights"] != now["weights"]:
-        raise StaleError("the weights have changed", path)
+        return "the weights have changed"
     if saved["data"] != now["data"]:
-        raise StaleError("the training data have changed", path)
+        return "the training data have changed"
     # Not to the last bit: another machine sums in another order.
     if not np.allclose(saved["losses"], now["losses"], rtol=1e-3, atol=1e-6):
-        raise StaleError("the loss or the architecture has changed", path)
+        return "the loss or the architecture has changed"
+    return ""

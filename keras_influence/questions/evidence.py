@@ -1,7 +1,8 @@
-"""What stands beside scores: how well each system was solved, and by which plan."""
+"""What stands beside scores: how well each system was solved, by which plan, and in which words."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,19 @@ import numpy as np
 from keras_influence.engine.problem import Problem
 from keras_influence.questions.blocks import Block, Target
 from keras_influence.questions.plans import Plan
+
+# The fields of a result that hold it: by test example, and of all of them.
+ARRAYS = ("residual", "iterations", "converged")
+SETTINGS = (
+    "solver",
+    "curvature",
+    "damping",
+    "passes",
+    "details",
+    "reason",
+    "target",
+    "parameters",
+)
 
 
 class Evidence:
@@ -55,3 +69,25 @@ def name_of(target: Target | None) -> str:
         return "test loss"
     name = getattr(target, "__name__", "<lambda>")
     return "target" if name == "<lambda>" else name
+
+
+def evidence_lines(result: Any) -> list[str]:
+    """How a result was computed and how well, for its `repr`."""
+    solver = result.solver["class_name"]
+    if result.curvature == "none":
+        return [f"  summed by     {solver} over {result.passes:.0f} checkpoints, no curvature"]
+    worst = f"largest relative residual {result.residual.max():.1e}"
+    count = f"{int(result.converged.sum())} of {len(result.converged)}"
+    solved = f"{count} solves converged, {worst}"
+    if result.details.get("approximation"):
+        solved = f"an approximation: {worst}"
+    return [
+        f"  solved with   {solver}, curvature {result.curvature!r}, damping {result.damping:g}",
+        f"  certified     {solved}, {result.passes:.4g} passes over the data",
+    ]
+
+
+def about_line(result: Any) -> str:
+    """Which weights count as θ, for its `repr`."""
+    about = f"{len(result.parameters)} weights: {', '.join(result.parameters)}"
+    return f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}"

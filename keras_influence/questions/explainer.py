@@ -22,6 +22,7 @@ from keras_influence.questions.products import ask_inverse, ask_product
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import ask_self_influence
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
+from keras_influence.questions.top import TopInfluence, ask_top_influence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -136,9 +137,21 @@ class Explainer:
 
     # ---- questions: each is the function of that name, with the factorisation made already
 
-    def influence(self, test: Any, *, target: Target | None = None) -> InfluenceScores:
+    def influence(
+        self,
+        test: Any,
+        *,
+        target: Target | None = None,
+        store: str | os.PathLike[str] | None = None,
+    ) -> InfluenceScores:
         """As `keras_influence.influence`."""
-        return ask_influence(self._current(), test, target)
+        return ask_influence(self._current(), test, target, store)
+
+    def top_influence(
+        self, test: Any, k: int = 10, *, target: Target | None = None
+    ) -> TopInfluence:
+        """As `keras_influence.top_influence`."""
+        return ask_top_influence(self._current(), test, k, target)
 
     def self_influence(self, *, indices: Any = None) -> np.ndarray:
         """As `keras_influence.self_influence`."""

@@ -12,6 +12,7 @@ from keras_influence.questions.evidence import Evidence, described
 from keras_influence.questions.plans import Attempt
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
+from keras_influence.questions.store import Path, check_store, fill_store
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,6 +25,7 @@ def influence(
     train: Any,
     *,
     target: Target | None = None,
+    store: Path | None = None,
     **settings: Unpack[SettingsArguments],
 ) -> InfluenceScores:
     """Predict how each test loss would change if each training example were left out.
@@ -44,23 +46,36 @@ def influence(
             logit, a regression output. A positive score then means that leaving the
             training example out would raise the target. Written with TensorFlow or
             `keras.ops`.
+        store: a folder to write the scores to, block by block, in Zarr's format; for more of them
+            than fit into memory, and for long runs. The same call with the same store goes on
+            where one before it was cut off. `InfluenceScores.open` reads it later. Needs zarr.
         **settings: `method` (default "auto"), `damping` (0.01), `curvature` ("auto"),
             `batch_size`, `class_weight`, `variables`, `verbose`; see
             `keras_influence.questions.settings`.
 
     Returns:
-        `InfluenceScores` with `values` of shape (n_test, n_train).
+        `InfluenceScores` with `values` of shape (n_test, n_train); with a `store` they are read
+        from there as they are asked for.
 
     Raises:
-        As `inverse_hvp`.
+        StaleError: `store` has scores of another model, other data or other settings.
+        ImportError: `store` is given, and zarr is missing.
+        And as `inverse_hvp`.
     """
-    return ask_influence(Case.of(model, train, Settings.of(settings)), test, target)
+    check_store(store)
+    return ask_influence(Case.of(model, train, Settings.of(settings)), test, target, store)
 
 
-def ask_influence(case: Case, test: Any, target: Target | None = None) -> InfluenceScores:
+def ask_influence(
+    case: Case, test: Any, target: Target | None = None, store: Path | None = None
+) -> InfluenceScores:
     """`influence` for a `Case`."""
+    check_store(store)
     problem = case.problem
     examples = problem.read(test, "test")
+    if store is not None:
+        fill_store(store, case, examples, target)
+        return InfluenceScores.open(store)
 
     def question(attempt: Attempt) -> InfluenceScores:
         dtype = problem.parameters.dtype.as_numpy_dtype

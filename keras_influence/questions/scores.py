@@ -5,26 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import textwrap
 from typing import Any
 
 import numpy as np
 
 from keras_influence import storage
+from keras_influence.questions.evidence import ARRAYS, SETTINGS, about_line, evidence_lines
+from keras_influence.questions.ranking import Ranking, Strongest, joined
 from keras_influence.version import __version__
 
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """Training examples in order, for each test example.
-
-    Attributes:
-        indices: (n_test, k) positions in the training data.
-        values: (n_test, k) their scores.
-    """
-
-    indices: np.ndarray
-    values: np.ndarray
+# Scores that are ranked at once: a few copies of them are made.
+_PART = 2**22
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -40,7 +31,8 @@ class InfluenceScores:
     proponent. Negative: harmful, an opponent.
 
     Attributes:
-        values: (n_test, n_train), in units of the loss.
+        values: (n_test, n_train), in units of the loss. An array, or a `zarr.Array` that is read
+            from the disk as it is indexed; see `open`.
         residual: (n_test,) relative residual of each solve, on the full data.
         iterations: (n_test,) iterations of each solve.
         converged: (n_test,) whether `residual` is within the solver's tolerance.
@@ -55,7 +47,7 @@ class InfluenceScores:
         parameters: names of the weights that count as θ.
     """
 
-    values: np.ndarray
+    values: Any
     residual: np.ndarray
     iterations: np.ndarray
     converged: np.ndarray
@@ -77,7 +69,7 @@ class InfluenceScores:
         return self.values.shape[1]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self.values if dtype is None else self.values.astype(dtype)
+        array = np.asarray(self.values, dtype)
         return array.copy() if copy and array is self.values else array
 
     def __len__(self) -> int:
@@ -85,60 +77,54 @@ class InfluenceScores:
 
     def top(self, k: int = 5) -> Ranking:
         """The `k` strongest proponents of each test example, strongest first."""
-        return self._ranking(-self.values, k)
+        return self._ranking(k, proponents=True)
 
     def bottom(self, k: int = 5) -> Ranking:
         """The `k` strongest opponents of each test example, strongest first."""
-        return self._ranking(self.values, k)
+        return self._ranking(k, proponents=False)
 
-    def _ranking(self, keys: np.ndarray, k: int) -> Ranking:
+    def _ranking(self, k: int, proponents: bool) -> Ranking:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"`k` should be an integer >= 1. Received: k={k!r}")
-        k = min(int(k), self.n_train)
-        nearest = np.argpartition(keys, k - 1, axis=1)[:, :k]
-        order = np.argsort(np.take_along_axis(keys, nearest, 1), axis=1, kind="stable")
-        indices = np.take_along_axis(nearest, order, 1)
-        return Ranking(indices, np.take_along_axis(self.values, indices, 1))
+        tall, wide = getattr(self.values, "chunks", (max(1, _PART // self.n_train), self.n_train))
+        rankings = []
+        for row in range(0, self.n_test, tall):
+            strongest = Strongest(int(k), proponents)
+            for column in range(0, self.n_train, wide):
+                strongest.add(self.values[row : row + tall, column : column + wide])
+            rankings.append(strongest.ranking)
+        return joined(rankings)
 
     def __repr__(self) -> str:
-        best = np.unravel_index(self.values.argmax(), self.values.shape)
-        worst = np.unravel_index(self.values.argmin(), self.values.shape)
-        loss = self.target == "test loss"
         signs = (
             ("helpful, a proponent", "harmful, an opponent")
-            if loss
+            if self.target == "test loss"
             else ("leaving j out raises it", "leaving j out lowers it")
         )
-        unit = "the loss" if loss else f"`{self.target}`"
-        about = f"{len(self.parameters)} weights: {', '.join(self.parameters)}"
+        unit = "the loss" if self.target == "test loss" else f"`{self.target}`"
+        best, worst = self._extremes()
         return "\n".join(
             [
                 f"InfluenceScores: {self.n_test} test x {self.n_train} training examples",
                 f"  values[i, j]  predicted change of {self.target} i if training example j were",
                 f"                left out, in units of {unit}",
-                f"  positive      {signs[0]}; strongest: {self._entry(best)}",
-                f"  negative      {signs[1]}; strongest: {self._entry(worst)}",
-                f"  about         {textwrap.shorten(about, 70, placeholder=', ...')}",
-                *self._evidence(),
+                f"  positive      {signs[0]}{best}",
+                f"  negative      {signs[1]}{worst}",
+                about_line(self),
+                *evidence_lines(self),
             ]
         )
 
-    def _evidence(self) -> list[str]:
-        solver = self.solver["class_name"]
-        if self.curvature == "none":
-            return [f"  summed by     {solver} over {self.passes:.0f} checkpoints, no curvature"]
-        worst = f"largest relative residual {self.residual.max():.1e}"
-        solved = f"{int(self.converged.sum())} of {self.n_test} solves converged, {worst}"
-        if self.details.get("approximation"):
-            solved = f"an approximation: {worst}"
-        return [
-            f"  solved with   {solver}, curvature {self.curvature!r}, damping {self.damping:g}",
-            f"  certified     {solved}, {self.passes:.4g} passes over the data",
-        ]
-
-    def _entry(self, index: Any) -> str:
-        i, j = (int(a) for a in index)
-        return f"values[{i}, {j}] = {self.values[i, j]:+.3g}"
+    def _extremes(self) -> tuple[str, str]:
+        """The strongest of all in words, where that is no long reading from a disk."""
+        if not isinstance(self.values, np.ndarray):
+            return "", ""
+        places = (self.values.argmax(), self.values.argmin())
+        pairs = [np.unravel_index(place, self.values.shape) for place in places]
+        best, worst = (
+            f"; strongest: values[{i}, {j}] = {self.values[i, j]:+.3g}" for i, j in pairs
+        )
+        return best, worst
 
     # ---- keeping
 
@@ -148,9 +134,9 @@ class InfluenceScores:
         Args:
             path: file name; `.npz` is added if it is missing.
         """
-        settings = {f: getattr(self, f) for f in _SETTINGS}
-        text = as_json({"version": __version__, **settings})
-        arrays = {f: getattr(self, f) for f in _ARRAYS}
+        settings = {f: getattr(self, f) for f in SETTINGS}
+        text = storage.as_json({"version": __version__, **settings})
+        arrays = {f: np.asarray(getattr(self, f)) for f in ("values", *ARRAYS)}
         storage.write_arrays(path, {"settings": np.array(text), **arrays})
 
     @classmethod
@@ -164,11 +150,30 @@ class InfluenceScores:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, or does not hold influence scores.
         """
-        arrays = storage.read_arrays(path, "InfluenceScores.save", ["settings", *_ARRAYS])
+        arrays = storage.read_arrays(path, "InfluenceScores.save", ["settings", "values", *ARRAYS])
         saved = json.loads(str(arrays["settings"]))
-        settings = {f: saved[f] for f in _SETTINGS}
+        settings = {f: saved[f] for f in SETTINGS}
         settings["parameters"] = tuple(settings["parameters"])
-        return cls(**{f: arrays[f] for f in _ARRAYS}, **settings)
+        return cls(**{f: arrays[f] for f in ("values", *ARRAYS)}, **settings)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> InfluenceScores:
+        """Scores that `influence(..., store=path)` wrote, read from there as they are asked for.
+
+        `values` is a `zarr.Array`: `values[3]` or `values[:, 5:9]` read what they need, as `top`,
+        `bottom` and `plot` do; `np.asarray`, `save` and `to_pandas` read everything.
+
+        Args:
+            path: the folder.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            ValueError: it holds no influence scores, or not all of them yet.
+            ImportError: zarr is missing.
+        """
+        from keras_influence.questions.store_files import open_scores
+
+        return cls(**open_scores(path))
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame`: one row per test example, one column per training example."""
@@ -176,7 +181,7 @@ class InfluenceScores:
             import pandas
         except ImportError as error:
             raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        frame = pandas.DataFrame(self.values)
+        frame = pandas.DataFrame(np.asarray(self.values))
         frame.index.name, frame.columns.name = "test", "train"
         return frame
 
@@ -191,27 +196,3 @@ class InfluenceScores:
         from keras_influence.report import gallery as plotting
 
         return plotting.gallery(self, test, train, **options)
-
-
-_ARRAYS = ("values", "residual", "iterations", "converged")
-_SETTINGS = (
-    "solver",
-    "curvature",
-    "damping",
-    "passes",
-    "details",
-    "reason",
-    "target",
-    "parameters",
-)
-
-
-def as_json(value: Any) -> str:
-    """Settings as JSON text; NumPy's scalars count as numbers."""
-    return json.dumps(value, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")

@@ -1,5 +1,7 @@
 """Pictures of influence scores. Needs matplotlib."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
@@ -33,10 +35,12 @@ def gallery(
     test = _Examples(test, scores.n_test, "test", class_names)
     train = _Examples(train, scores.n_train, "train", class_names)
     rows = np.arange(min(6, scores.n_test)) if rows is None else np.atleast_1d(rows)
-    top, bottom = scores.top(k), scores.bottom(k)
+    # Of scores on a disk, only what is shown is read.
+    shown = dataclasses.replace(scores, values=np.stack([scores.values[i] for i in rows]))
+    sides = shown.top(k), shown.bottom(k)
     entries = [
-        (i, *((r.indices[i], [score_format.format(v) for v in r.values[i]]) for r in (top, bottom)))
-        for i in rows
+        (i, *((r.indices[at], [score_format.format(v) for v in r.values[at]]) for r in sides))
+        for at, i in enumerate(rows)
     ]
     draw = _draw_images if test.images is not None and train.images is not None else _draw_table
     return draw(entries, test, train)

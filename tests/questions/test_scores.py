@@ -1,5 +1,7 @@
 """InfluenceScores: ranking, keeping, showing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,23 @@ def test_top_and_bottom_are_proponents_and_opponents(scores):
     assert scores.top(2).values.tolist() == [[0.3, 0.1], [0.4, 0.25]]
     assert scores.bottom(1).indices.tolist() == [[1], [0]]
     assert scores.bottom(1).values.tolist() == [[-0.5], [-0.2]]
+
+
+def test_of_equal_scores_the_first_comes_first(scores):
+    values = np.array([[0.0, 1.0, 0.0, 1.0], [2.0, 2.0, np.nan, 2.0]])
+    equal = dataclasses.replace(scores, values=values)
+    assert equal.top(3).indices.tolist() == [[1, 3, 0], [0, 1, 3]]
+    assert equal.bottom(3).indices.tolist() == [[0, 2, 1], [0, 1, 3]]
+    assert equal.top(4).indices.tolist() == [[1, 3, 0, 2], [0, 1, 3, 2]]
+
+
+@pytest.mark.parametrize("part", [1, 5, 100])
+def test_rankings_of_many_are_made_in_parts(part, scores, rng, monkeypatch):
+    monkeypatch.setattr("keras_influence.questions.scores._PART", part)
+    values = rng.normal(size=(9, 20))
+    ranking = dataclasses.replace(scores, values=values).top(6)
+    assert (ranking.indices == np.argsort(-values, axis=1)[:, :6]).all()
+    assert (ranking.values == -np.sort(-values, axis=1)[:, :6]).all()
 
 
 def test_k_beyond_the_training_data_gives_all(scores):
