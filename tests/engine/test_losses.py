@@ -110,9 +110,23 @@ def test_the_refusal_names_the_loss(rng):
         )
 
 
+def among_pairs(y, z):
+    """The supervised contrastive loss: each example's class among the similarities of a batch."""
+    z, y = keras.ops.normalize(z, axis=1), keras.ops.reshape(y, (-1, 1))
+    same = keras.ops.cast(keras.ops.equal(y, keras.ops.transpose(y)), z.dtype)
+    target = same / keras.ops.sum(same, axis=1, keepdims=True)
+    similar = keras.ops.matmul(z, keras.ops.transpose(z))
+    return keras.ops.mean(keras.ops.categorical_crossentropy(target, similar, from_logits=True))
+
+
 @pytest.mark.parametrize(
     ("loss", "targets"),
-    [(losses.Dice(), binary), (losses.Tversky(), binary), (losses.Circle(), index)],
+    [
+        (losses.Dice(), binary),
+        (losses.Tversky(), binary),
+        (losses.Circle(), index),
+        (among_pairs, index),  # Nothing for an example by itself.
+    ],
 )
 def test_a_loss_that_mixes_examples_is_refused(loss, targets, rng):
     model = build("BinaryCrossentropy")

@@ -159,6 +159,17 @@ def test_a_warm_start_is_left_as_it_was(rng):
         assert (start == kept[1]).all()
 
 
+def test_a_recurrence_that_has_drifted_begins_again(rng):
+    """From far away in float32: what the recurrence holds for the residual is not the residual."""
+    matrix, _ = spectral(np.geomspace(0.1, 1, 40))
+    x = rng.normal(size=(3, 40))
+    start = 1e4 * rng.normal(size=(3, 40))
+    for solver in (CG(), CG(preconditioner=Nystrom(10))):
+        solution = solver.solve(Dense(matrix.astype("float32")), x @ matrix, x0=start)
+        assert solution.converged.all()
+        assert truth.relative_error(solution.x, x) < 1e-4
+
+
 def test_passes_are_counted(rng):
     matrix, _ = spectral(np.geomspace(0.1, 1, 20))
     for solver in (CG(), CG(preconditioner=Nystrom(5)), MINRES(), Direct(), LiSSA()):

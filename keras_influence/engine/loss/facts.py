@@ -206,7 +206,8 @@ def _kind(term, name):
     if term.divides is not None:
         return term.divides
     alone, whole = term.examples.numpy(), float(term.whole)
-    if not np.abs(alone).max() > 1e-9:
+    # Examples without a loss by themselves say nothing, unless there is one among them together.
+    if not (np.abs(alone).max() > 1e-9 or abs(whole) > 1e-6):
         return None
     if close(whole, alone.mean()):
         return ALONE_MEAN

@@ -77,12 +77,18 @@ class Problem:
 
 
 class Answer(NamedTuple):
-    """What a solver returns; `Solver.solve` makes a `Solution` of it."""
+    """What a solver returns; `Solver.solve` makes a `Solution` of it.
+
+    Attributes:
+        x, iterations, positive_definite, details: as in `Solution`.
+        remainder: `Problem.remainder(x)`, if the solver has computed it anew, for this very x.
+    """
 
     x: Array
     iterations: Any
     positive_definite: bool = True
     details: dict[str, Any] = {}
+    remainder: Array | None = None
 
 
 class Solver:
@@ -161,7 +167,7 @@ class Solver:
 
     def _certified(self, problem: Problem, answer: Answer) -> Solution:
         """The answer with its residual computed anew, and a warning if it misses the tolerance."""
-        residual = relative_residual(problem, answer.x)
+        residual = relative_residual(problem, answer)
         converged = residual <= (self.tol or 0)
         if self.tol is not None and not converged.all():
             warn(
@@ -215,10 +221,11 @@ def _as_rows(name: str, value: npt.ArrayLike, size: int, count: int | None = Non
     return array
 
 
-def relative_residual(problem: Problem, x: Array) -> Array:
+def relative_residual(problem: Problem, answer: Answer) -> Array:
     """‖v - A x‖ / ‖v‖ for each row; 0 where v and x are zero."""
-    norms = row_norms(problem.rows)
-    return row_norms(problem.rows - problem.product(x)) / np.where(norms > 0, norms, 1)
+    norms, left = row_norms(problem.rows), answer.remainder
+    left = problem.rows - problem.product(answer.x) if left is None else left
+    return row_norms(left) / np.where(norms > 0, norms, 1)
 
 
 def row_norms(rows: Array) -> Array:

@@ -14,6 +14,8 @@ from keras_influence.validate import check_number
 
 # Directions whose angle to the span of the others is smaller than the root of this are left out.
 _DEPENDENT = 1e-12
+# Beginnings of the recurrence at most; below what its products can show, more do not help.
+_RUNS = 3
 
 
 class CG(Solver):
@@ -50,15 +52,26 @@ class CG(Solver):
         return preconditioners.factorise(self.preconditioner, curvature, damping, rank=50)
 
     def _solve(self, problem: Problem) -> Answer:
-        precondition = problem.factor.precondition if problem.factor else lambda r: r
         x, norms = problem.start.copy(), row_norms(problem.rows)
-        r = problem.remainder(x)
-        x[norms == 0] = r[norms == 0] = 0
+        x[norms == 0] = 0
+        r, iterations = problem.remainder(x), np.zeros(len(norms), int)
+        before = np.full(len(norms), np.inf)
+        # In float32 the recurrence loses sight of the true residual: begin again from that.
+        for _ in range(_RUNS):
+            left = row_norms(r)
+            active = np.flatnonzero((left > self.tol * norms) & (left < before))
+            if not active.size or iterations.max() >= self.max_iter:
+                break
+            self._run(problem, x, r, active, iterations)
+            r, before = problem.remainder(x), left
+        return Answer(x, iterations, remainder=r)
+
+    def _run(self, problem: Problem, x: Array, r: Array, active: Array, iterations: Array) -> None:
+        """The recurrence from x with the residual r, for the rows in `active`; all in place."""
+        precondition = problem.factor.precondition if problem.factor else lambda r: r
+        norms, block = row_norms(problem.rows), None
         # A little below `tol`: in float32 the recurrence drifts from the true residual.
         target = 0.9 * self.tol * norms
-        iterations = np.zeros(len(norms), int)
-        active = np.flatnonzero(row_norms(r) > target)
-        block = None
         while active.size and iterations.max() < self.max_iter:
             block = _Block(problem, precondition(r[active]), block)
             change = block.coefficients(block.p @ r[active].T).T
@@ -68,7 +81,6 @@ class CG(Solver):
             left = row_norms(r[active])
             problem.on_step(int(iterations.max()), float((left / norms[active]).max()))
             active = active[left > target[active]]
-        return Answer(x, iterations)
 
 
 class _Block:
