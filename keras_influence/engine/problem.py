@@ -1,34 +1,29 @@
 """A model and its training data, as one thing that can be asked."""
 
 import copy
-import weakref
 
 import numpy as np
 import tensorflow as tf
 
-from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.data.sizes import batch_size as size_of
-from keras_influence.engine.kernels.objective import Objective
+from keras_influence.engine.layers.footprint import examples_together, footprint_of
+from keras_influence.engine.layers.kept import check_fresh, objective_of
+from keras_influence.engine.layers.kronecker import coverage_of
 from keras_influence.engine.layers.scoring import (
     Scorer,
     gradient_of,
     value_and_gradient_of,
-    value_of,
 )
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.facts import check_loss, find_facts
-from keras_influence.engine.loss.looks import close
 from keras_influence.engine.loss.runs import check_runs
 from keras_influence.engine.selection import select
 from keras_influence.progress import Progress
 
 CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
-
-# Compiled kernels live as long as the model and its compile state, and no longer.
-_objectives = weakref.WeakKeyDictionary()
 
 
 class Problem:
@@ -54,6 +49,7 @@ class Problem:
         train: the training data, as `Batches`.
         n: number of training examples.
         facts: what holds for the loss on them, `Facts`.
+        footprint: what one example takes, `Footprint`.
         progress: shows what takes long.
 
     Raises:
@@ -78,9 +74,13 @@ class Problem:
         chosen = select(model, variables)
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
-        self._batch_size, self._smooth = batch_size, smooth
-        self._chosen, self._name = chosen, name
-        self._few, self.facts = self._looked_at()
+        self._smooth, self._chosen, self._name = smooth, chosen, name
+        self._few = check_runs(model, self.train, name)
+        self.footprint = footprint_of(model, self._few)
+        fitting = examples_together(self.footprint.numbers, _itemsize(chosen))
+        self._batch_size = batch_size or fitting
+        self.train = self.train.in_batches_of(self._batch_size)
+        self.facts = self._facts()
         self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
         self.parameters = self.objective.parameters
         check_fresh(self.objective, self._few, self.facts)
@@ -97,17 +97,16 @@ class Problem:
         check_loss(self.model, batches, check_runs(self.model, batches, name), name)
         return batches
 
-    def _looked_at(self):
-        """A few of the training examples, and what holds of the loss on all of them."""
+    def _facts(self):
+        """What holds of the loss on the training examples."""
 
         def count(reading, added):
             objective = objective_of(self.model, self._chosen, reading, added)
             nothing = Weighting(0.0, 0.0, 0.0, 0.0, 0.0, ())
             return sum(objective.counts(b, nothing).numpy().astype(float) for b in self.train)
 
-        few = check_runs(self.model, self.train, self._name)
-        about = self.model, self.train, few, self._name
-        return few, find_facts(*about, smooth=self._smooth, count=count)
+        about = self.model, self.train, self._few, self._name
+        return find_facts(*about, smooth=self._smooth, count=count)
 
     # ---- values and first derivatives
 
@@ -141,7 +140,8 @@ class Problem:
         part = copy.copy(self)
         part.train = self.train.subset(positions)
         part.n = part.train.n
-        part._few, part.facts = part._looked_at()
+        part._few = check_runs(self.model, part.train, self._name)
+        part.facts = part._facts()
         return part
 
     def example_gradients(self, batches, target=None):
@@ -211,41 +211,18 @@ class Problem:
         """
         if name == "gauss_newton":
             checks.check_convex(self.model, self.objective, self._few, self.facts)
-        about = self.objective, self.train, facts or self.facts, self._few, self.progress
-        whole = CURVATURES[name](*about)
+        about = self.objective, self.train, facts or self.facts, self._few
+        whole = CURVATURES[name](*about, self.footprint.numbers, self.progress)
         return whole if group is None else whole.without(group)
+
+    def coverage(self):
+        """The share of θ that is in layers whose part of the curvature is known by itself."""
+        return coverage_of(self.objective)
 
     def as_rows(self, rows):
         """Vectors in the layout and dtype of the kernels."""
         return np.ascontiguousarray(rows, self.parameters.dtype.as_numpy_dtype)
 
 
-def objective_of(model, variables, reading, added):
-    """The `Objective` of a model, with the kernels compiled in earlier calls.
-
-    Args:
-        model: a Keras model.
-        variables: the trainable weights that are θ.
-        reading, added: how its loss is read; see `facts.Facts`.
-    """
-    state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
-    known = _objectives.get(model)
-    if known is None or known[0] != state:
-        known = _objectives[model] = (state, {})
-    key = (reading, added, *(id(v) for v in variables))
-    if key not in known[1]:
-        known[1][key] = Objective(model, variables, reading, added)
-    return known[1][key]
-
-
-def check_fresh(objective, few, facts):
-    """Have the kernels traced anew if they no longer give what the model gives.
-
-    A loss or a layer may read what a trace has frozen: a global, an attribute.
-    """
-    omega = objective.ones(few)
-    with_few = Weighting.of(tf.constant(facts.own().vector(), objective.parameters.dtype))
-    eager = float(objective.examples(objective.parameters.tensors(), omega, few, with_few))
-    if not close(value_of(objective, few, facts.own()), eager):
-        objective.kernels.forget()
-        objective.contraction = objective.pseudo = None
+def _itemsize(variables):
+    return max(tf.as_dtype(v.dtype).size for v in variables)

@@ -21,7 +21,7 @@ def losses(
     Args:
         model: a built, compiled `keras.Model`.
         data: examples, in the forms that `train` takes in `influence`.
-        batch_size: examples per batch, for arrays (default 256).
+        batch_size: examples per batch, for arrays; chosen by memory if not given.
         class_weight: dict from class index to weight, as in `model.fit`.
 
     Returns:

@@ -160,7 +160,8 @@ def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
 def _solver(problem: Problem, settings: Settings, count: int) -> tuple[Solver, str]:
     solver = settings.solver
     if isinstance(solver, solvers.Auto):
-        return solver.choose(problem.parameters.size, problem.n, count)
+        size, work = problem.parameters.size, problem.footprint.work
+        return solver.choose(size, problem.n, count, work, problem.coverage())
     return solver, ""
 
 

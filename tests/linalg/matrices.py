@@ -62,6 +62,7 @@ class Layers(Dense):
             self.matrix[np.ix_(part, part)] = (q * block.eigenvalues.ravel()) @ q.T
         self.matrix[np.ix_(self.rest, self.rest)] = spectral(np.linspace(0.5, 2, 5))[0]
         self.cover(self.layers)
+        self.n = 100
         super().__init__(self.matrix)
 
     def cover(self, layers):
@@ -75,6 +76,9 @@ class Layers(Dense):
 
     def kronecker(self, pseudo_gradients, seed):
         return self.blocks
+
+    def coverage(self):
+        return sum(block.positions.size for block in self.layers) / 23
 
     def coupling(self, chosen, draws, seed):
         basis = Kronecker(self.blocks, 0.0).turned(np.eye(23)).T[chosen]

@@ -1,19 +1,16 @@
 """Curvature of the full training objective, as operators over batches of data."""
 
 import numpy as np
-import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
-from keras_influence.engine.layers.kronecker import PseudoGradients, Statistics
+from keras_influence.engine.layers.footprint import vectors_together
+from keras_influence.engine.layers.kronecker import PseudoGradients, Statistics, coverage_of
 from keras_influence.engine.loss.looks import computing
 from keras_influence.errors import SolverError
 from keras_influence.linalg.operators.base import LinearOperator
 
-# Vectors that share a batch's forward and backward: as many as have 2**20 numbers together,
-# within limits. More than that leave the processor's cache.
-_BLOCK_NUMBERS, _LEAST, _MOST = 2**20, 8, 128
 _HUGE = 1e10
 _ANEW = 1_000_003
 
@@ -26,6 +23,7 @@ class Curvature(LinearOperator):
         batches: the `Batches` of the training data.
         facts: what holds for the loss on them, `Facts`.
         few: a few of them, as a batch, on which kernels are certified.
+        numbers: how many all layers put out for one example, from `footprint`.
         progress: as `Progress`, shows what takes long.
 
     Attributes:
@@ -34,10 +32,11 @@ class Curvature(LinearOperator):
 
     differences = False
 
-    def __init__(self, objective, batches, facts, few, progress):
+    def __init__(self, objective, batches, facts, few, numbers, progress):
         self._objective = objective
         self._batches = batches
-        self._facts, self._few, self._progress = facts, few, progress
+        self._facts, self._few = facts, few
+        self._numbers, self._progress = numbers, progress
         self._certified = set()
         self.n = batches.n
         self.size = objective.parameters.size
@@ -54,14 +53,15 @@ class Curvature(LinearOperator):
         """Σ_B C_B v / count, with the batches weighted by a `Weighting` of `Facts`."""
         rows = np.ascontiguousarray(rows, self.dtype)
         total = np.zeros(rows.shape, np.float64)
-        width = max(_LEAST, min(_MOST, _BLOCK_NUMBERS // self.size))
-        parts = [slice(start, start + width) for start in range(0, len(rows), width)]
-        blocks = [(total[part], tf.convert_to_tensor(rows[part])) for part in parts]
         with computing("train"):
             for batch in batches:
-                for sums, block in blocks:
+                about = self._numbers, self.dtype.itemsize, size_of(batch), self.size
+                width = vectors_together(*about)
+                for start in range(0, len(rows), width):
+                    block = rows[start : start + width]
                     # A view of the tensor's memory, where `numpy()` would copy it.
-                    sums += np.asarray(self.kernel_product(batch, block, weight))
+                    product = np.asarray(self.kernel_product(batch, block, weight))
+                    total[start : start + width] += product
         total /= count
         # Of huge vectors, as an iteration that grows has them, a product may overflow.
         if not np.isfinite(total).all() and np.abs(rows).max() < _HUGE:
@@ -100,6 +100,9 @@ class Curvature(LinearOperator):
     def kronecker(self, pseudo_gradients, seed):
         """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
         return self._statistics(seed).blocks(pseudo_gradients, self._regulariser(seed))
+
+    def coverage(self):
+        return coverage_of(self._objective)
 
     def coupling(self, chosen, draws, seed):
         """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""

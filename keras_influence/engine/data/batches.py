@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_influence.engine.data import checks, rows, sources
+from keras_influence.engine.data import checks, sources
 from keras_influence.engine.data.held import DEFAULT_BATCH_SIZE, HeldBatches
 from keras_influence.engine.data.stream import StreamBatches
 from keras_influence.validate import check_batch_size, check_class_weight
@@ -30,7 +30,9 @@ def read(data, batch_size=None, name="train", class_weight=None):
     if isinstance(data, tuple):
         whole = sources.whole_of(data, name, class_weight)
         checks.check_batch(whole, name, start=0)
-        return HeldBatches(rows.split(whole, int(batch_size or DEFAULT_BATCH_SIZE)), name)
+        return HeldBatches([whole], name, whole).in_batches_of(
+            int(batch_size or DEFAULT_BATCH_SIZE)
+        )
     if not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         raise TypeError(
             f"`{name}` should be a tuple (x, y) or (x, y, sample_weight), a batched "

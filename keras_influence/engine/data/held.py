@@ -56,6 +56,10 @@ class Batches:
                 break
         return rows.dense(rows.joined(parts))
 
+    def in_batches_of(self, batch_size):
+        """The same in batches of another size, where they are not the user's."""
+        return self
+
     def subset(self, indices):
         """The examples at these positions, in that order, as `Batches` held in memory.
 
@@ -103,15 +107,21 @@ class HeldBatches(Batches):
 
     Args:
         batches: list of structures of tensors.
+        whole: the same as one batch, if they may be cut anew.
     """
 
-    def __init__(self, batches, name):
-        self._batches = batches
+    def __init__(self, batches, name, whole=None):
+        self._batches, self._whole = batches, whole
         alike = len({rows.layout(batch) for batch in batches}) == 1
         super().__init__(name, [rows.size(batch) for batch in batches], alike)
 
     def _kept(self):
         return iter(self._batches)
+
+    def in_batches_of(self, batch_size):
+        if self._whole is None:
+            return self
+        return HeldBatches(rows.split(self._whole, batch_size), self._name, self._whole)
 
     def _drawn_rows(self, batch_size, seed):
         whole = rows.joined(self._batches)

@@ -78,6 +78,14 @@ class Contraction:
             total += tf.matmul(gradient, part, transpose_b=True)
         return total
 
+    def numbers(self):
+        """About how many numbers `scores` makes for each example."""
+        layers = self._layers(self._objective.model())
+        # All that is formed is there at once, of the dense layers one at a time.
+        formed = sum(_weights(layer) for layer in layers if _may_form(layer))
+        wide = [layer.units for layer in layers if isinstance(layer, keras.layers.Dense)]
+        return formed + VECTORS * max(wide, default=0)
+
     def _signals(self, batch, weight):
         objective = self._objective
         return signals(objective, self._layers(objective.model()), batch, weight)
@@ -159,8 +167,22 @@ def _forms(site):
     """Whether many vectors are cheaper with formed gradients: each weight is used more than once."""
     if isinstance(site.layer, keras.layers.Embedding):
         return False  # Each example uses a few of its rows.
-    size = sum(int(np.prod(v.shape)) for v in weights_of(site.layer))
+    size = _weights(site.layer)
     return size < _SMALL or (site.outputs.shape.rank > 2 and size <= _LARGE)
+
+
+def _may_form(layer):
+    """Whether `_forms` may be true of one of a layer's calls."""
+    if isinstance(layer, keras.layers.Embedding) or _weights(layer) > _LARGE:
+        return False
+    try:
+        return _weights(layer) < _SMALL or len(layer.output.shape) > 2
+    except (AttributeError, ValueError):  # It was called by hand, or has many outputs.
+        return True
+
+
+def _weights(layer):
+    return sum(int(np.prod(v.shape)) for v in weights_of(layer))
 
 
 def _is_dense(site):

@@ -18,7 +18,7 @@ from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.kernels.roots import tolerance
 from keras_influence.engine.layers.parts import parts_of
 from keras_influence.engine.layers.pseudo import pseudo_signals, roots_of
-from keras_influence.engine.layers.sites import InnerCallError, linear_layers
+from keras_influence.engine.layers.sites import InnerCallError, linear_layers, weights_of
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
 
@@ -77,6 +77,15 @@ class PseudoGradients:
         if not self.parts:
             self.parts = parts_of(self.parameters, found.sites)
         return [found.miss, *(part.raw(self._objective, found) for part in self.parts)]
+
+
+def coverage_of(objective):
+    """The share of θ that is in layers whose blocks are known."""
+    variables = objective.parameters.variables
+    layers = linear_layers(objective.model(), variables)
+    held = {id(v) for layer in layers for v in weights_of(layer)}
+    sizes = [int(np.prod(v.shape)) for v in variables if id(v) in held]
+    return sum(sizes) / objective.parameters.size
 
 
 class Statistics:

@@ -14,7 +14,7 @@ each vector.
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.engine.data.rows import take
+from keras_influence.engine.data.rows import split, take
 from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.loss.looks import computing
@@ -23,6 +23,8 @@ _SEED = 20_170_305
 # The identity is asked of one in so many of a batch's examples, and of so many at least: an
 # ordinary gradient of all of them costs as much as what it certifies.
 _PART, _LEAST = 16, 8
+# Bytes that a kernel's arrays may take besides the layers' inputs, and examples at least.
+_BYTES, _FEWEST = 2**28, 16
 
 
 class Scorer:
@@ -75,7 +77,18 @@ class Scorer:
     def scores(self, batch):
         """⟨∇_j, s⟩ for each example j and each of the vectors, list of (b, k) for the blocks."""
         with computing(self._name):
-            return self._scores(batch)
+            found = [self._scores(part) for part in self._parts(batch)]
+        return found[0] if len(found) == 1 else [np.concatenate(block) for block in zip(*found)]
+
+    def _parts(self, batch):
+        """The batch in pieces whose arrays fit into memory."""
+        if not self.fast:
+            return [batch]
+        each = self._objective.contraction.numbers() * self._objective.parameters.dtype.size
+        count = batch_size(batch)
+        pieces = -(-count // max(_FEWEST, _BYTES // max(each, 1)))
+        # As large as each other: none is left with a single example.
+        return [batch] if pieces == 1 else split(batch, -(-count // pieces))
 
     def _scores(self, batch):
         values = None

@@ -18,7 +18,7 @@ class Block:
         name: the layer's path.
         positions: (K, O) positions in θ of W, the bias as its last row.
         q_inputs: Q_A, (K, K); empty for the identity, where inputs are indices.
-        q_outputs: Q_S, (O, O).
+        q_outputs: Q_S, (O, O); empty for the identity, where there are too many outputs.
         eigenvalues: Λ, (K, O).
     """
 
@@ -30,13 +30,11 @@ class Block:
 
     def turned(self, v: Array) -> Array:
         """Q_Aᵀ v Q_S for each of (k, K, O): coordinates in the basis."""
-        v = v @ self.q_outputs
-        return self.q_inputs.T @ v if self.q_inputs.size else v
+        return _multiplied(self.q_inputs.T, v, self.q_outputs)
 
     def turned_back(self, v: Array) -> Array:
         """Q_A v Q_Sᵀ for each of (k, K, O): from coordinates in the basis."""
-        v = v @ self.q_outputs.T
-        return self.q_inputs @ v if self.q_inputs.size else v
+        return _multiplied(self.q_inputs, v, self.q_outputs.T)
 
     def astype(self, dtype: npt.DTypeLike) -> "Block":
         """The same with its bases in another precision, in which its products are then made."""
@@ -134,6 +132,18 @@ class Kronecker:
     def astype(self, dtype: npt.DTypeLike) -> "Kronecker":
         """The same with its blocks in another precision."""
         return Kronecker(tuple(block.astype(dtype) for block in self.blocks), self.damping)
+
+
+def _multiplied(left: Array, v: Array, right: Array) -> Array:
+    """left v right for each of (k, K, O), by two large products; an empty matrix is the identity."""
+    k, height, width = v.shape
+    if right.size:
+        v = (v.reshape(-1, width) @ right).reshape(k, height, width)
+    if not left.size:
+        return v
+    # All of the vectors side by side: products with narrow matrices are slow.
+    turned = left @ v.transpose(1, 0, 2).reshape(height, -1)
+    return turned.reshape(height, k, width).transpose(1, 0, 2)
 
 
 def _in_one_piece(positions: Array) -> slice | Array:

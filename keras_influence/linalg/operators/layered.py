@@ -9,7 +9,13 @@ from keras_influence.linalg.operators.base import LinearOperator
 
 @runtime_checkable
 class Layered(Protocol):
-    """A network's curvature, whose diagonal blocks are close to Kronecker products."""
+    """A network's curvature, whose diagonal blocks are close to Kronecker products.
+
+    Attributes:
+        n: number of examples that it is the curvature of.
+    """
+
+    n: int
 
     def kronecker(self, pseudo_gradients: int, seed: int) -> tuple[AnyBlock, ...]:
         """Blocks without damping, which together cover all positions.
@@ -18,6 +24,10 @@ class Layered(Protocol):
             pseudo_gradients: how many for each example.
             seed: of these.
         """
+        ...
+
+    def coverage(self) -> float:
+        """Which share of the parameters is in layers whose blocks are known; 0 for no layers."""
         ...
 
     def coupling(self, chosen: Array, draws: int, seed: int) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.factors.kronecker import AnyBlock
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.layered import layered
+from keras_influence.linalg.operators.layered import Layered, layered
 
 
 class Metered(LinearOperator):
@@ -22,6 +22,7 @@ class Metered(LinearOperator):
         self._operator = operator
         self.size, self.dtype, self.share = operator.size, operator.dtype, operator.share
         self.passes = 0.0
+        self.n: int = getattr(operator, "n", 0)
 
     def matmat(self, rows: Array) -> Array:
         self.passes += self.share
@@ -32,6 +33,10 @@ class Metered(LinearOperator):
         blocks = layered(self._operator).kronecker(pseudo_gradients, seed)
         self.passes += 2 * pseudo_gradients
         return blocks
+
+    def coverage(self) -> float:
+        """The operator's coverage; 0 where it has no layers."""
+        return self._operator.coverage() if isinstance(self._operator, Layered) else 0.0
 
     def coupling(self, chosen: Array, draws: int, seed: int) -> Array:
         """The operator's coupling, which is no pass over all of the data."""

@@ -4,38 +4,54 @@ from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct
 from keras_influence.linalg.solvers.ekfac import EKFAC
+from keras_influence.linalg.solvers.preconditioners import MOSTLY
 from keras_influence.validate import check_number
 
 # Below this many parameters the dense matrix is cheap whatever is asked.
 _SMALL = 1000
 # Beyond this many the dense matrix takes more than 0.8 GB.
 _LARGE = 10_000
-# Passes that preconditioned CG took in benchmarks/preconditioner.py, and its sketch's rows.
-_PASSES = 50
-_RANK = 50
+# What conjugate gradients with a `TwoLevel` preconditioner took in benchmarks/preconditioner.py:
+# to make it, in gradient passes, and products for each right-hand side.
+_MAKING, _PRODUCTS = 6, 12
+# The same with a `Nystrom(50)`, where the layers are not known.
+_MAKING_OTHERS, _PRODUCTS_OTHERS = 50, 50
+# Gradient passes that are always affordable: a few epochs of training.
+_EPOCHS = 25
 
 
 class Auto:
     """Choose a solver by cost: exact as long as that is affordable, else a factorisation.
 
-    The unit is a product of the curvature of all n training examples with one vector, about
-    6 n p floating-point operations. Writing the matrix out takes p products, and p³ / 3
-    operations to factorise; conjugate gradients take about 50 for each right-hand side, fewer
-    where many share their directions, and 50 once, for the preconditioner. The cheaper of the
-    two is chosen if it is within `budget`; beyond it EK-FAC, whose cost does not depend on the
-    number of right-hand sides.
+    The unit is a pass of the gradient over all n training examples, 6 n m floating-point
+    operations where an example takes m multiplications forward; a product of the curvature with
+    one vector costs about the same. Writing the matrix out takes p products, and p³ / 3
+    operations to factorise; preconditioned conjugate gradients take about 12 for each right-hand
+    side. The cheaper of the two is chosen if it is within `budget`, or within 25 passes, what
+    some epochs of `fit` take; beyond it EK-FAC, whose cost does not depend on the number of
+    right-hand sides.
 
     Args:
-        budget: floating-point operations that an exact solve may take. The default of 1e14
-            is about half an hour of two processor cores.
+        budget: floating-point operations that an exact solve may take. The default of 2e12
+            is about a minute of two processor cores.
     """
 
-    def __init__(self, budget: float = 1e14) -> None:
+    def __init__(self, budget: float = 2e12) -> None:
         check_number("budget", budget)
         self.budget = budget
 
-    def choose(self, size: int, n: int, count: int) -> tuple[Solver, str]:
-        """A solver for `count` right-hand sides of `size`, with n examples, and the reason.
+    def choose(
+        self, size: int, n: int, count: int, work: float | None = None, coverage: float = 1.0
+    ) -> tuple[Solver, str]:
+        """A solver for some right-hand sides.
+
+        Args:
+            size: number of parameters.
+            n: number of training examples.
+            count: number of right-hand sides.
+            work: multiplications that an example takes forward; as many as there are
+                parameters if not given.
+            coverage: the share of the parameters in layers that `TwoLevel` covers.
 
         Returns:
             `(solver, reason)`.
@@ -43,17 +59,22 @@ class Auto:
         about = f"auto: {size} parameters, {n} examples, {count} right-hand sides"
         if size <= _SMALL:
             return Direct(), f"{about}: the dense matrix is small"
-        direct = size + size**2 / (18 * n)
-        iterative = _RANK + _PASSES * count
-        work = 6.0 * n * size
-        if size <= _LARGE and direct <= iterative and direct * work <= self.budget:
+        unit = 6.0 * n * (work or size)
+        allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
+        direct = size + size**3 / 3 / unit
+        if coverage > MOSTLY:
+            iterative = float(_MAKING + _PRODUCTS * count)
+        else:
+            iterative = float(_MAKING_OTHERS + _PRODUCTS_OTHERS * count)
+        if size <= _LARGE and direct <= min(iterative, allowed):
             return Direct(), f"{about}: {direct:.3g} products for the matrix, not {iterative:.3g}"
-        if iterative * work <= self.budget:
+        if iterative <= allowed:
             return (
                 CG(preconditioner="auto"),
                 f"{about}: about {iterative:.3g} products, within the budget",
             )
         return EKFAC(), (
-            f"{about}: an exact solve would take about {iterative * work:.1g} operations, more "
-            f"than the budget of {self.budget:.1g}"
+            f"{about}: an exact solve would take about {iterative:.3g} passes over the data, more "
+            f"than the {allowed:.3g} of the budget. EK-FAC ranks examples much as the exact answer "
+            "does, but a score may be off by tens of per cent: method='cg' is exact"
         )

@@ -12,8 +12,11 @@ from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver, row_norms
 from keras_influence.validate import check_number
 
-# Directions whose angle to the span of the others is smaller than the root of this are left out.
-_DEPENDENT = 1e-12
+# Directions whose angle to the span of the others is smaller than the root of this are left out:
+# in numbers of so many bytes, rounding is what is left of them.
+_DEPENDENT = {2: 1e-4, 4: 1e-10, 8: 1e-12}
+# Columns that are added up at once.
+_COLUMNS = 2**16
 # Beginnings of the recurrence at most; below what its products can show, more do not help.
 _RUNS = 3
 
@@ -30,8 +33,9 @@ class CG(Solver):
     Args:
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
         max_iter: iterations at most.
-        preconditioner: None, or a `Nystrom` or `EKFAC` that is made once and makes each pass
-            go further, or "auto": a `Nystrom(50)` where the curvature allows one.
+        preconditioner: None, or a `TwoLevel`, `EKFAC` or `Nystrom` that is made once and makes
+            each pass go further, or "auto": a `TwoLevel` where most of the parameters are in layers that
+            it covers, else a `Nystrom(50)`.
     """
 
     advice = "Raise `max_iter`, `damping` or `tol`, or use CG(preconditioner=Nystrom())."
@@ -69,12 +73,13 @@ class CG(Solver):
     def _run(self, problem: Problem, x: Array, r: Array, active: Array, iterations: Array) -> None:
         """The recurrence from x with the residual r, for the rows in `active`; all in place."""
         precondition = problem.factor.precondition if problem.factor else lambda r: r
-        norms, block = row_norms(problem.rows), None
+        norms, block, dtype = row_norms(problem.rows), None, problem.system.dtype
         # A little below `tol`: in float32 the recurrence drifts from the true residual.
         target = 0.9 * self.tol * norms
         while active.size and iterations.max() < self.max_iter:
-            block = _Block(problem, precondition(r[active]), block)
-            change = block.coefficients(block.p @ r[active].T).T
+            left = r[active].astype(dtype)
+            block = _Block(problem, precondition(left).astype(dtype, copy=False), block)
+            change = block.coefficients(overlaps(block.p, left)).T.astype(dtype)
             x[active] += change @ block.p
             r[active] -= change @ block.q
             iterations[active] += 1
@@ -101,12 +106,11 @@ class _Block:
 
     def __init__(self, problem: Problem, z: Array, before: Optional["_Block"]) -> None:
         if before is not None:
-            z = z - before.coefficients(before.q @ z.T).T @ before.p
+            z = z - before.coefficients(overlaps(before.q, z)).T.astype(z.dtype) @ before.p
         # In the operator's precision, so that Q is the image of these very numbers.
-        dtype = problem.system.dtype
-        self.p = _basis(z).astype(dtype, copy=False).astype(np.float64, copy=False)
-        self.q = problem.product(self.p)
-        energy = self.p @ self.q.T
+        self.p = _basis(z)
+        self.q = problem.system.matmat(self.p)
+        energy = overlaps(self.p, self.q)
         if not np.isfinite(energy).all():
             raise SolverError(
                 "a product with the curvature is NaN or infinite: some layer or loss has no finite "
@@ -125,7 +129,7 @@ class _Block:
     def _smallest(self, before: Optional["_Block"]) -> float:
         """The smallest Ritz value of A on the span of these directions and those before."""
         blocks = [self] if before is None else [before, self]
-        p, q = (np.vstack([getattr(b, name) for b in blocks]) for name in "pq")
+        p, q = (np.vstack([getattr(b, name) for b in blocks]).astype(np.float64) for name in "pq")
         basis, triangle = np.linalg.qr(p.T)
         small = scipy.linalg.solve_triangular(triangle, q, trans="T") @ basis
         return float(np.linalg.eigvalsh((small + small.T) / 2)[0])
@@ -133,7 +137,16 @@ class _Block:
 
 def _basis(z: Array) -> Array:
     """An orthonormal basis of the rows' span, less what is dependent but for rounding."""
-    z = z / row_norms(z).clip(1e-300)[:, None]
-    values, vectors = np.linalg.eigh(z @ z.T)
-    kept = values > _DEPENDENT * values[-1]
-    return (vectors[:, kept] / np.sqrt(values[kept])).T @ z
+    z = z / row_norms(z).clip(1e-300)[:, None].astype(z.dtype)
+    values, vectors = np.linalg.eigh(overlaps(z, z))
+    kept = values > _DEPENDENT[z.dtype.itemsize] * values[-1]
+    return (vectors[:, kept] / np.sqrt(values[kept])).T.astype(z.dtype) @ z
+
+
+def overlaps(a: Array, b: Array) -> Array:
+    """a bᵀ for (k, p) and (m, p) rows, summed up in float64, (k, m)."""
+    total = np.zeros((len(a), len(b)))
+    for start in range(0, a.shape[1], _COLUMNS):
+        some = slice(start, start + _COLUMNS)
+        total += a[:, some].astype(np.float64, copy=False) @ b[:, some].T.astype(np.float64)
+    return total

@@ -4,8 +4,13 @@ from typing import Any, Literal, TypeAlias
 
 from keras_influence.errors import SolverError
 from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.layered import Layered
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.nystrom import Nystrom
+from keras_influence.linalg.solvers.two_level import TwoLevel
+
+# The share of the parameters that has to be in layers, for these to speak for the whole.
+MOSTLY = 0.5
 
 Preconditioner: TypeAlias = Solver | Literal["auto"] | None
 
@@ -17,7 +22,7 @@ def check_preconditioner(preconditioner: Preconditioner) -> Preconditioner:
     if isinstance(preconditioner, Solver) and preconditioner.preconditions:
         return preconditioner
     raise TypeError(
-        "`preconditioner` should be None, 'auto', Nystrom() or EKFAC(). "
+        "`preconditioner` should be None, 'auto', TwoLevel(), EKFAC() or Nystrom(). "
         f"Received: preconditioner={preconditioner!r}"
     )
 
@@ -27,14 +32,17 @@ def factorise(
 ) -> Any:
     """The factor of a preconditioner for a curvature and λ; None if there is to be none.
 
-    "auto" is a `Nystrom` of `rank`, and none where the curvature has negative eigenvalues,
-    which the damping may yet outweigh.
+    "auto" is a `TwoLevel` where most of the curvature is that of layers it covers, else a
+    `Nystrom` of `rank`; and none where the curvature has negative eigenvalues, which the damping
+    may yet outweigh.
     """
     if isinstance(preconditioner, Solver):
-        return preconditioner.factorise(curvature, damping)
+        return preconditioner.factorise(curvature, damping).astype(curvature.dtype)
     if preconditioner is None:
         return None
+    covered = isinstance(curvature, Layered) and curvature.coverage() > MOSTLY
+    solver = TwoLevel() if covered else Nystrom(rank=rank)
     try:
-        return Nystrom(rank=rank).factorise(curvature, damping)
+        return solver.factorise(curvature, damping).astype(curvature.dtype)
     except SolverError:
         return None

@@ -13,6 +13,8 @@ from keras_influence.validate import check_number
 
 # Pseudo-gradients that the coupling is estimated from, for each of its directions.
 _DRAWS = 8
+# Passes over the data that these may take.
+_PASSES = 4
 # Directions whose eigenvalue is a smaller part of the damping are as good as not there.
 _NEGLIGIBLE = 0.1
 
@@ -55,7 +57,7 @@ class TwoLevel(Solver):
         fine = Kronecker(network.kronecker(self.pseudo_gradients, self.seed), damping)
         if damping == 0 and (fine.eigenvalues <= 0).any():
             raise SolverError("TwoLevel met a singular block. Set `damping` to a positive number.")
-        chosen = self._chosen(fine)
+        chosen = self._chosen(fine, max(1, _PASSES * network.n // _DRAWS))
         matrix = np.zeros((0, 0))
         if chosen.size:
             matrix = network.coupling(chosen, _DRAWS * len(chosen), self.seed)
@@ -67,11 +69,11 @@ class TwoLevel(Solver):
             ) from error
         return TwoLevelFactor(fine, chosen, matrix).astype(curvature.dtype)
 
-    def _chosen(self, fine: Kronecker) -> np.ndarray:
+    def _chosen(self, fine: Kronecker, most: int) -> np.ndarray:
         """The largest coordinates of blocks that know their examples, sorted."""
         parts = [_comparable(block) for block in fine.blocks]
         values = np.concatenate(parts)
-        count = min(self.rank, int((values > _NEGLIGIBLE * fine.damping).sum()))
+        count = min(self.rank, most, int((values > _NEGLIGIBLE * fine.damping).sum()))
         return np.sort(np.argpartition(-values, count - 1)[:count]) if count else np.zeros(0, int)
 
     def _solve(self, problem: Problem) -> Answer:

@@ -1,0 +1,81 @@
+"""How much memory a model takes for each example, and so how many examples go together."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.layers.sites import recording
+from keras_influence.engine.loss.looks import called
+
+# Bytes of what all layers put out for a batch. A kernel keeps several times as much: what tapes
+# remember, gradients, and the same for each of the vectors that go together.
+_BATCH = 2**25
+_VECTORS = 2**29
+# Fewer examples than this waste a processor, and there are no more than are ever asked for.
+_LEAST, _MOST = 16, 2**14
+# Vectors that share a batch's forward and backward: no more numbers together than this, or they
+# leave the processor's cache, but for so many.
+_NUMBERS, _FEWEST, _WIDEST = 2**20, 8, 128
+
+
+class Footprint(NamedTuple):
+    """What one example takes.
+
+    Attributes:
+        numbers: how many all layers put out.
+        work: multiplications of a forward pass.
+    """
+
+    numbers: int
+    work: float
+
+
+def footprint_of(model, few):
+    """The `Footprint` of an example, as seen on a few."""
+    leaves = [layer for layer in model._flatten_layers() if not layer._layers]
+    with recording(leaves) as sites, called(model, few, "train"):
+        pass
+    count = batch_size(few)
+    numbers = sum(max(_size(site.outputs), _patches(site)) for site in sites)
+    return Footprint(max(1, numbers // count), sum(map(_work, sites)) / count)
+
+
+def examples_together(numbers, itemsize):
+    """Examples in a batch, where each has so many numbers."""
+    return int(np.clip(_BATCH // (numbers * itemsize), _LEAST, _MOST))
+
+
+def vectors_together(numbers, itemsize, count, size):
+    """Vectors of `size` numbers that are taken through a batch of `count` examples at once."""
+    fitting = _VECTORS // (numbers * itemsize * count)
+    cached = max(_FEWEST, _NUMBERS // size)
+    return int(np.clip(fitting, 1, min(cached, _WIDEST)))
+
+
+def _size(output):
+    tensors = output if isinstance(output, (list, tuple)) else [output]
+    return sum(int(np.prod([d or 1 for d in t.shape])) for t in tensors if hasattr(t, "shape"))
+
+
+def _work(site):
+    """Each weight meets each position of the output; an embedding only looks its rows up."""
+    size = _size(site.outputs)
+    if isinstance(site.layer, keras.layers.Embedding) or not site.layer.weights:
+        return size
+    width = max(int(np.prod(w.shape[-1:])) for w in site.layer.weights)
+    return max(size, size // width * sum(int(np.prod(w.shape)) for w in site.layer.weights))
+
+
+def _patches(site):
+    """Numbers in the patches of a convolution's input, from which example gradients are formed."""
+    kernel = getattr(site.layer, "kernel", None)
+    if (
+        "Conv" not in type(site.layer).__name__
+        or kernel is None
+        or not hasattr(site.outputs, "shape")
+    ):
+        return 0
+    reach = int(np.prod(kernel.shape[:-1]))
+    return _size(site.outputs) // int(site.outputs.shape[-1] or 1) * reach

@@ -1,0 +1,45 @@
+"""Compiled objectives that are kept from call to call, as long as they are right."""
+
+import weakref
+
+import tensorflow as tf
+
+from keras_influence import _keras
+from keras_influence.engine.kernels.objective import Objective
+from keras_influence.engine.layers.scoring import value_of
+from keras_influence.engine.loss.compiled import Weighting
+from keras_influence.engine.loss.looks import close
+
+# Compiled kernels live as long as the model and its compile state, and no longer.
+_objectives = weakref.WeakKeyDictionary()
+
+
+def objective_of(model, variables, reading, added):
+    """The `Objective` of a model, with the kernels compiled in earlier calls.
+
+    Args:
+        model: a Keras model.
+        variables: the trainable weights that are θ.
+        reading, added: how its loss is read; see `facts.Facts`.
+    """
+    state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
+    known = _objectives.get(model)
+    if known is None or known[0] != state:
+        known = _objectives[model] = (state, {})
+    key = (reading, added, *(id(v) for v in variables))
+    if key not in known[1]:
+        known[1][key] = Objective(model, variables, reading, added)
+    return known[1][key]
+
+
+def check_fresh(objective, few, facts):
+    """Have the kernels traced anew if they no longer give what the model gives.
+
+    A loss or a layer may read what a trace has frozen: a global, an attribute.
+    """
+    omega = objective.ones(few)
+    with_few = Weighting.of(tf.constant(facts.own().vector(), objective.parameters.dtype))
+    eager = float(objective.examples(objective.parameters.tensors(), omega, few, with_few))
+    if not close(value_of(objective, few, facts.own()), eager):
+        objective.kernels.forget()
+        objective.contraction = objective.pseudo = None
