@@ -9,7 +9,9 @@ numbers in all outputs of all layers:
                                                128 at most), for convolutions 10
     scores      12 p k + 4 n k + 12 b w + 32 a b   w: 128 outputs of the widest dense layer, or the
                                                weights of the largest other layer up to 2**18
-    influence   hvp + scores + 64 p k          CG's own arrays, in float64
+    influence   the same for a block of k      + 64 p k, CG's own arrays in float64, + 4 n n_test,
+                                               the result; k: `blocks.block_size`, n_test at most;
+                                               + 8 p k for several blocks: what an allocator keeps
 
 None grows with n beyond the result.
 """
@@ -38,7 +40,10 @@ def bound(what, model, n, k, batch=256):
     import keras
     import numpy as np
 
+    from keras_influence.questions.blocks import block_size
+
     p = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    asked, k = k, min(k, block_size(p)) if what == "influence" else k
     a = sum(int(np.prod(layer.output.shape[1:])) for layer in model.layers)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     others = [layer.count_params() for layer in model.layers if layer not in dense]
@@ -46,7 +51,8 @@ def bound(what, model, n, k, batch=256):
     wide = max(128 * max(layer.units for layer in dense), *(min(c, 2**18) for c in others))
     hvp = 24 * p * k + 32 * (p + a * batch) * shared
     scores = 12 * p * k + 4 * n * k + 12 * batch * wide + 32 * a * batch
-    return {"hvp": hvp, "scores": scores, "influence": hvp + scores + 64 * p * k}[what]
+    influence = hvp + scores + (64 if asked == k else 72) * p * k + 4 * n * asked
+    return {"hvp": hvp, "scores": scores, "influence": influence}[what]
 
 
 def _resident():

@@ -51,6 +51,7 @@ MEMORY = [
     ("hvp", "conv", 1000, 10),
     ("influence", "mlp", 2000, 100),
     ("influence", "mlp", 8000, 100),
+    ("influence", "mlp", 8000, 1000),
     ("influence", "conv", 1000, 10),
 ]
 QUICK = [

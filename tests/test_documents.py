@@ -81,6 +81,8 @@ def test_the_readme_example_runs(float32, tmp_path, capsys):
 
 @pytest.mark.parametrize("path", [p for p in WITH_CODE if p != README], ids=_name)
 def test_fragments_run_after_the_example_of_the_readme(path, float32):
+    if "store=" in path.read_text():
+        pytest.importorskip("zarr")
     _run(path, dict(_left_by_the_example()))
 
 

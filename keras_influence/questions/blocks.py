@@ -60,7 +60,7 @@ def bars_over(problem: Problem, title: str, count: int, size: int | None = None)
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Some examples, solved for.
+    """Some examples, solved for; to be used before the next one is asked for.
 
     Attributes:
         where: their positions.
@@ -137,7 +137,11 @@ def solved(
         solution = _solution(attempt, rows, bars)
         residual.append(solution.residual)
         converged.append(solution.converged)
-        yield Block(where, rows, solution, problem, bars)
+        block = Block(where, rows, solution, problem, bars)
+        del rows, solution
+        yield block
+        # Whoever took it may hold it still: its arrays are not to lie beside those of the next.
+        vars(block).clear()
         if bars is not None:
             bars.advance(where.stop)
     if bars is not None and residual:
@@ -166,9 +170,13 @@ def gradient_blocks(
             rows = np.empty((min(size, examples.n - first), problem.parameters.size), dtype)
         rows[filled : filled + len(part)] = part
         filled += len(part)
+        # What is no longer needed is not to lie beside what a solver takes.
+        del part
         step(first + filled)
         if filled == len(rows):
-            yield slice(first, first + filled), rows
+            block, rows = rows, np.empty((0, 0))
+            yield slice(first, first + filled), block
+            del block
             first, filled = first + filled, 0
 
 
