@@ -10,7 +10,7 @@ from keras_influence.engine.data import batches as data
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
-from keras_influence.engine.layers.kronecker import coverage_of
+from keras_influence.engine.layers.kronecker import are_worth_it
 from keras_influence.engine.layers.scoring import (
     Scorer,
     gradient_of,
@@ -212,12 +212,12 @@ class Problem:
         if name == "gauss_newton":
             checks.check_convex(self.model, self.objective, self._few, self.facts)
         about = self.objective, self.train, facts or self.facts, self._few
-        whole = CURVATURES[name](*about, self.footprint.numbers, self.progress)
+        whole = CURVATURES[name](*about, self.footprint, self.progress)
         return whole if group is None else whole.without(group)
 
-    def coverage(self):
-        """The share of θ that is in layers whose part of the curvature is known by itself."""
-        return coverage_of(self.objective)
+    def layers_are_worth_it(self):
+        """Whether the layers' parts of the curvature precondition well for what they cost."""
+        return are_worth_it(self.objective, self.footprint.work * self.n)
 
     def as_rows(self, rows):
         """Vectors in the layout and dtype of the kernels."""

@@ -161,7 +161,7 @@ def _solver(problem: Problem, settings: Settings, count: int) -> tuple[Solver, s
     solver = settings.solver
     if isinstance(solver, solvers.Auto):
         size, work = problem.parameters.size, problem.footprint.work
-        return solver.choose(size, problem.n, count, work, problem.coverage())
+        return solver.choose(size, problem.n, count, work, problem.layers_are_worth_it())
     return solver, ""
 
 

@@ -6,7 +6,7 @@ from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers.footprint import vectors_together
-from keras_influence.engine.layers.kronecker import PseudoGradients, Statistics, coverage_of
+from keras_influence.engine.layers.kronecker import PseudoGradients, Statistics, are_worth_it
 from keras_influence.engine.loss.looks import computing
 from keras_influence.errors import SolverError
 from keras_influence.linalg.operators.base import LinearOperator
@@ -23,7 +23,7 @@ class Curvature(LinearOperator):
         batches: the `Batches` of the training data.
         facts: what holds for the loss on them, `Facts`.
         few: a few of them, as a batch, on which kernels are certified.
-        numbers: how many all layers put out for one example, from `footprint`.
+        footprint: what one example takes, `Footprint`.
         progress: as `Progress`, shows what takes long.
 
     Attributes:
@@ -32,11 +32,11 @@ class Curvature(LinearOperator):
 
     differences = False
 
-    def __init__(self, objective, batches, facts, few, numbers, progress):
+    def __init__(self, objective, batches, facts, few, footprint, progress):
         self._objective = objective
         self._batches = batches
         self._facts, self._few = facts, few
-        self._numbers, self._progress = numbers, progress
+        self._footprint, self._progress = footprint, progress
         self._certified = set()
         self.n = batches.n
         self.size = objective.parameters.size
@@ -55,7 +55,7 @@ class Curvature(LinearOperator):
         total = np.zeros(rows.shape, np.float64)
         with computing("train"):
             for batch in batches:
-                about = self._numbers, self.dtype.itemsize, size_of(batch), self.size
+                about = self._footprint.numbers, self.dtype.itemsize, size_of(batch), self.size
                 width = vectors_together(*about)
                 for start in range(0, len(rows), width):
                     block = rows[start : start + width]
@@ -101,8 +101,8 @@ class Curvature(LinearOperator):
         """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
         return self._statistics(seed).blocks(pseudo_gradients, self._regulariser(seed))
 
-    def coverage(self):
-        return coverage_of(self._objective)
+    def layers_are_worth_it(self):
+        return are_worth_it(self._objective, self._footprint.work * self.n)
 
     def coupling(self, chosen, draws, seed):
         """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""

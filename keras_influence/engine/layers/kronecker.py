@@ -24,6 +24,8 @@ from keras_influence.engine.loss.looks import computing
 
 # Examples on which the form of the outputs' curvature is looked for.
 _FEW = 8
+# Multiplications of a product with the curvature, in those of a forward pass.
+_PRODUCT = 3
 
 
 class PseudoGradients:
@@ -79,13 +81,29 @@ class PseudoGradients:
         return [found.miss, *(part.raw(self._objective, found) for part in self.parts)]
 
 
-def coverage_of(objective):
-    """The share of θ that is in layers whose blocks are known."""
+def are_worth_it(objective, work):
+    """Whether the layers' blocks precondition well for what they cost.
+
+    Most of θ has to be in layers that are known, and turning a vector into their bases should
+    take no longer than two products with the curvature.
+
+    Args:
+        objective: an `Objective`.
+        work: multiplications of a forward pass over all of the data.
+    """
     variables = objective.parameters.variables
     layers = linear_layers(objective.model(), variables)
     held = {id(v) for layer in layers for v in weights_of(layer)}
-    sizes = [int(np.prod(v.shape)) for v in variables if id(v) in held]
-    return sum(sizes) / objective.parameters.size
+    known = [v for v in variables if id(v) in held]
+    covered = sum(int(np.prod(v.shape)) for v in known)
+    turning = sum(2 * int(np.prod(v.shape)) * sum(_sides(v)) for v in known)
+    return covered > objective.parameters.size / 2 and turning <= 2 * _PRODUCT * work
+
+
+def _sides(variable):
+    """Rows and columns of a kernel as a matrix; none of what acts on channels."""
+    shape = variable.shape
+    return (int(np.prod(shape[:-1])), int(shape[-1])) if len(shape) > 1 else ()
 
 
 class Statistics:

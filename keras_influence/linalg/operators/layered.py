@@ -26,8 +26,8 @@ class Layered(Protocol):
         """
         ...
 
-    def coverage(self) -> float:
-        """Which share of the parameters is in layers whose blocks are known; 0 for no layers."""
+    def layers_are_worth_it(self) -> bool:
+        """Whether the blocks precondition well for what they cost to make and to apply."""
         ...
 
     def coupling(self, chosen: Array, draws: int, seed: int) -> Array:

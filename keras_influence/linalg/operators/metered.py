@@ -34,9 +34,9 @@ class Metered(LinearOperator):
         self.passes += 2 * pseudo_gradients
         return blocks
 
-    def coverage(self) -> float:
-        """The operator's coverage; 0 where it has no layers."""
-        return self._operator.coverage() if isinstance(self._operator, Layered) else 0.0
+    def layers_are_worth_it(self) -> bool:
+        """Whether the operator's are; not where it has none."""
+        return isinstance(self._operator, Layered) and self._operator.layers_are_worth_it()
 
     def coupling(self, chosen: Array, draws: int, seed: int) -> Array:
         """The operator's coupling, which is no pass over all of the data."""

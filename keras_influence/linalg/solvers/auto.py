@@ -4,7 +4,6 @@ from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct
 from keras_influence.linalg.solvers.ekfac import EKFAC
-from keras_influence.linalg.solvers.preconditioners import MOSTLY
 from keras_influence.validate import check_number
 
 # Below this many parameters the dense matrix is cheap whatever is asked.
@@ -41,7 +40,7 @@ class Auto:
         self.budget = budget
 
     def choose(
-        self, size: int, n: int, count: int, work: float | None = None, coverage: float = 1.0
+        self, size: int, n: int, count: int, work: float | None = None, layers: bool = True
     ) -> tuple[Solver, str]:
         """A solver for some right-hand sides.
 
@@ -51,7 +50,7 @@ class Auto:
             count: number of right-hand sides.
             work: multiplications that an example takes forward; as many as there are
                 parameters if not given.
-            coverage: the share of the parameters in layers that `TwoLevel` covers.
+            layers: whether a `TwoLevel` preconditioner is worth it.
 
         Returns:
             `(solver, reason)`.
@@ -62,7 +61,7 @@ class Auto:
         unit = 6.0 * n * (work or size)
         allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
         direct = size + size**3 / 3 / unit
-        if coverage > MOSTLY:
+        if layers:
             iterative = float(_MAKING + _PRODUCTS * count)
         else:
             iterative = float(_MAKING_OTHERS + _PRODUCTS_OTHERS * count)

@@ -9,8 +9,8 @@ from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.nystrom import Nystrom
 from keras_influence.linalg.solvers.two_level import TwoLevel
 
-# The share of the parameters that has to be in layers, for these to speak for the whole.
-MOSTLY = 0.5
+# Numbers in a sketch beyond which it takes too much memory: a gigabyte and more.
+_LARGE = 2 * 10**7
 
 Preconditioner: TypeAlias = Solver | Literal["auto"] | None
 
@@ -32,16 +32,18 @@ def factorise(
 ) -> Any:
     """The factor of a preconditioner for a curvature and λ; None if there is to be none.
 
-    "auto" is a `TwoLevel` where most of the curvature is that of layers it covers, else a
-    `Nystrom` of `rank`; and none where the curvature has negative eigenvalues, which the damping
-    may yet outweigh.
+    "auto" is a `TwoLevel` where the layers are worth it, else a `Nystrom` of `rank`; and none
+    where that would take much memory, or where the curvature has negative eigenvalues, which the
+    damping may yet outweigh.
     """
     if isinstance(preconditioner, Solver):
         return preconditioner.factorise(curvature, damping).astype(curvature.dtype)
     if preconditioner is None:
         return None
-    covered = isinstance(curvature, Layered) and curvature.coverage() > MOSTLY
-    solver = TwoLevel() if covered else Nystrom(rank=rank)
+    layers = isinstance(curvature, Layered) and curvature.layers_are_worth_it()
+    if not layers and curvature.size * rank > _LARGE:
+        return None
+    solver = TwoLevel() if layers else Nystrom(rank=rank)
     try:
         return solver.factorise(curvature, damping).astype(curvature.dtype)
     except SolverError:
