@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_influence.engine.layers.pseudo import pseudo_signals
 from keras_influence.engine.layers.sites import linear_layers, signals
 from keras_influence.engine.problem import Problem
 from tests import truth
@@ -278,8 +279,9 @@ def test_random_signals_have_the_gauss_newton_matrix_as_second_moment(rng):
 
     @tf.function
     def draw(seed):
-        sites, deltas = signals(problem.objective, dense, batch, problem.facts.own(), seed)
-        return sites[0].inputs, deltas[0]
+        about = problem.objective, dense, batch, problem.facts.own(), seed
+        found = pseudo_signals(*about, ("softmax",))
+        return found.sites[0].inputs, found.deltas[0]
 
     total, draws = 0, 2000
     for i in range(draws):

@@ -10,9 +10,9 @@ from keras_influence.validate import check_number
 _SMALL = 1000
 # Beyond this many the dense matrix takes more than 0.8 GB.
 _LARGE = 10_000
-# What conjugate gradients with a `TwoLevel` preconditioner took in benchmarks/preconditioner.py:
-# to make it, in gradient passes, and products for each right-hand side.
-_MAKING, _PRODUCTS = 6, 12
+# What conjugate gradients with a `TwoLevel` preconditioner take to a residual of 1e-5: to make it,
+# in gradient passes, and products for each right-hand side.
+_MAKING, _PRODUCTS = 6, 20
 # The same with a `Nystrom(50)`, where the layers are not known.
 _MAKING_OTHERS, _PRODUCTS_OTHERS = 50, 50
 # Gradient passes that are always affordable: a few epochs of training.
@@ -25,17 +25,17 @@ class Auto:
     The unit is a pass of the gradient over all n training examples, 6 n m floating-point
     operations where an example takes m multiplications forward; a product of the curvature with
     one vector costs about the same. Writing the matrix out takes p products, and p³ / 3
-    operations to factorise; preconditioned conjugate gradients take about 12 for each right-hand
+    operations to factorise; preconditioned conjugate gradients take about 20 for each right-hand
     side. The cheaper of the two is chosen if it is within `budget`, or within 25 passes, what
     some epochs of `fit` take; beyond it EK-FAC, whose cost does not depend on the number of
     right-hand sides.
 
     Args:
-        budget: floating-point operations that an exact solve may take. The default of 2e12
-            is about a minute of two processor cores.
+        budget: floating-point operations that an exact solve may take. The default of 1e12
+            is about half a minute of two processor cores.
     """
 
-    def __init__(self, budget: float = 2e12) -> None:
+    def __init__(self, budget: float = 1e12) -> None:
         check_number("budget", budget)
         self.budget = budget
 
