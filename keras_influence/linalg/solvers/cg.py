@@ -34,7 +34,11 @@ class CG(Solver):
             go further, or "auto": a `Nystrom(50)` where the curvature allows one.
     """
 
-    advice = "Raise `max_iter`, `damping` or `tol`, or use CG(preconditioner=Nystrom())."
+    advice = (
+        "Raise `max_iter`, `tol` or `damping` (damping='auto' takes it from the scale of the "
+        "curvature, which targets that are not scaled make large), or use "
+        "CG(preconditioner=Nystrom())."
+    )
 
     def __init__(
         self,
