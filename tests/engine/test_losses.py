@@ -244,6 +244,20 @@ def test_masked_steps_do_not_count(rng):
     assert truth.relative_error(scores.values[0], expected) < 1e-8
 
 
+@pytest.mark.parametrize("activation", ["softmax", keras.ops.softmax, lambda z: tf.nn.softmax(z)])
+def test_with_an_ignored_class_gauss_newton_is_the_hessian_of_a_softmax_regression(activation, rng):
+    """Keras loses the logits on the way to such a loss."""
+    inputs = keras.Input((4, 2))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation)(inputs))
+    model.compile("sgd", losses.SparseCategoricalCrossentropy(ignore_class=0))
+    x, y = rng.normal(size=(9, 4, 2)), rng.integers(0, 3, (9, 4))
+    z = np.c_[x.reshape(-1, 2), np.ones(36)][y.ravel() > 0]
+    p = model(x).numpy().reshape(-1, 3)[y.ravel() > 0]
+    exact = sum(np.kron(np.outer(a, a), np.diag(q) - np.outer(q, q)) for a, q in zip(z, p)) / len(z)
+    found = ki.operator(model, (x, y), curvature="gauss_newton").to_dense()
+    assert truth.relative_error(found, exact) < 1e-6
+
+
 def fused_ctc(y, z):
     """The older of TensorFlow's two, whose gradient is one operation."""
     here = tf.where(y > 0)
