@@ -2,14 +2,24 @@
 
 import contextlib
 import random
+import tempfile
 
 import keras
 import numpy as np
 
 from keras_influence import _keras
-from keras_influence.rebuilding import CopyError, copied
+from keras_influence.rebuilding import CopyError, copied, shortened
 
-__all__ = ["CopyError", "Worker", "copied", "double", "double_precision", "same", "seeded"]
+__all__ = [
+    "CopyError",
+    "Worker",
+    "copied",
+    "double",
+    "double_precision",
+    "same",
+    "seeded",
+    "shortened",
+]
 
 
 @contextlib.contextmanager
@@ -37,12 +47,31 @@ def double(model):
 
 
 def same(model, change=None):
-    """A copy with the same weights, whose config went through `change`."""
+    """A copy with the same weights and vocabularies, whose config went through `change`."""
     with _random_state_kept():
         copy = copied(model, change)
     for original, variable in zip(model.variables, copy.variables):
         variable.assign(np.asarray(original.numpy(), dtype=str(variable.dtype)))
+    for layer, twin in zip(model._flatten_layers(), copy._flatten_layers()):
+        _adapt(twin, layer)
     return copy
+
+
+def _adapt(twin, layer):
+    """Give a layer's copy what `adapt` has left in it beside its variables, as Keras's files do."""
+    if isinstance(layer, keras.layers.Normalization):
+        twin.finalize_state()
+    if not hasattr(layer, "save_assets"):
+        return
+    store = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            layer.save_own_variables(store)
+            twin.load_own_variables(store)
+            layer.save_assets(folder)
+            twin.load_assets(folder)
+        except Exception as error:  # Of any kind: it may be a layer of the user's.
+            raise CopyError(f"{layer.name} cannot be restored: {shortened(error)}") from error
 
 
 def _in_double(config):

@@ -48,7 +48,7 @@ def copied(model, change=None):
         with _registered(known):
             copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
     except Exception as error:  # Of any kind: the model's own code runs in it.
-        raise CopyError(_shortened(error)) from error
+        raise CopyError(shortened(error)) from error
     doubtful = ambiguous & set(_names_in(config))
     if doubtful:
         name = min(doubtful)
@@ -80,7 +80,7 @@ def _shapes(model):
     return [[tuple(v.shape) for v in vs] for vs in (model.variables, model.trainable_variables)]
 
 
-def _shortened(error):
+def shortened(error):
     """The innermost of Keras's nested messages, without the configs in it."""
     text = str(error).rsplit("Exception encountered: ", 1)[-1].split("Full object config")[0]
     text = text.split("\n\nconfig=")[0] or type(error).__name__
@@ -112,16 +112,16 @@ def _held(model):
             continue
         seen.add(id(thing))
         if isinstance(thing, dict):
-            waiting += thing.values()
+            waiting.extend(thing.values())
         elif isinstance(thing, (list, tuple, set)):
-            waiting += thing
+            waiting.extend(thing)
         elif isinstance(thing, types.FunctionType):
             if _is_foreign(thing) and thing.__name__ != "<lambda>":
                 yield thing
         elif hasattr(thing, "get_config") and not isinstance(thing, type):
             if _is_foreign(type(thing)):
                 yield type(thing)
-            waiting += vars(thing).values()
+            waiting.extend(vars(thing).values())
 
 
 def _is_foreign(thing):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_influence import copies
 from tests import truth
@@ -213,6 +214,52 @@ def test_a_copy_in_float64_has_the_penalty_of_its_original(regularizer, rng):
     assert str(penalty.dtype) == "<dtype: 'float64'>"
     # The original keeps its factor in float32.
     assert float(penalty) == pytest.approx(truth, rel=1e-7)
+
+
+def _adapted(rng):
+    """Models with what `adapt` leaves in a layer, and an input for each."""
+    words = np.array([["red green"], ["blue red"], ["black"]], object)
+    text = keras.layers.TextVectorization(output_sequence_length=3)
+    text.adapt(tf.constant(words))
+    weighted = keras.layers.TextVectorization(output_mode="tf_idf")
+    weighted.adapt(tf.constant(words))
+    number = keras.layers.IntegerLookup(output_mode="one_hot")
+    number.adapt(np.array([3, 7, 7]))
+    scaled = keras.layers.Normalization()
+    scaled.adapt(rng.normal(3, 2, (20, 4)))
+    binned = keras.layers.Discretization(num_bins=3, output_mode="one_hot")
+    binned.adapt(rng.normal(size=50))
+    yield keras.Input((1,), dtype="string"), [text, keras.layers.Embedding(9, 2)], words
+    yield keras.Input((1,), dtype="string"), [weighted, keras.layers.Dense(2)], words
+    yield keras.Input((1,), dtype="int64"), [number, keras.layers.Dense(2)], np.array([[3], [8]])
+    yield keras.Input((4,)), [scaled, keras.layers.Dense(2)], rng.normal(3, 2, (5, 4))
+    yield keras.Input((1,)), [binned, keras.layers.Dense(2)], rng.normal(size=(5, 1))
+
+
+@pytest.mark.parametrize("copy", [copies.same, copies.double])
+@pytest.mark.parametrize("kind", range(5))
+def test_what_a_layer_has_adapted_to_is_copied(kind, copy, rng):
+    inputs, layers, x = list(_adapted(rng))[kind]
+    model = keras.Model(inputs, keras.Sequential(layers)(inputs))
+    model.compile("sgd", "mse")
+    x = tf.constant(x)
+    known = model(x).numpy()
+    with copies.double_precision():
+        assert truth.relative_error(copy(model)(x).numpy(), known) < 1e-5
+
+
+def test_what_tensorflow_tracks_is_copied(rng):
+    """TensorFlow wraps the tuples of what it tracks, as an optimizer that scales losses."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="float32")])
+        model.compile("adam", "mse")
+        x = rng.normal(size=(8, 3)).astype("float32")
+        model.fit(x, x[:, :2], verbose=0)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert truth.relative_error(copies.same(model)(x).numpy(), model(x).numpy()) < 1e-6
 
 
 def test_copying_leaves_random_states_alone():

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import threading
+import warnings
 
 import keras
 import tensorflow as tf
@@ -14,9 +15,11 @@ lock = threading.RLock()
 
 def call_model(model, x):
     """The model's output in inference mode: dropout off, BatchNormalization frozen."""
-    if model._call_has_training_arg:
-        return model(x, training=False)
-    return model(x)
+    options = {"training": False} if model._call_has_training_arg else {}
+    with warnings.catch_warnings():
+        # `fit` has said so once; here each shape of a batch would say it again.
+        warnings.filterwarnings("ignore", message="The structure of `inputs` doesn't match")
+        return model(x, **options)
 
 
 def frozen_variables(model):

@@ -111,7 +111,7 @@ class Problem:
     # ---- values and first derivatives
 
     def losses(self, batches):
-        """ℓ of each example, (n,) float64, weighted by its sample weight, without regularisers."""
+        """ℓ of each example, (n,) float64, weighted and with what layers add, not regularised."""
         own = self.facts.own()
         parts = [self.objective.losses(batch, own).numpy() for batch in batches]
         return np.concatenate(parts).astype(np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.copies import CopyError, Worker, seeded
+from keras_influence.copies import CopyError, Worker, seeded, shortened
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import CompiledLoss
 from keras_influence.engine.problem import Problem
@@ -40,13 +40,14 @@ class Trainer:
     def __init__(self, model, copy, train, settings):
         self.model = copy
         self.variables = self._variables(model, settings)
-        self.problem = Problem(
-            copy,
-            train,
-            batch_size=settings.batch_size,
-            class_weight=settings.class_weight,
-            variables=self.variables,
-        )
+        try:
+            self.problem = _problem(copy, train, settings, self.variables)
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            # Bad data fails again, with its own message.
+            _problem(model, train, settings, _chosen(model, settings))
+            raise CopyError(
+                f"the copy cannot take `train`, which the model takes: {shortened(error)}"
+            ) from error
         self.n = self.problem.n
 
     def _variables(self, model, settings):
@@ -167,6 +168,11 @@ class Fitter(Trainer):
                 "`fit` should train only the weights that `variables` selects, with "
                 f"`layer.trainable` as it finds it, but it changed {', '.join(moved)}."
             )
+
+
+def _problem(model, train, settings, variables):
+    about = {"batch_size": settings.batch_size, "class_weight": settings.class_weight}
+    return Problem(model, train, variables=variables, **about)
 
 
 def _chosen(model, settings):

@@ -25,8 +25,8 @@ def losses(
         class_weight: dict from class index to weight, as in `model.fit`.
 
     Returns:
-        (n,) float64 array, each loss multiplied by its sample weight if there is one, without
-        regularisers. For a loss that is a mean their mean is what `model.evaluate` says, less
+        (n,) float64 array, each loss multiplied by its sample weight if there is one, with what
+        layers add for that example by `add_loss`, without regularisers. For a loss that is a mean their mean is what `model.evaluate` says, less
         the regularisers.
 
     Raises:

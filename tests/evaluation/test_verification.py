@@ -126,6 +126,44 @@ def test_classes_that_nobody_registered_are_verified(rng):
     assert found.retrained.pearson > 0.99
 
 
+def test_a_model_of_words_is_verified(rng):
+    words = np.array([["red"], ["green"], ["blue"]], object)[rng.integers(0, 3, 40)]
+    lookup = keras.layers.StringLookup(output_mode="one_hot")
+    lookup.adapt(words)
+    inputs = keras.Input((1,), dtype="string")
+    dense = keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.1))
+    model = keras.Model(inputs, dense(lookup(inputs)))
+    model.compile("sgd", "mse")
+    train = words, rng.normal(size=(40, 1))
+    found = evaluation.verify(model, train, removals=4, damping=0.1, verbose=0)
+    assert not found.missing
+    assert found.hvp_error < 1e-6
+    assert found.retrained.pearson > 0.95
+
+
+def test_a_copy_that_cannot_take_the_data_is_not_their_fault(rng):
+    class Filled(keras.layers.Layer):
+        table = None
+
+        def call(self, x):
+            if self.table is None:
+                raise ValueError("the table is empty")
+            return x * self.table
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape)
+
+    inputs, layer = keras.Input((3,)), Filled()
+    layer.table = 2.0
+    model = keras.Model(inputs, keras.layers.Dense(1)(layer(inputs)))
+    model.compile("sgd", "mse")
+    train = rng.normal(size=(20, 3)), rng.normal(size=(20, 1))
+    found = evaluation.verify(model, train, damping=0.1, verbose=0)
+    assert "the table is empty" in found.missing
+    with pytest.raises(ValueError, match="`train` does not fit"):
+        evaluation.verify(model, (train[0][:, :2], train[1]), verbose=0)
+
+
 def uncopyable(rng):
     """A trained model whose class does not say how to make another."""
 

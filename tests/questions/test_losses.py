@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_influence as ki
+from keras_influence import evaluation
 from tests import truth
 from tests.truth import L2
 
@@ -43,6 +44,54 @@ def test_a_dataset_keeps_its_order(data):
     exact = truth.SoftmaxRegression(*data, 3, 0.0).losses(truth.get_flat(model))
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(8)
     assert truth.relative_error(ki.losses(model, dataset), exact) < 1e-9
+
+
+@keras.saving.register_keras_serializable("tests")
+class Endpoint(keras.layers.Layer):
+    """Adds the whole loss, or a part of it: the squares of its input."""
+
+    def __init__(self, reduce="mean", **options):
+        super().__init__(**options)
+        self.reduce = reduce
+
+    def call(self, z):
+        self.add_loss(getattr(keras.ops, self.reduce)(keras.ops.sum(z**2, -1)))
+        return z
+
+    def get_config(self):
+        return {**super().get_config(), "reduce": self.reduce}
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("loss", [None, "mse"])
+def test_what_layers_add_for_an_example_is_in_it(loss, reduce, rng):
+    inputs = keras.Input((4,))
+    dense = keras.layers.Dense(2)
+    model = keras.Model(inputs, Endpoint(reduce)(dense(inputs)))
+    model.compile("sgd", loss)
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
+    z = x @ dense.kernel.numpy() + dense.bias.numpy()
+    exact = (z**2).sum(1) + (((z - y) ** 2).mean(1) if loss else 0)
+    assert truth.relative_error(ki.losses(model, (x, y), batch_size=4), exact) < 1e-9
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+def test_leaving_out_sees_what_layers_add(reduce, rng):
+    """Least squares without y: the minimum is known, with one example or without."""
+    inputs = keras.Input((2,))
+    shifted = keras.layers.Rescaling(1.0, -1.0)(keras.layers.Dense(1, use_bias=False)(inputs))
+    model = keras.Model(inputs, Endpoint(reduce)(shifted))
+    model.compile("sgd")
+    x = rng.normal(size=(20, 2))
+    found = evaluation.leave_one_out(model, (x[:3],), (x,), [4, 7], verbose=0)
+
+    def squares(kept):
+        w = np.linalg.lstsq(kept, np.ones(len(kept)), rcond=None)[0]
+        return (x[:3] @ w - 1) ** 2
+
+    without = [squares(np.delete(x, j, 0)) for j in (4, 7)]
+    exact = np.transpose(without) - squares(x)[:, None]
+    assert found.actual == pytest.approx(exact, rel=1e-2, abs=1e-6)
 
 
 @pytest.mark.parametrize(

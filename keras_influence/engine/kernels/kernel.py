@@ -1,6 +1,7 @@
 """Compiled batch kernels: traced once for batches of any size, one linear map for many vectors."""
 
 import functools
+import re
 
 import keras
 import tensorflow as tf
@@ -72,6 +73,9 @@ class Kernels:
             if known is None or not known.accepts(flat):
                 known = self._compiled[key] = compile_(known, many)
             return known(flat, vector, values)
+        except NotDifferentiableError:
+            self._compiled.pop(key, None)  # Run once more, it would end in another error.
+            raise
         except _NOT_VECTORISED:
             if not many or self.loop:
                 raise
@@ -126,7 +130,7 @@ class _Compiled:
                 tuple(tf.TensorSpec(shapes[name], _dtype_of(name, dtype)) for name in extras),
             )
         except LookupError as error:
-            raise _not_differentiable(error) from error
+            raise not_differentiable(error) from error
 
     def accepts(self, flat):
         return all(s.is_compatible_with(t.shape) for s, t in zip(self.specs, flat))
@@ -134,19 +138,35 @@ class _Compiled:
     def __call__(self, flat, weight, values):
         try:
             return self._function(flat, weight, values)
-        except tf.errors.NotFoundError as error:  # Inside a while-loop it shows only when run.
-            raise _not_differentiable(str(error).strip().splitlines()[-1]) from error
+        except tf.errors.OpError as error:
+            # Inside a while-loop it shows only when run, and not the same each time.
+            missing = _missing_gradient(self._function.graph)
+            if missing or isinstance(error, tf.errors.NotFoundError):
+                raise not_differentiable(missing or error) from error
+            raise
 
 
 class NotDifferentiableError(ValueError):
     """An operation whose gradient TensorFlow cannot differentiate."""
 
 
-def _not_differentiable(error):
+def _missing_gradient(graph):
+    """The name of a node that stands for a gradient which TensorFlow does not have, or None."""
+    definition = graph.as_graph_def()
+    functions = [definition.node, *(f.node_def for f in definition.library.function)]
+    names = (node.name for nodes in functions for node in nodes if node.op == "SymbolicGradient")
+    return next(names, None)
+
+
+def not_differentiable(error):
+    """What TensorFlow says of a missing gradient as an error with the ways out."""
+    line = str(error).strip().splitlines()[-1]
+    node = re.search(r"{{node (.*?)}}", line)
     return NotDifferentiableError(
         "`model` or its loss uses an operation whose gradient TensorFlow cannot differentiate "
-        f"({error}). Replace that layer or loss by a smooth one; if it is in the network, "
-        "curvature='gauss_newton' may do without."
+        f"({node[1] if node else line}). Replace that layer or loss by a smooth one; if it "
+        "is in the network, curvature='gauss_newton' may do without. `TracIn` needs first "
+        "derivatives only, as of a CTC loss."
     )
 
 

@@ -9,7 +9,13 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
-from keras_influence.engine.kernels.kernel import Kernels, kernel, over_vectors, prefers_loop
+from keras_influence.engine.kernels.kernel import (
+    Kernels,
+    kernel,
+    not_differentiable,
+    over_vectors,
+    prefers_loop,
+)
 from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
 from keras_influence.engine.loss.terms import rows_of
@@ -41,7 +47,10 @@ class Objective(CompiledLoss):
 
     @kernel()
     def losses(self, batch, weight):
-        """Σ_k s_ik e_ik of each example, (b,)."""
+        """Σ_k s_ik e_ik of each example, (b,), and what layers add for it."""
+        if self.adds_by_example:
+            theta = self.parameters.tensors()
+            return self._of_each(lambda i: self.alone(theta, batch, i, weight), batch)
         omega = self.ones(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(omega)
@@ -68,11 +77,12 @@ class Objective(CompiledLoss):
     @kernel()
     def example_gradients(self, batch, weight):
         """∇ of each example by itself, (b, p), without the regulariser."""
-        return tf.map_fn(
-            lambda i: self._alone(batch, i, weight),
-            tf.range(rows_of(batch)),
-            fn_output_signature=self.parameters.dtype,
-        )
+        return self._of_each(lambda i: self._alone(batch, i, weight), batch)
+
+    def _of_each(self, function, batch):
+        """`function(i)` of each example i of the batch, one after another, stacked."""
+        rows = tf.range(rows_of(batch))
+        return tf.map_fn(function, rows, fn_output_signature=self.parameters.dtype)
 
     def _alone(self, batch, i, weight):
         """∇ of example i by itself, (p,)."""
@@ -177,7 +187,10 @@ class Objective(CompiledLoss):
         found = []
         for _ in range(directions):
             t = [tf.constant(rng.standard_normal(a.shape), a.dtype) for a in free]
-            bent = filled(outer.gradient(slope, free, output_gradients=t), free)
+            try:
+                bent = filled(outer.gradient(slope, free, output_gradients=t), free)
+            except LookupError as error:
+                raise not_differentiable(error) from error
             found.append(sum(float(tf.reduce_sum(a * b)) for a, b in zip(t, bent)))
         return np.array(found)
 
@@ -187,10 +200,8 @@ class Objective(CompiledLoss):
     def scores(self, batch, weight, vectors):
         """⟨∇_j, s⟩ for each example j and each row s, (b, k): ∂/∂ω ⟨∂(n L)/∂θ, s⟩."""
         if self.adds_by_example:
-            return tf.map_fn(
-                lambda i: tf.linalg.matvec(vectors, self._alone(batch, i, weight)),
-                tf.range(rows_of(batch)),
-                fn_output_signature=self.parameters.dtype,
+            return self._of_each(
+                lambda i: tf.linalg.matvec(vectors, self._alone(batch, i, weight)), batch
             )
         theta, omega = self.parameters.tensors(), self.ones(batch)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:

@@ -16,20 +16,23 @@ _TINY = 1e-30
 
 
 def curved_outputs(reading, model, batch, y_pred):
-    """Pairs (output, its logits or None) of the outputs that the loss is a function of."""
-    pairs, seen = [], set()
-    for output, fn in reading.outputs(model, batch, y_pred):
+    """Triples (output, its logits or None, activation or None) of what the loss is a function of.
+
+    With an activation the loss is to be given activation(logits): it would not find the logits.
+    """
+    found, seen = [], set()
+    for output, fn, loses in reading.outputs(model, batch, y_pred):
         if id(output) in seen:
             continue
         seen.add(id(output))
-        pairs.append((output, _logits(output, fn)))
-    return pairs
+        loses = loses and any(fn is known for known in _SOFTMAX)
+        behind = None if loses else getattr(output, "_keras_logits", None)
+        logits = _logits(output, fn) if behind is None else behind
+        found.append((output, logits, tf.nn.softmax if loses else None))
+    return found
 
 
 def _logits(output, fn):
-    found = getattr(output, "_keras_logits", None)
-    if found is not None:
-        return found
     tiny = tf.constant(_TINY, output.dtype)
     if any(fn is known for known in _SOFTMAX):
         return tf.math.log(tf.maximum(output, tiny))
@@ -38,17 +41,17 @@ def _logits(output, fn):
     return None
 
 
-def slope_at_outputs(reading, model, batch, y_pred, pairs, omega, weight):
+def slope_at_outputs(reading, model, batch, y_pred, outputs, omega, weight):
     """∂ Σ ω s e / ∂z with the outputs held apart from each other and from θ.
 
-    An output from which another is computed must not count twice.
+    An output from which another is computed must not count twice. `outputs` are `curved_outputs`.
 
     Returns:
         `(tape, free, slope, z)`: the tape that recorded the slope, the tensors it is a function
         of, the slope, and the model's own tensors that these stand for.
     """
     free = {}
-    for output, logits in pairs:
+    for output, logits, _ in outputs:
         leaf = tf.stop_gradient(tf.identity(output))
         behind = None if logits is None else tf.stop_gradient(logits)
         free[id(output)] = (leaf, behind)
@@ -56,17 +59,20 @@ def slope_at_outputs(reading, model, batch, y_pred, pairs, omega, weight):
         for leaf, behind in free.values():
             outer.watch([t for t in (leaf, behind) if t is not None])
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as middle:
-            for leaf, behind in free.values():
+            for output, _, activation in outputs:
+                leaf, behind = free[id(output)]
                 middle.watch([t for t in (leaf, behind) if t is not None])
-                if behind is not None:
+                if activation is not None:
+                    free[id(output)] = (activation(behind), behind)
+                elif behind is not None:
                     leaf._keras_logits = behind
             held = tf.nest.map_structure(lambda t: _held(t, free), y_pred)
             value = reading.examples(model, batch, held, omega, weight)
         candidates = [
             (t, original)
-            for (output, logits) in pairs
+            for output, logits, activation in outputs
             for t, original in zip(free[id(output)], (output, logits))
-            if t is not None
+            if t is not None and (activation is None or original is logits)
         ]
         slopes = middle.gradient(value, [t for t, _ in candidates])
         # What was taken row by row comes back as `IndexedSlices`.

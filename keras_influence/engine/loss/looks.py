@@ -60,8 +60,23 @@ def called(model, batch, name="train", state=()):
         try:
             y_pred = _keras.call_model(model, parts[0])
         except Exception as error:
-            raise ValueError(f"`{name}` does not fit the model's inputs: {error}") from error
+            raise ValueError(
+                f"`{name}` does not fit the model's inputs: {error}{_hint(model)}"
+            ) from error
         yield parts, y_pred
+
+
+def _hint(model):
+    """Why a model that `fit` could train may not be callable, as another sentence, or nothing."""
+    if type(model).train_step is not keras.Model.train_step:
+        return (
+            f"\nIt is called as `model(x)`, with x as in the data; {type(model).__name__} has a "
+            "`train_step` of its own, which may call it otherwise. Give it a `call` that takes the "
+            "x of the data, and a `compute_loss`."
+        )
+    if any(getattr(t, "sparse", False) for t in getattr(model, "_inputs", None) or ()):
+        return "\nSparse tensors are handed to it dense: its layers have to take both."
+    return ""
 
 
 @contextlib.contextmanager

@@ -47,9 +47,10 @@ class Compiled:
         return _keras.added_losses(model), _keras.regularisers(model)
 
     def outputs(self, model, batch, y_pred):
-        """Pairs of an output that the loss is a function of, and the function if known."""
+        """Triples of an output that the loss is a function of, the function if known, and whether
+        it loses the logits behind the output."""
         return [
-            (leaf, term.of_probabilities)
+            (leaf, term.of_probabilities, term.ignores)
             for term in self.terms(model, batch, y_pred)
             for leaf in tf.nest.flatten(term.output)
         ]
@@ -86,7 +87,7 @@ class Weighted:
         return added, rest - tf.cast(added, rest.dtype)
 
     def outputs(self, model, batch, y_pred):
-        return [(leaf, None) for leaf in tf.nest.flatten(y_pred)]
+        return [(leaf, None, False) for leaf in tf.nest.flatten(y_pred)]
 
     def loss(self, model, batch, y_pred, omega):
         """The user's loss with weights ω, (b,), on top of the sample weights."""
@@ -137,4 +138,4 @@ class Alone:
         return _keras.added_losses(model), _keras.regularisers(model)
 
     def outputs(self, model, batch, y_pred):
-        return [(leaf, None) for leaf in tf.nest.flatten(y_pred)]
+        return [(leaf, None, False) for leaf in tf.nest.flatten(y_pred)]

@@ -36,6 +36,8 @@ class Term(NamedTuple):
         masked: whether there is a mask.
         output: the output that the loss was given.
         of_probabilities: the loss function, if it takes probabilities and no logits, or None.
+        ignores: whether it ignores a class. Keras then multiplies the output by a mask, and with
+            that loses the logits behind it.
     """
 
     examples: tf.Tensor
@@ -46,6 +48,7 @@ class Term(NamedTuple):
     masked: bool
     output: object
     of_probabilities: object
+    ignores: bool
 
 
 def compiled_terms(model, y, y_pred, sample_weight, replacements):
@@ -101,6 +104,7 @@ def _term(call):
         masked=mask is not None,
         output=call.y_pred,
         of_probabilities=_function_of_probabilities(loss),
+        ignores=getattr(loss, "_fn_kwargs", {}).get("ignore_class") is not None,
     )
 
 

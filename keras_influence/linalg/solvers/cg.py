@@ -38,7 +38,11 @@ class CG(Solver):
             it covers, else a `Nystrom(50)`.
     """
 
-    advice = "Raise `max_iter`, `damping` or `tol`, or use CG(preconditioner=Nystrom())."
+    advice = (
+        "Raise `max_iter`, `tol` or `damping` (damping='auto' takes it from the scale of the "
+        "curvature, which targets that are not scaled make large), or use "
+        "CG(preconditioner=Nystrom())."
+    )
 
     def __init__(
         self,

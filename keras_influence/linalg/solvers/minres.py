@@ -19,7 +19,10 @@ class MINRES(Solver):
         max_iter: iterations at most.
     """
 
-    advice = "Raise `max_iter`, `damping` or `tol`."
+    advice = (
+        "Raise `max_iter`, `tol` or `damping` (damping='auto' takes it from the scale of the "
+        "curvature)."
+    )
 
     def __init__(self, tol: float = 1e-5, max_iter: int = 1000) -> None:
         check_number("tol", tol, strict=True)

@@ -1,5 +1,7 @@
 """Models whose examples have no output of their own are refused by name and reason."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -53,6 +55,60 @@ def test_refused(layer, message, batch_size, rng):
     with pytest.raises(ValueError, match=message):
         ki.influence(model, data, data, batch_size=batch_size, verbose=0)
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, model.variables))
+
+
+def test_a_train_step_that_calls_the_model_otherwise_is_named(rng):
+    class Pairs(keras.Model):
+        def build(self, shape):
+            self.dense = keras.layers.Dense(1)
+            self.dense.build((None, 2))
+
+        def call(self, inputs):
+            a, b = inputs
+            return self.dense(a - b)
+
+        def train_step(self, data):
+            raise NotImplementedError
+
+    model = Pairs()
+    model.build(None)
+    model.compile("sgd", "mse")
+    train = rng.normal(size=(12, 2)), rng.normal(size=(12, 1))
+    refused = "does not fit(.|\n)*Pairs has a `train_step` of its own"
+    with pytest.warns(ki.ObjectiveWarning), pytest.raises(ValueError, match=refused):
+        ki.influence(model, train, train)
+
+
+def test_a_layer_that_takes_only_sparse_tensors_is_told(rng):
+    class Product(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(4, 1))
+
+        def call(self, x):
+            return tf.sparse.sparse_dense_matmul(x, self.kernel.value)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor((None, 1))
+
+    inputs = keras.Input((4,), sparse=True)
+    model = keras.Model(inputs, Product()(inputs))
+    model.compile("sgd", "mse")
+    x, y = tf.sparse.from_dense(rng.normal(size=(12, 4))), rng.normal(size=(12, 1))
+    with pytest.raises(
+        ValueError, match="does not fit(.|\n)*Sparse tensors are handed to it dense"
+    ):
+        ki.influence(model, (x, y), (x, y))
+
+
+def test_more_inputs_than_a_model_takes_are_not_warned_about(rng):
+    """Keras warns of them at every shape of a batch; `fit` has said so."""
+    inputs = {"a": keras.Input((2,), name="a")}
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs["a"]))
+    model.compile("sgd", "mse")
+    data = {"a": rng.normal(size=(12, 2)), "b": rng.normal(size=12)}, rng.normal(size=(12, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ki.influence(model, data, data, damping=1.0, verbose=0)
 
 
 def test_no_loss_at_all_is_said(rng):
