@@ -1,1 +1,1 @@
-"""What single layers see and give: sites, views, contraction, Kronecker factors."""
+"""What single layers see and give: sites, views, contraction, parts, Kronecker factors."""

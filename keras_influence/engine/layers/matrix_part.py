@@ -1,0 +1,148 @@
+"""A layer's kernel as a matrix: the sums that its Kronecker factors are made of."""
+
+import numpy as np
+import scipy.linalg
+import tensorflow as tf
+
+from keras_influence.engine.layers.sites import Site
+from keras_influence.engine.layers.views import as_matrix
+from keras_influence.linalg.factors.kronecker import Block
+
+# Numbers in the largest array that a sum makes: examples are taken so many at a time.
+_NUMBERS = 2**24
+# A side of a matrix with more than this has no eigenbasis: its own axes stand in for it.
+_LARGEST = 6000
+
+
+class MatrixPart:
+    """A layer's kernel as a matrix W (K, O), in the eigenbases of its two covariances.
+
+    Args:
+        layer: the layer.
+        view: a `View` of one of its calls.
+        parameters: θ.
+    """
+
+    needs_squares = True
+
+    def __init__(self, layer, view, parameters):
+        self._layer = layer
+        self.weights = [view.kernel]
+        if view.bias is not None and parameters.index(view.bias) is not None:
+            self.weights.append(view.bias)
+        self._positions = view.positions(parameters).astype(np.int32)
+        self.size = self._positions.size
+        self._bases = None
+
+    def raw(self, objective, signals):
+        """Pairs of the input and δ of each call."""
+        pairs = zip(signals.sites, signals.deltas)
+        return [(site.inputs, delta) for site, delta in pairs if site.layer is self._layer]
+
+    def moments(self, raw):
+        """[Σ a aᵀ, Σ δ δᵀ] over examples and positions; empty where there is to be no basis."""
+        height, width = self._positions.shape
+        no_basis = np.zeros((0, 0), np.float32)
+        total = [0.0 if height <= _LARGEST else no_basis, 0.0 if width <= _LARGEST else no_basis]
+        for a, delta in self._slices(raw, 0):
+            if width <= _LARGEST:
+                flat = tf.reshape(delta, [-1, width])
+                total[1] = total[1] + tf.matmul(flat, flat, transpose_a=True).numpy()
+            if a.dtype.is_integer:
+                total[0] = no_basis
+            elif height <= _LARGEST:
+                # An example without weight has no δ; its input should not count either.
+                a = a * tf.cast(tf.reduce_any(delta != 0, 2, keepdims=True), a.dtype)
+                flat = tf.reshape(a, [-1, height])
+                total[0] = total[0] + tf.matmul(flat, flat, transpose_a=True).numpy()
+        return total
+
+    def settle(self, moments, per_example):
+        """Take the eigenbases of the moments."""
+        del per_example
+        self._bases = [_eigenvectors(moment) for moment in moments]
+
+    def squares(self, raw):
+        """[Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²], (K, O)."""
+        total = 0.0
+        for a, delta in self._slices(raw, self._positions.size):
+            delta = _turned(delta, self._bases[1])
+            if a.dtype.is_integer:
+                found = _square_of_indices(a, delta, len(self._positions))
+            else:
+                a = _turned(a, self._bases[0])
+                if a.shape[1] == 1:
+                    pair = tf.square(a[:, 0]), tf.square(delta[:, 0])
+                    found = tf.matmul(*pair, transpose_a=True)
+                else:
+                    found = tf.reduce_sum(tf.square(tf.matmul(a, delta, transpose_a=True)), 0)
+            total = total + found.numpy()
+        return [total]
+
+    def coordinates(self, raw, chosen):
+        """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (b, len(chosen))."""
+        height, width = self._positions.shape
+        rows, columns = np.divmod(chosen, width)
+        found = []
+        for a, delta in self._slices(raw, len(chosen) * 4):
+            delta = tf.gather(_turned(delta, self._bases[1]), columns, axis=2)
+            if a.dtype.is_integer:
+                a = tf.cast(a[..., None] == tf.constant(rows, a.dtype), delta.dtype)
+            else:
+                a = tf.gather(_turned(a, self._bases[0]), rows, axis=2)
+            found.append(tf.reduce_sum(a * delta, 1).numpy())
+        return np.concatenate(found)
+
+    def block(self, squares, per_example, regulariser):
+        """The `Block` without damping."""
+        q_inputs, q_outputs = self._bases
+        extra = regulariser[self._positions]
+        extra = extra @ q_outputs**2 if q_outputs.size else extra
+        self.extra = q_inputs.T**2 @ extra if q_inputs.size else extra
+        eigenvalues = per_example * squares[0] + self.extra
+        return Block(
+            self._layer.path,
+            self._positions,
+            q_inputs,
+            q_outputs,
+            eigenvalues.astype(squares[0].dtype),
+        )
+
+    def _slices(self, raw, each):
+        """a (b, T, K), or indices (b, T), and δ (b, T, O), for some of the examples at a time.
+
+        The calls of a layer that is called more than once stand side by side.
+
+        Args:
+            each: numbers that are made for each example besides a and δ.
+        """
+        height, width = self._positions.shape
+        count = int(raw[0][1].shape[0])
+        positions = sum(int(np.prod(delta.shape[1:])) for _, delta in raw) // max(width, 1)
+        step = max(1, _NUMBERS // max(positions * (height + width) + each, 1))
+        for start in range(0, count, step):
+            some = slice(start, start + step)
+            calls = []
+            for inputs, delta in raw:
+                view = as_matrix(Site(self._layer, (inputs[some],), {}, None))
+                calls.append(view.signals(delta[some], height))
+            yield tuple(tf.concat(parts, 1) for parts in zip(*calls))
+
+
+def _turned(t, basis):
+    return t @ tf.cast(basis, t.dtype) if basis.size else t
+
+
+def _eigenvectors(moment):
+    if not moment.size:
+        return moment
+    return scipy.linalg.eigh((moment + moment.T) / 2, driver="evd", overwrite_a=True)[1]
+
+
+def _square_of_indices(indices, delta, height):
+    """Σ over examples of squares where a_t is the unit vector of an index: equal ones add up."""
+    example = tf.range(tf.shape(indices)[0])[:, None]
+    keys, places = tf.unique(tf.reshape(example * height + indices, [-1]))
+    flat = tf.reshape(delta, [-1, delta.shape[2]])
+    sums = tf.math.unsorted_segment_sum(flat, places, tf.size(keys))
+    return tf.math.unsorted_segment_sum(tf.square(sums), keys % height, height)
