@@ -64,9 +64,8 @@ class Kernels:
         skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
         key = (function.__name__, many, skeleton, layout, len(vector))
         wide = (function.__name__, True, *key[2:])
-        if not many and wide in self._compiled and self._compiled[wide].accepts(flat):
-            # One vector goes with what has been traced for many.
-            return self._compiled[wide](flat, vector, values)
+        if wide in self._compiled and self._compiled[wide].accepts(flat):
+            key, many = wide, True  # One vector goes with what has been traced for many.
         compile_ = functools.partial(self._compile, owner, function, extras, batch, len(vector))
         try:
             known = self._compiled.get(key)
