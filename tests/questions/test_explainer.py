@@ -154,7 +154,7 @@ def test_auto_says_its_choice_in_the_scores(train, test):
     scores = ki.influence(wide, test, train, method=Auto(budget=0))
     assert scores.solver["class_name"] == "EKFAC"
     assert scores.curvature == "gauss_newton"
-    assert "more than the budget of 0" in scores.reason
+    assert "more than the 0 of the budget" in scores.reason
     scores = ki.influence(wide, test, train, method="auto", curvature="gauss_newton")
     assert scores.solver["class_name"] == "CG"
     assert scores.converged.all()
