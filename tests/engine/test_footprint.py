@@ -39,9 +39,7 @@ def test_an_embedding_looks_up_and_does_not_multiply():
     assert footprint_of(model, _few(4)).work < 100
 
 
-@pytest.mark.parametrize(
-    ("numbers", "expected"), [(1, 2**14), (1000, 2**25 // 4000), (10**7, 16)]
-)
+@pytest.mark.parametrize(("numbers", "expected"), [(1, 2**14), (1000, 2**25 // 4000), (10**7, 16)])
 def test_examples_go_together_as_memory_allows(numbers, expected):
     assert examples_together(numbers, 4) == expected
 

@@ -293,7 +293,7 @@ def test_coupling_is_the_matrix_in_the_coordinates_of_the_blocks(float64, rng):
     basis = factor.turned(np.eye(operator.size)).T
     expected = basis @ operator.to_dense() @ basis.T
     # With one output no noise is left where all examples are asked.
-    found = operator.coupling(chosen, N, seed=0)
+    found = operator.coupling(factor.blocks, chosen, N, seed=0)
     assert found == pytest.approx(expected[np.ix_(chosen, chosen)], rel=1e-8, abs=1e-10)
 
 

@@ -80,7 +80,7 @@ class Layers(Dense):
     def layers_are_worth_it(self):
         return bool(self.layers)
 
-    def coupling(self, chosen, draws, seed):
+    def coupling(self, blocks, chosen, draws, seed):
         basis = Kronecker(self.blocks, 0.0).turned(np.eye(23)).T[chosen]
         return basis @ self.matrix @ basis.T
 

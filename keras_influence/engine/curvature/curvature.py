@@ -104,13 +104,14 @@ class Curvature(LinearOperator):
     def layers_are_worth_it(self):
         return are_worth_it(self._objective, self._footprint.work * self.n)
 
-    def coupling(self, chosen, draws, seed):
+    def coupling(self, blocks, chosen, draws, seed):
         """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""
         count = min(self.n, draws)
         positions = np.random.default_rng(seed).choice(self.n, count, replace=False)
         # Other pseudo-gradients than the blocks are made of.
         statistics = self._statistics(seed + _ANEW)
-        return statistics.coarse(chosen, -(-draws // count), np.sort(positions))
+        about = blocks, chosen, -(-draws // count), np.sort(positions)
+        return statistics.coarse(*about, self._regulariser(seed))
 
     def _statistics(self, seed):
         if self._objective.pseudo is None:

@@ -10,6 +10,8 @@ second moments of their gradients, channel by channel, and what is in no layer h
 One kernel gives what all of this is made of; the sums are taken outside of it.
 """
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
@@ -129,52 +131,59 @@ class Statistics:
             regulariser: (p,) diagonal of the regulariser's Hessian.
         """
         per_example = 1.0 / (self._batches.n * pseudo_gradients)
-        moments = self._sum("moments", pseudo_gradients)
-        parts = self._pseudo.parts
-        title = f"Eigenvectors of {len(parts)} blocks"
-        for part, found in self._progress.over(list(zip(parts, moments)), title, len(parts)):
-            part.settle(found, per_example)
-        squares = [[]] * len(parts)
-        if any(part.needs_squares for part in parts):
-            squares = self._sum("squares", pseudo_gradients)
-        pairs = zip(parts, squares)
-        return tuple(part.block(total, per_example, regulariser) for part, total in pairs)
+        n = self._batches.n
+        title = f"Moments of the pseudo-gradients of {n} examples"
+        moments = self._sum(lambda part, raw, _: part.moments(raw), pseudo_gradients, title)
+        pairs = list(zip(self._pseudo.parts, moments))
+        shown = self._progress.over(pairs, f"Eigenvectors of {len(pairs)} blocks", len(pairs))
+        blocks = [part.settled(found, per_example) for part, found in shown]
+        squares = [[]] * len(blocks)
+        if any(part.needs_squares for part in self._pseudo.parts):
+            title = f"Squares of the pseudo-gradients of {n} examples"
+            squares = self._sum(
+                lambda part, raw, block: part.squares(raw, block), pseudo_gradients, title, blocks
+            )
+        triples = zip(self._pseudo.parts, blocks, squares)
+        found = [part.measured(block, total, per_example) for part, block, total in triples]
+        return tuple(_with_extra(block, regulariser) for block in found)
 
-    def coarse(self, chosen, pseudo_gradients, positions):
+    def coarse(self, blocks, chosen, pseudo_gradients, positions, regulariser):
         """The matrix in some of the blocks' coordinates, (R, R), estimated from some examples.
 
         Args:
+            blocks: from `blocks`.
             chosen: which coordinates, in the order of the blocks, sorted.
             pseudo_gradients: how many for each example.
             positions: those of the examples.
+            regulariser: as of `blocks`.
         """
         total = np.zeros((len(chosen), len(chosen)))
         some = self._batches.subset(positions)
-        sizes = [part.size for part in self._pseudo.parts]
-        starts = np.cumsum([0, *sizes])
+        starts = np.cumsum([0, *(block.positions.size for block in blocks)])
         edges = np.searchsorted(chosen, starts)
         mine = [chosen[a:b] - start for a, b, start in zip(edges, edges[1:], starts)]
         for raw in self._each(some, pseudo_gradients, "Coupling of the largest directions"):
-            triples = zip(self._pseudo.parts, raw, mine)
-            found = [part.coordinates(r, c) for part, r, c in triples if len(c)]
+            parts = zip(self._pseudo.parts, raw, blocks, mine)
+            found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
             rows = np.concatenate(found, axis=1)
             total += rows.T @ rows
         total /= some.n * pseudo_gradients
-        extra = np.concatenate([part.extra.ravel() for part in self._pseudo.parts])
+        extra = np.concatenate([block.of_diagonal(regulariser).ravel() for block in blocks])
         return total + np.diag(extra[chosen])
 
-    def _sum(self, statistic, pseudo_gradients):
-        """The sum of a statistic of each part over all batches."""
+    def _sum(self, statistic, pseudo_gradients, title, blocks=None):
+        """The sum over all batches of `statistic(part, raw, block)`, a list of arrays a part."""
         total = None
-        title = f"Pseudo-gradients of {self._batches.n} examples: {statistic}"
         for raw in self._each(self._batches, pseudo_gradients, title):
-            found = [getattr(part, statistic)(r) for part, r in zip(self._pseudo.parts, raw)]
+            parts = self._pseudo.parts
+            triples = zip(parts, raw, blocks or [None] * len(parts))
+            found = [statistic(part, r, block) for part, r, block in triples]
             if total is None:
                 total = found
                 continue
-            for sums, parts in zip(total, found):
-                for i, part in enumerate(parts):
-                    sums[i] = sums[i] + part
+            for sums, arrays in zip(total, found):
+                for i, array in enumerate(arrays):
+                    sums[i] = sums[i] + array
         return total
 
     def _each(self, batches, pseudo_gradients, title):
@@ -184,3 +193,8 @@ class Statistics:
                 with computing("train"):
                     raw = self._pseudo.of(batch, self._weight, [self._seed + sample, number])
                 yield raw
+
+
+def _with_extra(block, regulariser):
+    values = block.eigenvalues + block.of_diagonal(regulariser)
+    return dataclasses.replace(block, eigenvalues=values.astype(block.eigenvalues.dtype))

@@ -1,5 +1,7 @@
 """A layer's kernel as a matrix: the sums that its Kronecker factors are made of."""
 
+import dataclasses
+
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
@@ -31,8 +33,6 @@ class MatrixPart:
         if view.bias is not None and parameters.index(view.bias) is not None:
             self.weights.append(view.bias)
         self._positions = view.positions(parameters).astype(np.int32)
-        self.size = self._positions.size
-        self._bases = None
 
     def raw(self, objective, signals):
         """Pairs of the input and δ of each call."""
@@ -57,20 +57,21 @@ class MatrixPart:
                 total[0] = total[0] + tf.matmul(flat, flat, transpose_a=True).numpy()
         return total
 
-    def settle(self, moments, per_example):
-        """Take the eigenbases of the moments."""
+    def settled(self, moments, per_example):
+        """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
         del per_example
-        self._bases = [_eigenvectors(moment) for moment in moments]
+        bases = [_eigenvectors(moment) for moment in moments]
+        return Block(self._layer.path, self._positions, *bases, np.zeros(self._positions.shape))
 
-    def squares(self, raw):
+    def squares(self, raw, block):
         """[Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²], (K, O)."""
         total = 0.0
         for a, delta in self._slices(raw, self._positions.size):
-            delta = _turned(delta, self._bases[1])
+            delta = _turned(delta, block.q_outputs)
             if a.dtype.is_integer:
                 found = _square_of_indices(a, delta, len(self._positions))
             else:
-                a = _turned(a, self._bases[0])
+                a = _turned(a, block.q_inputs)
                 if a.shape[1] == 1:
                     pair = tf.square(a[:, 0]), tf.square(delta[:, 0])
                     found = tf.matmul(*pair, transpose_a=True)
@@ -79,34 +80,23 @@ class MatrixPart:
             total = total + found.numpy()
         return [total]
 
-    def coordinates(self, raw, chosen):
+    def measured(self, block, squares, per_example):
+        """The block with its eigenvalues."""
+        return dataclasses.replace(block, eigenvalues=squares[0] * per_example)
+
+    def coordinates(self, raw, block, chosen):
         """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (b, len(chosen))."""
         height, width = self._positions.shape
         rows, columns = np.divmod(chosen, width)
         found = []
         for a, delta in self._slices(raw, len(chosen) * 4):
-            delta = tf.gather(_turned(delta, self._bases[1]), columns, axis=2)
+            delta = tf.gather(_turned(delta, block.q_outputs), columns, axis=2)
             if a.dtype.is_integer:
                 a = tf.cast(a[..., None] == tf.constant(rows, a.dtype), delta.dtype)
             else:
-                a = tf.gather(_turned(a, self._bases[0]), rows, axis=2)
+                a = tf.gather(_turned(a, block.q_inputs), rows, axis=2)
             found.append(tf.reduce_sum(a * delta, 1).numpy())
         return np.concatenate(found)
-
-    def block(self, squares, per_example, regulariser):
-        """The `Block` without damping."""
-        q_inputs, q_outputs = self._bases
-        extra = regulariser[self._positions]
-        extra = extra @ q_outputs**2 if q_outputs.size else extra
-        self.extra = q_inputs.T**2 @ extra if q_inputs.size else extra
-        eigenvalues = per_example * squares[0] + self.extra
-        return Block(
-            self._layer.path,
-            self._positions,
-            q_inputs,
-            q_outputs,
-            eigenvalues.astype(squares[0].dtype),
-        )
 
     def _slices(self, raw, each):
         """a (b, T, K), or indices (b, T), and δ (b, T, O), for some of the examples at a time.

@@ -55,8 +55,6 @@ class ChannelPart:
     def __init__(self, layer, split, parameters):
         self._layer, self._split = layer, split
         self._positions = split.positions(parameters)
-        self.size = self._positions.size
-        self._vectors = self._values = None
 
     def raw(self, objective, signals):
         """Weight gradients of each example, [(b, m, w)]."""
@@ -73,26 +71,24 @@ class ChannelPart:
         g = tf.transpose(raw[0], [1, 2, 0])
         return [tf.matmul(g, g, transpose_b=True).numpy()]
 
-    def settle(self, moments, per_example):
-        """Take eigenvectors and eigenvalues."""
+    def settled(self, moments, per_example):
+        """The `Channels`, known from the moments alone."""
         (moment,) = moments
-        self._values, self._vectors = np.linalg.eigh(_symmetric(moment) * per_example)
-        self._values = np.maximum(self._values, 0)
+        values, vectors = np.linalg.eigh((moment + np.swapaxes(moment, 1, 2)) / 2 * per_example)
+        return Channels(self._layer.path, self._positions, vectors, np.maximum(values, 0))
 
-    def squares(self, raw):
+    def squares(self, raw, block):
         """Nothing: the eigenvalues are known."""
         return []
 
-    def coordinates(self, raw, chosen):
-        """Entries of the gradients in the eigenvectors, of each example, (b, len(chosen))."""
-        turned = np.matmul(raw[0].numpy()[:, :, None, :], self._vectors)[:, :, 0, :]
-        return turned.reshape(len(turned), -1)[:, chosen]
+    def measured(self, block, squares, per_example):
+        """The same: nothing was left to be measured."""
+        return block
 
-    def block(self, squares, per_example, regulariser):
-        """The `Channels` without damping."""
-        self.extra = np.einsum("mvw,mv->mw", self._vectors**2, regulariser[self._positions])
-        values = (self._values + self.extra).astype(self._vectors.dtype)
-        return Channels(self._layer.path, self._positions, self._vectors, values)
+    def coordinates(self, raw, block, chosen):
+        """Entries of the gradients in the eigenvectors, of each example, (b, len(chosen))."""
+        turned = block.turned(raw[0].numpy())
+        return turned.reshape(len(turned), -1)[:, chosen]
 
 
 class RestPart:
@@ -113,8 +109,6 @@ class RestPart:
         self._shapes = [v.shape for v in variables]
         positions = [parameters.positions(v).ravel() for v in variables]
         self._positions = np.concatenate(positions).astype(np.int32)[:, None]
-        self.size = self._positions.size
-        self._values = None
 
     def raw(self, objective, signals):
         """The batch's gradient, [(r,)]."""
@@ -129,25 +123,20 @@ class RestPart:
         """[g²], (r,)."""
         return [np.square(raw[0].numpy())]
 
-    def settle(self, moments, per_example):
-        """Keep the diagonal."""
-        self._values = moments[0] * per_example
+    def settled(self, moments, per_example):
+        """The `Channels` of one weight each."""
+        values = moments[0][:, None] * per_example
+        ones = np.ones((*values.shape, 1), values.dtype)
+        return Channels(OTHERS, self._positions, ones, values, outside=True)
 
-    def squares(self, raw):
+    def squares(self, raw, block):
         """Nothing: the eigenvalues are known."""
         return []
 
-    def coordinates(self, raw, chosen):
+    def measured(self, block, squares, per_example):
+        """The same: nothing was left to be measured."""
+        return block
+
+    def coordinates(self, raw, block, chosen):
         """None: the part has no examples' gradients."""
         raise NotImplementedError
-
-    def block(self, squares, per_example, regulariser):
-        """The `Channels` without damping, of one weight each."""
-        self.extra = regulariser[self._positions]
-        values = self._values[:, None] + self.extra
-        ones = np.ones((*self._positions.shape, 1), self._values.dtype)
-        return Channels(OTHERS, self._positions, ones, values.astype(self._values.dtype), True)
-
-
-def _symmetric(matrices):
-    return (matrices + np.swapaxes(matrices, -1, -2)) / 2

@@ -36,6 +36,12 @@ class Block:
         """Q_A v Q_Sᵀ for each of (k, K, O): from coordinates in the basis."""
         return _multiplied(self.q_inputs, v, self.q_outputs.T)
 
+    def of_diagonal(self, d: Array) -> Array:
+        """The diagonal of Qᵀ diag(d) Q for a (p,) vector, like `eigenvalues`."""
+        d = d[self.positions]
+        d = d @ self.q_outputs**2 if self.q_outputs.size else d
+        return self.q_inputs.T**2 @ d if self.q_inputs.size else d
+
     def astype(self, dtype: npt.DTypeLike) -> "Block":
         """The same with its bases in another precision, in which its products are then made."""
         return dataclasses.replace(
@@ -70,6 +76,10 @@ class Channels:
     def turned_back(self, v: Array) -> Array:
         """From coordinates in the eigenvectors, for each of (k, m, w)."""
         return np.matmul(self.vectors, v[..., None])[..., 0] if v.shape[2] > 1 else v
+
+    def of_diagonal(self, d: Array) -> Array:
+        """The diagonal of Qᵀ diag(d) Q for a (p,) vector, like `eigenvalues`."""
+        return np.einsum("mvw,mv->mw", self.vectors**2, d[self.positions])
 
     def astype(self, dtype: npt.DTypeLike) -> "Channels":
         """The same with its vectors in another precision, in which its products are then made."""

@@ -30,11 +30,12 @@ class Layered(Protocol):
         """Whether the blocks precondition well for what they cost to make and to apply."""
         ...
 
-    def coupling(self, chosen: Array, draws: int, seed: int) -> Array:
+    def coupling(self, blocks: tuple[AnyBlock, ...], chosen: Array, draws: int, seed: int) -> Array:
         """The matrix itself, without damping, in some of the blocks' coordinates, (R, R).
 
         Args:
-            chosen: (R,) which ones, sorted, in the order of the blocks that `kronecker` gave.
+            blocks: from `kronecker`.
+            chosen: (R,) which ones, sorted, in the order of the blocks.
             draws: how many pseudo-gradients to estimate it from.
             seed: of these.
         """

@@ -38,9 +38,9 @@ class Metered(LinearOperator):
         """Whether the operator's are; not where it has none."""
         return isinstance(self._operator, Layered) and self._operator.layers_are_worth_it()
 
-    def coupling(self, chosen: Array, draws: int, seed: int) -> Array:
+    def coupling(self, blocks: tuple[AnyBlock, ...], chosen: Array, draws: int, seed: int) -> Array:
         """The operator's coupling, which is no pass over all of the data."""
-        return layered(self._operator).coupling(chosen, draws, seed)
+        return layered(self._operator).coupling(blocks, chosen, draws, seed)
 
     def samples(self, batch_size: int, seed: int) -> Iterator[LinearOperator]:
         for sample in self._operator.samples(batch_size, seed):

@@ -60,7 +60,7 @@ class TwoLevel(Solver):
         chosen = self._chosen(fine, max(1, _PASSES * network.n // _DRAWS))
         matrix = np.zeros((0, 0))
         if chosen.size:
-            matrix = network.coupling(chosen, _DRAWS * len(chosen), self.seed)
+            matrix = network.coupling(fine.blocks, chosen, _DRAWS * len(chosen), self.seed)
         try:
             matrix = scipy.linalg.cholesky(matrix + damping * np.eye(len(chosen)), lower=True)
         except np.linalg.LinAlgError as error:
