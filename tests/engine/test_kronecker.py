@@ -1,5 +1,7 @@
 """EK-FAC's blocks against the dense Gauss-Newton matrix, and what is made of them."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -368,3 +370,15 @@ def test_influence_says_that_it_is_an_approximation(rng):
     assert scores.curvature == "gauss_newton"
     assert "approximation" in repr(scores)
     assert scores.residual.max() > 1e-3
+
+
+def test_threads_that_ask_one_model_about_other_data_do_not_meet(float64, rng):
+    model = _normalised()
+    data = [(rng.normal(size=(N, 5)), rng.integers(0, 3, N)) for _ in range(3)]
+    operators = [_operator(model, train) for train in data]
+    alone = [operator.kronecker(2, seed=0) for operator in operators]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda operator: operator.kronecker(2, seed=0), operators * 2))
+    for blocks, expected in zip(together, alone * 2):
+        for block, other in zip(blocks, expected):
+            assert block.eigenvalues == pytest.approx(other.eigenvalues, rel=1e-9, abs=1e-12)
