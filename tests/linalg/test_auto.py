@@ -10,7 +10,7 @@ from keras_influence import ASTRA, CG, EKFAC, Arnoldi, Auto, Direct
     [
         (650, 1000, 1, Direct),
         (7850, 5000, 10, CG),
-        (2000, 60_000, 1000, Direct),
+        (1200, 60_000, 1000, Direct),
         (7850, 60_000, 1000, EKFAC),
         (101_770, 5000, 10, CG),
         (101_770, 60_000, 1000, EKFAC),
