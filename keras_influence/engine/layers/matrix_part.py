@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import scipy.linalg
 import tensorflow as tf
 
 from keras_influence.engine.layers.sites import Site
@@ -126,7 +125,7 @@ def _turned(t, basis):
 def _eigenvectors(moment):
     if not moment.size:
         return moment
-    return scipy.linalg.eigh((moment + moment.T) / 2, driver="evd", overwrite_a=True)[1]
+    return np.linalg.eigh((moment + moment.T) / 2)[1]
 
 
 def _square_of_indices(indices, delta, height):

@@ -25,6 +25,8 @@ class TwoLevelFactor:
 
     def precondition(self, rows: Array) -> Array:
         """The matrix's inverse times (k, p) rows."""
+        if not self.coarse.size:
+            return self.fine.precondition(rows)
         y = self.fine.turned(rows)
         inside = scipy.linalg.cho_solve((self.cholesky, True), y[:, self.coarse].T).T
         y /= (self.fine.eigenvalues + self.fine.damping).astype(y.dtype, copy=False)
