@@ -275,6 +275,25 @@ def test_closed_forms_are_found_and_give_the_curvature(name, float64, rng):
     assert np.abs(block.eigenvalues - expected).max() < 4 * np.sqrt(2 / 300) * expected.max()
 
 
+@pytest.mark.parametrize(("classes", "scale"), [(10, 10), (10, 100), (300, 30)])
+def test_confident_models_keep_the_closed_form_in_float32(classes, scale, rng):
+    """Probabilities near 0 and 1; the trace of the block against its closed form in float64."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(classes)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    kernel, bias = model.get_weights()
+    model.set_weights([kernel * scale, bias])
+    x = rng.normal(size=(64, 8)).astype("float32")
+    operator = _operator(model, (x, model.predict(x, verbose=0).argmax(1)))
+    (block,) = operator.kronecker(400, seed=1)
+    assert operator._objective.pseudo._roots == ("softmax",)
+    z = x.astype("float64") @ (kernel * scale).astype("float64")
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    expected = ((1 + (x**2).sum(1)) * (1 - (p**2).sum(1))).mean()
+    assert block.eigenvalues.sum() == pytest.approx(expected, rel=0.1)
+
+
 def test_a_form_that_does_not_hold_for_later_data_is_given_up(float64, rng):
     """The first rows weigh nothing: whatever form holds there, it is not that of the loss."""
     model = _model("linear", scalar=False)

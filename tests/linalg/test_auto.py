@@ -21,7 +21,7 @@ def test_auto_weighs_the_costs(size, n, count, expected):
     solver, reason = Auto().choose(size, n, count)
     assert type(solver) is expected
     if expected is EKFAC:
-        assert "tens of per cent: method='cg' is exact" in reason
+        assert "tens of per cent: CG(preconditioner='auto') is exact" in reason
     assert f"{size} parameters, {n} examples, {count} right-hand sides" in reason
 
 

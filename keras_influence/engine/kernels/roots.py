@@ -16,6 +16,8 @@ import tensorflow as tf
 _TINY = 1e-30
 # Largest relative error of a product by a closed form that is that of H.
 _MISS = {2: 5e-2, 4: 1e-3, 8: 1e-6}
+# The part of terms that cancel which rounding may leave, in units of that error.
+_CANCELLED = 1e-2
 
 
 def diagonal(product, z, signs, direction):
@@ -26,13 +28,20 @@ def diagonal(product, z, signs, direction):
 
 def softmax(product, z, signs, direction):
     """u = √s (√p ∘ ε - p ⟨√p, ε⟩), and how far H is from s (diag(p) - p pᵀ)."""
-    p = tf.maximum(tf.nn.softmax(z), tf.constant(_TINY, z.dtype))
+    tiny = tf.constant(_TINY, z.dtype)
+    p = tf.nn.softmax(z)
+    # Classes whose probability has vanished have no part in H, and say nothing about it.
+    direction = tf.where(p > tiny, direction, tf.zeros_like(direction))
+    p = tf.maximum(p, tiny)
     root = tf.sqrt(p)
     # With d ⟂ √p the matrix maps d / √p + 1 to s √p ∘ d, and ⟨d / √p, ·⟩ of that is s ‖d‖².
     d = direction - root * _inner(root, direction)
     image = product(d / root + 1)
-    s = tf.nn.relu(_inner(d / root, image)) / tf.maximum(_inner(d, d), _TINY)
-    return tf.sqrt(s) * (root * signs - p * _inner(root, signs)), _miss(image, s * root * d)
+    s = tf.nn.relu(_inner(d / root, image)) / tf.maximum(_inner(d, d), tiny)
+    # Where a class has nearly all of the probability H is small, by terms that cancel.
+    rounding = _CANCELLED * tf.norm(s * root * direction)
+    miss = _miss(image, s * root * d, rounding)
+    return tf.sqrt(s) * (root * signs - p * _inner(root, signs)), miss
 
 
 def dense(product, z, signs, direction):
@@ -88,7 +97,7 @@ def _inner(a, b):
     return tf.reduce_sum(a * b, axis=-1, keepdims=True)
 
 
-def _miss(found, expected):
+def _miss(found, expected, rounding=0.0):
     """Relative distance over the whole batch; 0 where both vanish."""
-    size = tf.norm(found) + tf.norm(expected)
+    size = tf.norm(found) + tf.norm(expected) + rounding
     return tf.norm(found - expected) / tf.maximum(size, _TINY)

@@ -75,5 +75,5 @@ class Auto:
         return EKFAC(), (
             f"{about}: an exact solve would take about {iterative:.3g} passes over the data, more "
             f"than the {allowed:.3g} of the budget. EK-FAC ranks examples much as the exact answer "
-            "does, but a score may be off by tens of per cent: method='cg' is exact"
+            "does, but a score may be off by tens of per cent: CG(preconditioner='auto') is exact"
         )
