@@ -227,13 +227,13 @@ def _adapted(rng):
     number.adapt(np.array([3, 7, 7]))
     scaled = keras.layers.Normalization()
     scaled.adapt(rng.normal(3, 2, (20, 4)))
-    binned = keras.layers.Discretization(num_bins=3, output_mode="one_hot")
+    binned = keras.layers.Discretization(num_bins=3)
     binned.adapt(rng.normal(size=50))
     yield keras.Input((1,), dtype="string"), [text, keras.layers.Embedding(9, 2)], words
     yield keras.Input((1,), dtype="string"), [weighted, keras.layers.Dense(2)], words
     yield keras.Input((1,), dtype="int64"), [number, keras.layers.Dense(2)], np.array([[3], [8]])
     yield keras.Input((4,)), [scaled, keras.layers.Dense(2)], rng.normal(3, 2, (5, 4))
-    yield keras.Input((1,)), [binned, keras.layers.Dense(2)], rng.normal(size=(5, 1))
+    yield keras.Input((1,)), [binned, keras.layers.Embedding(3, 2)], rng.normal(size=(5, 1))
 
 
 @pytest.mark.parametrize("copy", [copies.same, copies.double])
@@ -245,7 +245,11 @@ def test_what_a_layer_has_adapted_to_is_copied(kind, copy, rng):
     x = tf.constant(x)
     known = model(x).numpy()
     with copies.double_precision():
-        assert truth.relative_error(copy(model)(x).numpy(), known) < 1e-5
+        if kind == 1 and keras.__version__ < "3.14":
+            with pytest.raises(copies.CopyError, match="text_vectorization.* cannot be restored"):
+                copy(model)  # Keras itself cannot load what it saves of tf-idf there.
+        else:
+            assert truth.relative_error(copy(model)(x).numpy(), known) < 1e-5
 
 
 def test_what_tensorflow_tracks_is_copied(rng):
