@@ -55,6 +55,21 @@ class UndefinedCurvatureError(SolverError, ValueError):
         self.finding = finding
 
 
+class NotFiniteError(SolverError):
+    """What is known of the curvature is NaN or infinite.
+
+    Args:
+        what: what is not finite, in words.
+    """
+
+    def __init__(self, what="a product with the curvature"):
+        super().__init__(
+            f"{what} is NaN or infinite: some layer or loss has no finite derivative at these data, "
+            "as the square root of 0. curvature='gauss_newton' needs no second derivative of the "
+            "network."
+        )
+
+
 class DivergenceError(SolverError):
     """An iteration grew without bound and was stopped."""
 

@@ -200,6 +200,19 @@ def test_an_example_without_a_finite_gradient_is_named(rng):
         ki.influence(model, (x, y), (x[:10], y[:10]), damping=1.0, verbose=0)
 
 
+@pytest.mark.parametrize(
+    "method", ["auto", "direct", "cg", ki.CG(preconditioner="auto"), "lissa", "ekfac", "minres"]
+)
+def test_a_training_example_without_a_finite_gradient_is_named_by_all_solvers(method, rng):
+    inputs = keras.Input((2,))
+    model = _compiled(ops.sqrt(layers.Dense(1, use_bias=False)(inputs)), inputs, "mse")
+    model.set_weights([np.ones((2, 1))])
+    x, y = rng.uniform(1, 2, (60, 2)), rng.normal(size=(60, 1))
+    x[43] = 0
+    with pytest.raises(ValueError, match="example 43 of `train`"):
+        ki.influence(model, (x[:2], y[:2]), (x, y), damping=1.0, method=method, verbose=0)
+
+
 def test_a_label_out_of_range_is_said_wherever_it_stands(rng):
     model = truth.softmax_model(4, 3)
     x, y = rng.normal(size=(100, 4)), rng.integers(0, 3, 100)

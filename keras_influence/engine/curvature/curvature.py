@@ -7,8 +7,9 @@ from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers.footprint import vectors_together
 from keras_influence.engine.layers.kronecker import PseudoGradients, Statistics, are_worth_it
+from keras_influence.engine.layers.scoring import check_gradients
 from keras_influence.engine.loss.looks import computing
-from keras_influence.errors import SolverError
+from keras_influence.errors import NotFiniteError
 from keras_influence.linalg.operators.base import LinearOperator
 
 _HUGE = 1e10
@@ -65,11 +66,8 @@ class Curvature(LinearOperator):
         total /= count
         # Of huge vectors, as an iteration that grows has them, a product may overflow.
         if not np.isfinite(total).all() and np.abs(rows).max() < _HUGE:
-            raise SolverError(
-                "a product with the curvature is NaN or infinite: some layer or loss has no finite "
-                "second derivative at these data, as the square root of 0. curvature='gauss_newton' "
-                "needs none of the network's."
-            )
+            self._refuse_bad_examples()
+            raise NotFiniteError
         return total.astype(self.dtype, copy=False)
 
     def kernel_product(self, batch, rows, weight):
@@ -99,7 +97,11 @@ class Curvature(LinearOperator):
 
     def kronecker(self, pseudo_gradients, seed):
         """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
-        return self._statistics(seed).blocks(pseudo_gradients, self._regulariser(seed))
+        try:
+            return self._statistics(seed).blocks(pseudo_gradients, self._regulariser(seed))
+        except NotFiniteError:
+            self._refuse_bad_examples()
+            raise
 
     def layers_are_worth_it(self):
         return are_worth_it(self._objective, self._footprint.work * self.n)
@@ -112,6 +114,10 @@ class Curvature(LinearOperator):
         statistics = self._statistics(seed + _ANEW)
         about = blocks, chosen, -(-draws // count), np.sort(positions)
         return statistics.coarse(*about, self._regulariser(seed))
+
+    def _refuse_bad_examples(self):
+        """Raise a ValueError that names the first example whose gradient is not finite, if any."""
+        check_gradients(self._objective, self._batches, self._facts.own(), "train")
 
     def _statistics(self, seed):
         if self._objective.pseudo is None:

@@ -23,6 +23,7 @@ from keras_influence.engine.layers.pseudo import pseudo_signals, roots_of
 from keras_influence.engine.layers.sites import InnerCallError, linear_layers, weights_of
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
+from keras_influence.errors import NotFiniteError
 
 # Examples on which the form of the outputs' curvature is looked for.
 _FEW = 8
@@ -129,11 +130,16 @@ class Statistics:
         Args:
             pseudo_gradients: how many for each example.
             regulariser: (p,) diagonal of the regulariser's Hessian.
+
+        Raises:
+            NotFiniteError: some example has no finite gradient.
         """
         per_example = 1.0 / (self._batches.n * pseudo_gradients)
         n = self._batches.n
         title = f"Moments of the pseudo-gradients of {n} examples"
         moments = self._sum(lambda part, raw, _: part.moments(raw), pseudo_gradients, title)
+        if not all(np.isfinite(array).all() for arrays in moments for array in arrays):
+            raise NotFiniteError("a gradient of the model's outputs")
         pairs = list(zip(self._pseudo.parts, moments))
         shown = self._progress.over(pairs, f"Eigenvectors of {len(pairs)} blocks", len(pairs))
         blocks = [part.settled(found, per_example) for part, found in shown]

@@ -138,14 +138,27 @@ class Scorer:
         self._start += batch_size(batch)
 
     def _refuse_bad(self, rows):
-        """Raise where an example has no finite gradient, and say which."""
-        bad = np.flatnonzero(~np.isfinite(np.sum(rows, axis=1)))
-        if bad.size:
-            raise ValueError(
-                f"The loss of example {self._start + bad[0]} of `{self._name}` has a gradient that "
-                "is NaN or infinite. Is its label what the loss takes, and is there a square root "
-                "or a logarithm of 0?"
-            )
+        _refuse_bad(rows, self._start, self._name)
+
+
+def check_gradients(objective, batches, weight, name):
+    """Raise a ValueError that names the first example without a finite gradient, if there is one."""
+    start = 0
+    for batch in batches:
+        for part in split(batch, _FEWEST):
+            _refuse_bad(objective.example_gradients(part, weight).numpy(), start, name)
+            start += batch_size(part)
+
+
+def _refuse_bad(rows, start, name):
+    """Raise where a row, the gradient of an example or what is made of it, is not finite."""
+    bad = np.flatnonzero(~np.isfinite(np.sum(rows, axis=1)))
+    if bad.size:
+        raise ValueError(
+            f"The loss of example {start + bad[0]} of `{name}` has a gradient that is NaN or "
+            "infinite. Is its label what the loss takes, and is there a square root or a logarithm "
+            "of 0?"
+        )
 
 
 def gradient_of(objective, batch, weight, omega=None, shift=None):

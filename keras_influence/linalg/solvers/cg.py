@@ -5,7 +5,7 @@ from typing import Any, Optional
 import numpy as np
 import scipy.linalg
 
-from keras_influence.errors import NegativeCurvatureError, SolverError
+from keras_influence.errors import NegativeCurvatureError, NotFiniteError
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
@@ -102,7 +102,7 @@ class _Block:
 
     Raises:
         NegativeCurvatureError: A is not positive definite on them.
-        SolverError: a product with A is not finite.
+        NotFiniteError: a product with A is not finite.
     """
 
     p: Array
@@ -116,11 +116,7 @@ class _Block:
         self.q = problem.system.matmat(self.p)
         energy = overlaps(self.p, self.q)
         if not np.isfinite(energy).all():
-            raise SolverError(
-                "a product with the curvature is NaN or infinite: some layer or loss has no finite "
-                "second derivative at these data, as the square root of 0. curvature='gauss_newton' "
-                "needs none of the network's."
-            )
+            raise NotFiniteError
         try:
             self._factor = scipy.linalg.cho_factor((energy + energy.T) / 2)
         except np.linalg.LinAlgError as error:
