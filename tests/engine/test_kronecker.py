@@ -318,6 +318,67 @@ def test_coupling_is_the_matrix_in_the_coordinates_of_the_blocks(float64, rng):
     assert found == pytest.approx(expected[np.ix_(chosen, chosen)], rel=1e-8, abs=1e-10)
 
 
+@keras.saving.register_keras_serializable("test_kronecker")
+class Positions(layers.Layer):
+    """Adds an embedding of the positions, which has no axis of examples."""
+
+    def build(self, shape):
+        self.embedding = layers.Embedding(shape[1], shape[2])
+        self.embedding.build(None)
+
+    def call(self, x):
+        return x + self.embedding(keras.ops.arange(x.shape[1]))
+
+
+@keras.saving.register_keras_serializable("test_kronecker")
+class Merged(layers.Layer):
+    """A dense layer whose rows are the positions of all examples, and perhaps examples too."""
+
+    def __init__(self, again=False, **options):
+        super().__init__(**options)
+        self.dense, self.again = layers.Dense(3, "tanh"), again
+
+    def build(self, shape):
+        self.dense.build((None, shape[-1]))
+
+    def call(self, x):
+        y = keras.ops.reshape(self.dense(keras.ops.reshape(x, (-1, x.shape[-1]))), (-1, 12))
+        return self.dense(y[:, :3]) if self.again else y
+
+
+BY_NO_EXAMPLE = {
+    "positions": lambda x: layers.Flatten()(Positions()(x)),
+    "merged": lambda x: Merged()(x),
+    "merged and not": lambda x: Merged(again=True)(x),
+}
+
+
+@pytest.mark.parametrize("name", BY_NO_EXAMPLE)
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_layers_whose_first_axis_is_not_that_of_the_examples(name, batch_size, float64, rng):
+    """Batches of four have as many examples as there are positions."""
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, layers.Dense(1)(BY_NO_EXAMPLE[name](inputs)))
+    model.compile("sgd", "mse")
+    operator = _operator(model, (rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 1))), batch_size)
+    blocks = operator.kronecker(200 if name == "positions" else 1, seed=0)
+    odd = [b for b in blocks if not b.by_example]
+    assert len(odd) == 1
+    assert sum(b.positions.size for b in blocks) == operator.size
+    if name == "positions":
+        basis = Kronecker(tuple(odd), 0.0)
+        part = odd[0].positions.ravel()
+        turned = basis.turned(np.eye(len(part))) if isinstance(odd[0], Block) else np.eye(len(part))
+        expected = np.diag(turned.T @ operator.to_dense()[np.ix_(part, part)] @ turned)
+        # Means of hundreds of squares of sums over a batch.
+        assert odd[0].eigenvalues.ravel() == pytest.approx(expected, rel=0.2)
+    v = rng.normal(size=(2, operator.size))
+    solver = CG(tol=1e-10, preconditioner=TwoLevel())
+    solution = solver.solve(Damped(operator, 0.01), v)
+    assert truth.relative_error(solution.x, dense_solve(operator.to_dense(), v, 0.01)) < 1e-8
+
+
 def _uncovered(units=4):
     """A network whose parameters are in no layer that is covered."""
     keras.utils.set_random_seed(3)

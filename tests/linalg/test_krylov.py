@@ -13,7 +13,7 @@ from tests.linalg.matrices import Watched, dense_solve, spectral
 def test_converged_rows_drop_out_of_the_passes(rng):
     matrix, q = spectral(np.geomspace(1e-3, 1, 40))
     watched, easy = Watched(matrix), q[:, -1]
-    CG(tol=1e-8).solve(watched, np.stack([easy, rng.normal(size=40)]))
+    CG(tol=1e-8, preconditioner=None).solve(watched, np.stack([easy, rng.normal(size=40)]))
     assert watched.widths[0] == 2
     assert watched.widths[5:-1] == [1] * (len(watched.widths) - 6)
 
@@ -22,20 +22,22 @@ def test_right_hand_sides_share_their_directions(rng):
     """k vectors of n unknowns need n / k passes and one to check; equal ones cost nothing."""
     matrix, _ = spectral(np.geomspace(0.1, 1, 40))
     v = rng.normal(size=(10, 40))
-    together = CG(tol=1e-8).solve(Dense(matrix), v)
+    plain = CG(tol=1e-8, preconditioner=None)
+    together = plain.solve(Dense(matrix), v)
     assert truth.relative_error(together.x, dense_solve(matrix, v)) < 1e-7
     assert together.passes <= 4 + 1
     watched = Watched(matrix)
-    equal = CG(tol=1e-8).solve(watched, np.vstack([v[:2]] * 5))
+    equal = plain.solve(watched, np.vstack([v[:2]] * 5))
     assert equal.converged.all()
     assert max(watched.widths[:-1]) == 2
 
 
-def test_nystrom_preconditioner_saves_passes_on_a_low_rank_spectrum(rng):
+@pytest.mark.parametrize("preconditioner", [Nystrom(30), "auto"])
+def test_a_preconditioner_saves_passes_on_a_low_rank_spectrum(preconditioner, rng):
     matrix, _ = spectral(np.r_[np.full(170, 1e-8), np.geomspace(1e-2, 10, 30)])
     damped, v = Damped(Dense(matrix), 1e-3), rng.normal(size=(1, 200))
-    plain = CG().solve(damped, v)
-    helped = CG(preconditioner=Nystrom(30)).solve(damped, v)
+    plain = CG(preconditioner=None).solve(damped, v)
+    helped = CG(preconditioner=preconditioner).solve(damped, v)
     assert helped.converged.all()
     assert helped.passes < plain.passes / 3
 
@@ -54,6 +56,12 @@ def test_cg_estimates_the_most_negative_eigenvalue_well():
     with pytest.raises(ki.NegativeCurvatureError) as caught:
         CG(tol=1e-12).solve(Dense(matrix), v[None])
     assert caught.value.eigenvalue == pytest.approx(-1, abs=0.2)
+
+
+def test_without_damping_directions_of_no_curvature_are_said(rng):
+    matrix, _ = spectral(np.r_[np.zeros(5), np.linspace(1, 2, 15)])
+    with pytest.raises(ki.SolverError, match="singular without damping: use `damping`"):
+        Nystrom(20).solve(Dense(matrix), rng.normal(size=(2, 20)))
 
 
 def test_cg_says_that_a_product_is_not_finite(rng):

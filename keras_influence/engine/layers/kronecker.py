@@ -56,7 +56,11 @@ class PseudoGradients:
         try:
             miss, *raw = self._raw(batch, weight, seed)
         except InnerCallError as error:
-            self._hidden |= set(error.layers)
+            self._hide(error.layers)
+            return self.of(batch, weight, seed)
+        uneven = [p.layer.name for p, r in zip(self.parts, raw) if len(set(p.rows(r))) > 1]
+        if uneven:  # Its calls cannot stand side by side.
+            self._hide(uneven)
             return self.of(batch, weight, seed)
         if float(miss) <= tolerance(self.parameters.dtype) * len(self._roots):
             return raw
@@ -65,6 +69,12 @@ class PseudoGradients:
         self._roots = found if found != self._roots else ("dense",) * len(found)
         self.kernels.forget()
         return self.of(batch, weight, seed)
+
+    def _hide(self, layers):
+        """Look at the network anew, without these layers."""
+        self._hidden |= set(layers)
+        self.parts = []
+        self.kernels.forget()
 
     def _find_roots(self, batch, weight):
         vector = tf.constant(weight.vector(), self.parameters.dtype)
@@ -137,7 +147,8 @@ class Statistics:
         per_example = 1.0 / (self._batches.n * pseudo_gradients)
         n = self._batches.n
         title = f"Moments of the pseudo-gradients of {n} examples"
-        moments = self._sum(lambda part, raw, _: part.moments(raw), pseudo_gradients, title)
+        found = self._sum(_moments_and_rows, pseudo_gradients, title)
+        moments, rows = [arrays[:-1] for arrays in found], [arrays[-1] for arrays in found]
         if not all(np.isfinite(array).all() for arrays in moments for array in arrays):
             raise NotFiniteError("a gradient of the model's outputs")
         pairs = list(zip(self._pseudo.parts, moments))
@@ -149,9 +160,14 @@ class Statistics:
             squares = self._sum(
                 lambda part, raw, block: part.squares(raw, block), pseudo_gradients, title, blocks
             )
-        triples = zip(self._pseudo.parts, blocks, squares)
-        found = [part.measured(block, total, per_example) for part, block, total in triples]
-        return tuple(_with_extra(block, regulariser) for block in found)
+        whole = n * pseudo_gradients
+        return tuple(
+            dataclasses.replace(
+                _with_extra(part.measured(block, total, per_example), regulariser),
+                by_example=part.by_example and count == whole,
+            )
+            for part, block, total, count in zip(self._pseudo.parts, blocks, squares, rows)
+        )
 
     def coarse(self, blocks, chosen, pseudo_gradients, positions, regulariser):
         """The matrix in some of the blocks' coordinates, (R, R), estimated from some examples.
@@ -199,6 +215,11 @@ class Statistics:
                 with computing("train"):
                     raw = self._pseudo.of(batch, self._weight, [self._seed + sample, number])
                 yield raw
+
+
+def _moments_and_rows(part, raw, block):
+    """A part's moments, and how many examples it took the batch for."""
+    return [*part.moments(raw), sum(set(part.rows(raw)))]
 
 
 def _with_extra(block, regulariser):

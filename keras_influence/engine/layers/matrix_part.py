@@ -22,12 +22,13 @@ class MatrixPart:
         layer: the layer.
         view: a `View` of one of its calls.
         parameters: θ.
+        by_example: whether the first axis of its inputs seems to be that of the examples.
     """
 
     needs_squares = True
 
-    def __init__(self, layer, view, parameters):
-        self._layer = layer
+    def __init__(self, layer, view, parameters, by_example):
+        self.layer, self.by_example = layer, by_example
         self.weights = [view.kernel]
         if view.bias is not None and parameters.index(view.bias) is not None:
             self.weights.append(view.bias)
@@ -36,7 +37,11 @@ class MatrixPart:
     def raw(self, objective, signals):
         """Pairs of the input and δ of each call."""
         pairs = zip(signals.sites, signals.deltas)
-        return [(site.inputs, delta) for site, delta in pairs if site.layer is self._layer]
+        return [(site.inputs, delta) for site, delta in pairs if site.layer is self.layer]
+
+    def rows(self, raw):
+        """How many examples each call saw."""
+        return [len(delta) for _, delta in raw]
 
     def moments(self, raw):
         """[Σ a aᵀ, Σ δ δᵀ] over examples and positions; empty where there is to be no basis."""
@@ -60,7 +65,7 @@ class MatrixPart:
         """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
         del per_example
         bases = [_eigenvectors(moment) for moment in moments]
-        return Block(self._layer.path, self._positions, *bases, np.zeros(self._positions.shape))
+        return Block(self.layer.path, self._positions, *bases, np.zeros(self._positions.shape))
 
     def squares(self, raw, block):
         """[Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²], (K, O)."""
@@ -113,7 +118,7 @@ class MatrixPart:
             some = slice(start, start + step)
             calls = []
             for inputs, delta in raw:
-                view = as_matrix(Site(self._layer, (inputs[some],), {}, None))
+                view = as_matrix(Site(self.layer, (inputs[some],), {}, None))
                 calls.append(view.signals(delta[some], height))
             yield tuple(tf.concat(parts, 1) for parts in zip(*calls))
 

@@ -27,15 +27,18 @@ def parts_of(parameters, sites):
     for layer in dict.fromkeys(site.layer for site in sites):
         own = [v for v in weights_of(layer) if parameters.index(v) is not None]
         own = [v for v in own if id(v) not in taken]
-        view = as_matrix(next(site for site in sites if site.layer is layer))
+        calls = [site for site in sites if site.layer is layer]
+        # In a kernel the number of examples is not known; what has another first axis has no examples.
+        by_example = all(site.outputs.shape[0] is None for site in calls)
+        view = as_matrix(calls[0])
         if view is not None and any(v is view.kernel for v in own):
-            part = MatrixPart(layer, view, parameters)
+            part = MatrixPart(layer, view, parameters, by_example)
             parts.append(part)
             taken |= {id(v) for v in part.weights}
             own = [v for v in own if id(v) not in taken]
         split = split_of(layer, own)
         if split is not None:
-            parts.append(ChannelPart(layer, split, parameters))
+            parts.append(ChannelPart(layer, split, parameters, by_example))
             taken |= {id(v) for v in split.weights}
     rest = [v for v in parameters.variables if id(v) not in taken]
     return [*parts, RestPart(rest, parameters)] if rest else parts
@@ -48,34 +51,38 @@ class ChannelPart:
         layer: the layer.
         split: a `Split` of them.
         parameters: θ.
+        by_example: whether the first axis of its inputs seems to be that of the examples.
     """
 
     needs_squares = False
 
-    def __init__(self, layer, split, parameters):
-        self._layer, self._split = layer, split
+    def __init__(self, layer, split, parameters, by_example):
+        self.layer, self._split, self.by_example = layer, split, by_example
         self._positions = split.positions(parameters)
 
     def raw(self, objective, signals):
-        """Weight gradients of each example, [(b, m, w)]."""
+        """Weight gradients of each example by each call, (b, m, w)."""
         pairs = zip(signals.sites, signals.deltas)
-        gradients = [
+        return [
             self._split.gradients(objective, site, delta)
             for site, delta in pairs
-            if site.layer is self._layer
+            if site.layer is self.layer
         ]
-        return [tf.add_n(gradients)]
+
+    def rows(self, raw):
+        """How many examples each call saw."""
+        return [len(gradients) for gradients in raw]
 
     def moments(self, raw):
         """[Σ g gᵀ of each channel], (m, w, w)."""
-        g = tf.transpose(raw[0], [1, 2, 0])
+        g = tf.transpose(tf.add_n(raw), [1, 2, 0])
         return [tf.matmul(g, g, transpose_b=True).numpy()]
 
     def settled(self, moments, per_example):
         """The `Channels`, known from the moments alone."""
         (moment,) = moments
         values, vectors = np.linalg.eigh((moment + np.swapaxes(moment, 1, 2)) / 2 * per_example)
-        return Channels(self._layer.path, self._positions, vectors, np.maximum(values, 0))
+        return Channels(self.layer.path, self._positions, vectors, np.maximum(values, 0))
 
     def squares(self, raw, block):
         """Nothing: the eigenvalues are known."""
@@ -87,7 +94,7 @@ class ChannelPart:
 
     def coordinates(self, raw, block, chosen):
         """Entries of the gradients in the eigenvectors, of each example, (b, len(chosen))."""
-        turned = block.turned(raw[0].numpy())
+        turned = block.turned(tf.add_n(raw).numpy())
         return turned.reshape(len(turned), -1)[:, chosen]
 
 
@@ -102,7 +109,7 @@ class RestPart:
         parameters: θ.
     """
 
-    needs_squares = False
+    needs_squares = by_example = False
 
     def __init__(self, variables, parameters):
         self._places = [parameters.index(v) for v in variables]
@@ -119,6 +126,10 @@ class RestPart:
         ]
         return [tf.concat([tf.reshape(g, [-1]) for g in dense], 0)]
 
+    def rows(self, raw):
+        """None: it sees the batch as a whole."""
+        return []
+
     def moments(self, raw):
         """[g²], (r,)."""
         return [np.square(raw[0].numpy())]
@@ -127,7 +138,7 @@ class RestPart:
         """The `Channels` of one weight each."""
         values = moments[0][:, None] * per_example
         ones = np.ones((*values.shape, 1), values.dtype)
-        return Channels(OTHERS, self._positions, ones, values, outside=True)
+        return Channels(OTHERS, self._positions, ones, values, by_example=False, outside=True)
 
     def squares(self, raw, block):
         """Nothing: the eigenvalues are known."""

@@ -20,6 +20,7 @@ class Block:
         q_inputs: Q_A, (K, K); empty for the identity, where inputs are indices.
         q_outputs: Q_S, (O, O); empty for the identity, where there are too many outputs.
         eigenvalues: Λ, (K, O).
+        by_example: whether coordinates of single examples' gradients are known.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Block:
     q_inputs: Array
     q_outputs: Array
     eigenvalues: Array
+    by_example: bool = True
 
     def turned(self, v: Array) -> Array:
         """Q_Aᵀ v Q_S for each of (k, K, O): coordinates in the basis."""
@@ -60,6 +62,7 @@ class Channels:
         positions: (m, w) positions in θ of the weights of each block.
         vectors: (m, w, w) their eigenvectors, as columns.
         eigenvalues: (m, w).
+        by_example: as of `Block`.
         outside: whether they stand for weights in no layer that is covered.
     """
 
@@ -67,6 +70,7 @@ class Channels:
     positions: Array
     vectors: Array
     eigenvalues: Array
+    by_example: bool = True
     outside: bool = False
 
     def turned(self, v: Array) -> Array:

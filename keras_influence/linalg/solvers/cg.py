@@ -33,22 +33,22 @@ class CG(Solver):
     Args:
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
         max_iter: iterations at most.
-        preconditioner: None, or a `TwoLevel`, `EKFAC` or `Nystrom` that is made once and makes
-            each pass go further, or "auto": a `TwoLevel` where most of the parameters are in layers that
-            it covers, else a `Nystrom(50)`.
+        preconditioner: what is made once and makes each pass go further: a `TwoLevel`, `EKFAC` or
+            `Nystrom`, None for the plain algorithm, or "auto": a `TwoLevel` where most of the
+            parameters are in layers that it covers, else a `Nystrom(50)`, and nothing where neither can be
+            made.
     """
 
     advice = (
         "Raise `max_iter`, `tol` or `damping` (damping='auto' takes it from the scale of the "
-        "curvature, which targets that are not scaled make large), or use "
-        "CG(preconditioner=Nystrom())."
+        "curvature, which targets that are not scaled make large)."
     )
 
     def __init__(
         self,
         tol: float = 1e-5,
         max_iter: int = 1000,
-        preconditioner: preconditioners.Preconditioner = None,
+        preconditioner: preconditioners.Preconditioner = "auto",
     ) -> None:
         check_number("tol", tol, strict=True)
         check_number("max_iter", max_iter, low=1, integer=True)

@@ -89,4 +89,5 @@ def _written_out(block: AnyBlock, curvature: LinearOperator, damping: float) -> 
             "EKFAC needs a positive definite block for the parameters that it does not cover: "
             "raise `damping`, or use curvature='gauss_newton'."
         )
-    return Channels(block.name, positions[None], vectors[None], values[None], outside=True)
+    whole = positions[None], vectors[None], values[None]
+    return Channels(block.name, *whole, by_example=False, outside=True)

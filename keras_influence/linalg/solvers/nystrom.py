@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-from keras_influence.errors import SolverError
+from keras_influence.errors import NotFiniteError, SolverError
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
@@ -20,7 +20,7 @@ def nystrom_factor(curvature: LinearOperator, damping: float, rank: int, seed: i
         seed: of the sketch.
 
     Raises:
-        SolverError: H is not positive semi-definite.
+        SolverError: H is not positive semi-definite, or singular without damping.
     """
     rank = min(rank, curvature.size)
     rng = np.random.default_rng(seed)
@@ -29,6 +29,8 @@ def nystrom_factor(curvature: LinearOperator, damping: float, rank: int, seed: i
     # A small shift keeps the Cholesky factor real; it is taken off again below.
     shift = max(np.finfo(curvature.dtype).eps * np.linalg.norm(image), 1e-300)
     core = sketch @ image.T
+    if not np.isfinite(core).all():
+        raise NotFiniteError
     try:
         factor = scipy.linalg.cholesky((core + core.T) / 2 + shift * np.eye(rank))
     except np.linalg.LinAlgError as error:
@@ -38,7 +40,12 @@ def nystrom_factor(curvature: LinearOperator, damping: float, rank: int, seed: i
         ) from error
     half = scipy.linalg.solve_triangular(factor, image + shift * sketch, trans="T")
     _, singular, vectors = np.linalg.svd(half, full_matrices=False)
-    return LowRank(vectors, np.maximum(singular**2 - shift, 0), damping)
+    values = np.maximum(singular**2 - shift, 0)
+    if not damping and values[-1] <= np.finfo(curvature.dtype).eps * values[0]:
+        raise SolverError(
+            "The Nyström approximation is singular without damping: use `damping` > 0."
+        )
+    return LowRank(vectors, values, damping)
 
 
 class Nystrom(Solver):

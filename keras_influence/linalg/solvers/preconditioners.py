@@ -34,7 +34,7 @@ def factorise(
 
     "auto" is a `TwoLevel` where the layers are worth it, else a `Nystrom` of `rank`; and none
     where that would take much memory, or where the curvature has negative eigenvalues, which the
-    damping may yet outweigh.
+    damping may yet outweigh, or none at all in some directions, which it does not.
     """
     if isinstance(preconditioner, Solver):
         return preconditioner.factorise(curvature, damping).astype(curvature.dtype)

@@ -83,6 +83,6 @@ class TwoLevel(Solver):
 
 
 def _comparable(block: Block | Channels) -> np.ndarray:
-    """Eigenvalues of a block, none where it stands for weights outside all layers."""
+    """Eigenvalues of a block, none where it does not know its examples."""
     values = block.eigenvalues.ravel()
-    return np.full(values.shape, -np.inf) if getattr(block, "outside", False) else values
+    return values if block.by_example else np.full(values.shape, -np.inf)
