@@ -8,6 +8,10 @@ from keras_influence.engine.data.held import DEFAULT_BATCH_SIZE, HeldBatches
 from keras_influence.engine.data.stream import StreamBatches
 from keras_influence.validate import check_batch_size, check_class_weight
 
+# A dataset of no more bytes is held in memory: to read it anew for each pass may take longer than
+# the pass.
+_SMALL = 2**26
+
 
 def read(data, batch_size=None, name="train", class_weight=None):
     """A user's data as `Batches`.
@@ -43,4 +47,6 @@ def read(data, batch_size=None, name="train", class_weight=None):
             f"`batch_size` should be left out when `{name}` is a dataset, which brings "
             f"its own batches. Received: batch_size={batch_size}"
         )
-    return StreamBatches(sources.passes_of(data, name, class_weight), name)
+    stream = StreamBatches(sources.passes_of(data, name, class_weight), name)
+    # What is held is a second pass, which has to be the first one again.
+    return HeldBatches(list(stream), name) if stream.nbytes <= _SMALL else stream

@@ -1,6 +1,8 @@
 """Compiled batch kernels: traced once for batches of any size, one linear map for many vectors."""
 
+import contextlib
 import functools
+import gc
 import re
 
 import keras
@@ -94,8 +96,24 @@ class Kernels:
         self._compiled = {}
 
     def _compile(self, owner, function, extras, batch, length, known, many):
-        with _keras.lock:
+        with _keras.lock, _without_collection():
             return _Compiled(self, owner, function, extras, batch, length, known, many)
+
+
+@contextlib.contextmanager
+def _without_collection():
+    """No garbage collection meanwhile.
+
+    While TensorFlow traces, to free the graphs of earlier traces takes it a hundred times as long
+    as afterwards: seconds, where the trace itself takes one.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _dtype_of(name, dtype):
