@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.data.sizes import batch_size as size_of
+from keras_influence.engine.kernels.kernel import work_alone
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
 from keras_influence.engine.layers.kronecker import are_worth_it
@@ -215,9 +216,14 @@ class Problem:
         whole = CURVATURES[name](*about, self.footprint, self.progress)
         return whole if group is None else whole.without(group)
 
-    def layers_are_worth_it(self):
-        """Whether the layers' parts of the curvature precondition well for what they cost."""
-        return are_worth_it(self.objective, self.footprint.work * self.n)
+    def costs(self):
+        """What products with the curvature cost, for who chooses a solver by that; see `Auto`."""
+        return {
+            "work": self.footprint.work,
+            "layers": are_worth_it(self.objective, self.footprint.work * self.n),
+            "batches": len(self.train),
+            "alone": work_alone(self.model),
+        }
 
     def as_rows(self, rows):
         """Vectors in the layout and dtype of the kernels."""

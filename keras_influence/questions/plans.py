@@ -160,8 +160,7 @@ def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
 def _solver(problem: Problem, settings: Settings, count: int) -> tuple[Solver, str]:
     solver = settings.solver
     if isinstance(solver, solvers.Auto):
-        size, work = problem.parameters.size, problem.footprint.work
-        return solver.choose(size, problem.n, count, work, problem.layers_are_worth_it())
+        return solver.choose(problem.parameters.size, problem.n, count, **problem.costs())
     return solver, ""
 
 

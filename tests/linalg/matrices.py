@@ -72,7 +72,8 @@ class Layers(Dense):
         self.rest = np.setdiff1d(np.arange(23), np.concatenate(covered) if covered else [])
         diagonal = np.diag(self.matrix)[self.rest][:, None]
         ones = np.ones((len(self.rest), 1, 1))
-        self.blocks = (*layers, Channels("rest", self.rest[:, None], ones, diagonal, True))
+        about = {"by_example": False, "outside": True}
+        self.blocks = (*layers, Channels("rest", self.rest[:, None], ones, diagonal, **about))
 
     def kronecker(self, pseudo_gradients, seed):
         return self.blocks

@@ -26,6 +26,23 @@ def test_auto_weighs_the_costs(size, n, count, expected):
 
 
 @pytest.mark.parametrize(
+    ("size", "batches", "alone", "expected"),
+    [
+        (500, 1, 0.0, Direct),
+        (500, 1, 3e7, Direct),
+        (500, 1, 1.5e8, CG),  # A loop over time: each of 500 products takes milliseconds.
+        (500, 10, 3e7, CG),
+        (1500, 1, 0.0, CG),
+        (1500, 10, 0.0, Direct),  # Calls of kernels count for more than products.
+    ],
+)
+def test_auto_counts_what_calls_and_vectors_take_by_themselves(size, batches, alone, expected):
+    solver, reason = Auto().choose(size, 100, 5, work=10 * size, batches=batches, alone=alone)
+    assert type(solver) is expected
+    assert "products" in reason or "small" in reason
+
+
+@pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: Arnoldi(rank=0), "`rank`"),

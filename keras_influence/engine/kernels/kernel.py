@@ -14,6 +14,8 @@ from keras_influence.engine.kernels import primitives
 # A vectorised map turns each convolution into a wider one, which was slower than
 # a loop on CPU, and it cannot follow the while-loops of recurrent layers.
 _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
+# Operations in a millisecond or in five, which one vector by itself takes at least.
+_CONVOLVED, _RECURRENT = 3e7, 1.5e8
 # What a vectorised map ends in where it cannot follow an operation.
 _NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
 
@@ -194,10 +196,15 @@ def _relaxed(tensor, known):
 
 def prefers_loop(model):
     """Whether vectors are better taken one by one than all at once for this model."""
-    return any(
-        isinstance(layer, _LOOPED) or "Conv" in type(layer).__name__
-        for layer in model._flatten_layers()
-    )
+    return work_alone(model) > 0
+
+
+def work_alone(model):
+    """Operations in the time that a vector takes at least, where it does not go with others; else 0."""
+    layers = model._flatten_layers()
+    if any(isinstance(layer, _LOOPED) for layer in layers):
+        return _RECURRENT
+    return _CONVOLVED if any("Conv" in type(layer).__name__ for layer in layers) else 0.0
 
 
 def over_vectors(function, vectors, loop):

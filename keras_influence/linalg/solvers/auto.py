@@ -4,17 +4,21 @@ from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct
 from keras_influence.linalg.solvers.ekfac import EKFAC
+from keras_influence.linalg.solvers.two_level import passes_to_make
 from keras_influence.validate import check_number
 
 # Below this many parameters the dense matrix is cheap whatever is asked.
 _SMALL = 1000
 # Beyond this many the dense matrix takes more than 0.8 GB.
 _LARGE = 10_000
-# What conjugate gradients with a `TwoLevel` preconditioner take to a residual of 1e-5: to make it,
-# in gradient passes, and products for each right-hand side.
-_MAKING, _PRODUCTS = 6, 20
-# The same with a `Nystrom(50)`, where the layers are not known.
-_MAKING_OTHERS, _PRODUCTS_OTHERS = 50, 50
+# Products for each right-hand side that conjugate gradients take to a residual of 1e-5, with a
+# `TwoLevel` preconditioner; and with a `Nystrom(50)`, where the layers are not known.
+_PRODUCTS, _PRODUCTS_OTHERS = 20, 50
+_RANK, _RANK_OTHERS = 1000, 50
+# Floating-point operations in the time that a call of a kernel takes at least, some milliseconds.
+_CALL = 1e8
+# Vectors that share a call, and what is soon enough for no other way to be weighed: a second or two.
+_TOGETHER, _SOON = 64, 5e10
 # Gradient passes that are always affordable: a few epochs of training.
 _EPOCHS = 25
 
@@ -24,11 +28,11 @@ class Auto:
 
     The unit is a pass of the gradient over all n training examples, 6 n m floating-point
     operations where an example takes m multiplications forward; a product of the curvature with
-    one vector costs about the same. Writing the matrix out takes p products, and p³ / 3
-    operations to factorise; preconditioned conjugate gradients take about 20 for each right-hand
-    side. The cheaper of the two is chosen if it is within `budget`, or within 25 passes, what
-    some epochs of `fit` take; beyond it EK-FAC, whose cost does not depend on the number of
-    right-hand sides.
+    one vector costs about the same, and some milliseconds for each batch. Writing the matrix out
+    takes p products, and p³ / 3 operations to factorise; preconditioned conjugate gradients take
+    about 20 for each right-hand side. The cheaper of the two is chosen if it is within `budget`,
+    or within 25 passes, what some epochs of `fit` take; beyond it EK-FAC, whose cost does not
+    depend on the number of right-hand sides.
 
     Args:
         budget: floating-point operations that an exact solve may take. The default of 1e12
@@ -40,7 +44,15 @@ class Auto:
         self.budget = budget
 
     def choose(
-        self, size: int, n: int, count: int, work: float | None = None, layers: bool = True
+        self,
+        size: int,
+        n: int,
+        count: int,
+        *,
+        work: float | None = None,
+        layers: bool = True,
+        batches: int = 1,
+        alone: float = 0.0,
     ) -> tuple[Solver, str]:
         """A solver for some right-hand sides.
 
@@ -51,29 +63,41 @@ class Auto:
             work: multiplications that an example takes forward; as many as there are
                 parameters if not given.
             layers: whether a `TwoLevel` preconditioner is worth it.
+            batches: of the training examples.
+            alone: operations in the time that a product takes at least, where vectors do not go
+                through a batch together.
 
         Returns:
             `(solver, reason)`.
         """
         about = f"auto: {size} parameters, {n} examples, {count} right-hand sides"
-        if size <= _SMALL:
+        if size <= _SMALL and size * batches * alone <= _SOON:
             return Direct(), f"{about}: the dense matrix is small"
         unit = 6.0 * n * (work or size)
         allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
-        direct = size + size**3 / 3 / unit
+
+        def cost(products: float, calls: float) -> float:
+            """Of products in passes, with that of the calls of kernels."""
+            return products + (products * alone + calls * _CALL) * batches / unit
+
         if layers:
-            iterative = float(_MAKING + _PRODUCTS * count)
+            making, each = passes_to_make(min(_RANK, size), n), _PRODUCTS
+            iterative = cost(making, making)
         else:
-            iterative = float(_MAKING_OTHERS + _PRODUCTS_OTHERS * count)
+            making, each = _RANK_OTHERS, _PRODUCTS_OTHERS
+            iterative = cost(making, 1)
+        iterative += cost(each * count, each * max(1, count / _TOGETHER))
+        direct = cost(size, size / _TOGETHER) + size**3 / 3 / unit
+        products = f"{making + each * count:.3g}"
         if size <= _LARGE and direct <= min(iterative, allowed):
-            return Direct(), f"{about}: {direct:.3g} products for the matrix, not {iterative:.3g}"
+            return Direct(), f"{about}: {size} products for the matrix, not {products} one by one"
         if iterative <= allowed:
             return (
                 CG(preconditioner="auto"),
-                f"{about}: about {iterative:.3g} products, within the budget",
+                f"{about}: about {products} products, within the budget",
             )
         return EKFAC(), (
-            f"{about}: an exact solve would take about {iterative:.3g} passes over the data, more "
+            f"{about}: an exact solve would take about {products} passes over the data, more "
             f"than the {allowed:.3g} of the budget. EK-FAC ranks examples much as the exact answer "
             "does, but a score may be off by tens of per cent: CG(preconditioner='auto') is exact"
         )

@@ -13,8 +13,8 @@ from keras_influence.validate import check_number
 
 # Pseudo-gradients that the coupling is estimated from, for each of its directions.
 _DRAWS = 8
-# Passes over the data that these may take.
-_PASSES = 4
+# Passes over the data that these may take: fewer than the products they save, where examples are few.
+_PASSES = 32
 # Directions whose eigenvalue is a smaller part of the damping are as good as not there.
 _NEGLIGIBLE = 0.1
 
@@ -57,7 +57,7 @@ class TwoLevel(Solver):
         fine = Kronecker(network.kronecker(self.pseudo_gradients, self.seed), damping)
         if damping == 0 and (fine.eigenvalues <= 0).any():
             raise SolverError("TwoLevel met a singular block. Set `damping` to a positive number.")
-        chosen = self._chosen(fine, max(1, _PASSES * network.n // _DRAWS))
+        chosen = self._chosen(fine, _most(network.n))
         matrix = np.zeros((0, 0))
         if chosen.size:
             matrix = network.coupling(fine.blocks, chosen, _DRAWS * len(chosen), self.seed)
@@ -80,6 +80,16 @@ class TwoLevel(Solver):
         problem.on_step(1, np.nan)
         x = problem.factor.precondition(problem.rows)
         return Answer(x, 1, details={"coupled_directions": len(problem.factor.coarse)})
+
+
+def passes_to_make(rank: int, n: int) -> float:
+    """Passes over n examples that it takes to make a factor that couples `rank` directions."""
+    return 2 + _DRAWS * min(rank, _most(n)) / n
+
+
+def _most(n: int) -> int:
+    """Directions that may be coupled, given n examples."""
+    return max(1, _PASSES * n // _DRAWS)
 
 
 def _comparable(block: Block | Channels) -> np.ndarray:
