@@ -150,7 +150,7 @@ def test_a_report_is_written_beside_the_scores_and_named(data, tmp_path):
     closed = truth.SoftmaxRegression(*data, 3, L2)
     losses = closed.losses(truth.get_flat(model))
     assert [t["loss"] for t in page.data["tests"]] == pytest.approx(losses, rel=6e-3)
-    (text,) = read_events(tmp_path / "logs")["influence/report"][5].tolist()
+    text = read_events(tmp_path / "logs")["influence/report"][5].item()
     assert text.decode() == f"`{path}`"
     with pytest.raises(ValueError, match="`report` is written to `folder`"):
         ki.InfluenceCallback(data, data, report=True)

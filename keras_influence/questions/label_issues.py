@@ -55,17 +55,18 @@ class LabelIssues:
         return len(self.index)
 
     def __repr__(self) -> str:
+        columns = [getattr(self, name)[:5].tolist() for name in _COLUMNS]
+        rows = [
+            f"  {i:>6} {given!s:>6} {suggested!s:>10} {predicted!s:>10} {own:>15.3g} {loss:>10.3g} "
+            f"{margin:>+10.3g}"
+            for i, given, suggested, predicted, own, loss, margin in zip(*columns)
+        ]
         lines = [
             f"LabelIssues: {len(self)} training examples, the most suspicious first, by {self.by}",
             "   index  given  suggested  predicted  self_influence       loss     margin",
+            *rows,
         ]
-        for i in range(min(5, len(self))):
-            lines.append(
-                f"  {self.index[i]:>6} {self.given[i]!s:>6} {self.suggested[i]!s:>10} "
-                f"{self.predicted[i]!s:>10} {self.self_influence[i]:>15.3g} {self.loss[i]:>10.3g} "
-                f"{self.margin[i]:>+10.3g}"
-            )
-        return "\n".join([*lines, *(["  ..."] if len(self) > 5 else [])])
+        return "\n".join([*lines, "  ..."] if len(self) > 5 else lines)
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a column for each attribute, in the same order."""

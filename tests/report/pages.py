@@ -70,7 +70,7 @@ class Page(html.parser.HTMLParser):
         """The Content-Security-Policy as a dict."""
         (content,) = (m["content"] for m in self.named("meta") if "http-equiv" in m)
         parts = [part.split(maxsplit=1) for part in content.split(";")]
-        return {name: value for name, value in parts}
+        return dict(parts)
 
 
 def sha256(text):

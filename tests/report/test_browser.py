@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("jinja2")
 pytest.importorskip("PIL")
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright")
+
+from playwright import sync_api
 
 from tests.report.pages import scores_of
 
@@ -21,9 +23,9 @@ def browser():
     path = next(filter(None, map(shutil.which, NAMES)), None)
     with contextlib.ExitStack() as stack:
         try:
-            started = stack.enter_context(playwright.sync_playwright())
+            started = stack.enter_context(sync_api.sync_playwright())
             found = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except playwright.Error as error:
+        except sync_api.Error as error:
             pytest.skip(f"no browser: {str(error).splitlines()[0]}")
         yield found
         found.close()
@@ -54,25 +56,30 @@ def page(browser, report):
     opened.on("console", lambda message: wrong.append(message.text))
     opened.goto(report[0].as_uri())
     yield opened
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [report[0].as_uri()]
+    own = report[0].as_uri()
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {own}
     assert not wrong
     assert opened.title() == "Influence report"
     context.close()
 
 
-def shown(page):
-    return page.inner_text("#detail h2")
+def shows(page, title):
+    """Wait until an example is shown."""
+    page.wait_for_function(
+        "title => document.querySelector('#detail h2').textContent === title", arg=title
+    )
+    return True
 
 
 def test_a_test_example_leads_to_a_training_example_and_back(page, report):
     page.click("#item-4")
-    assert shown(page) == "Test example 4"
+    assert shows(page, "Test example 4")
     assert page.inner_text("#detail .facts dd") == EVIL
     cards = page.locator("#detail .cards")
     assert cards.nth(0).locator(".value").all_inner_texts() == ["+0.500", "+0.125"]
     assert cards.nth(1).locator(".value").all_inner_texts() == ["−0.250", "−0.0625"]
     cards.nth(0).locator("a").nth(1).click()
-    assert shown(page) == "Training example 2"
+    assert shows(page, "Training example 2")
     assert page.evaluate("document.activeElement.textContent") == "Training example 2"
     column = report[1][:, 2]
     listed = page.locator("#detail .tests-of").nth(0).locator(".number").all_inner_texts()
@@ -80,9 +87,9 @@ def test_a_test_example_leads_to_a_training_example_and_back(page, report):
     assert float(listed[0]) == pytest.approx(column.max(), rel=6e-3)
     assert page.locator("#detail .tests-of").nth(1).locator("li").count() == (column < 0).sum()
     page.locator("#detail .tests-of a").first.click()
-    assert shown(page) == f"Test example {column.argmax()}"
+    assert shows(page, f"Test example {column.argmax()}")
     page.go_back()
-    assert shown(page) == "Training example 2"
+    assert shows(page, "Training example 2")
 
 
 def test_pictures_are_drawn(page):
@@ -112,12 +119,12 @@ def test_the_keyboard_is_enough(page):
     page.focus("#item-0")
     for key in ("ArrowDown", "ArrowDown", "ArrowUp"):
         page.keyboard.press(key)
-    assert shown(page) == "Test example 1"
+    assert shows(page, "Test example 1")
     assert page.evaluate("document.activeElement.id") == "item-1"
     assert page.get_attribute("#item-1", "aria-current") == "true"
     assert page.locator("#tests a[tabindex='0']").count() == 1
     page.keyboard.press("End")
-    assert shown(page) == "Test example 11"
+    assert shows(page, "Test example 11")
     assert "Test example 11" in page.inner_text("#shown")
 
 

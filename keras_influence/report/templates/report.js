@@ -162,7 +162,11 @@
       if (link === here) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     }
-    if (here) here.scrollIntoView({ block: "nearest" });
+    if (!here) return;
+    // Not `scrollIntoView`, from which the tab key would go on.
+    const list = $("tests");
+    const low = here.offsetTop + here.offsetHeight - list.clientHeight;
+    list.scrollTop = Math.min(Math.max(list.scrollTop, low), here.offsetTop);
   }
 
   $("tests").addEventListener("keydown", (event) => {
@@ -221,6 +225,7 @@
 
   function go(moved) {
     const [, kind, number] = /^#(test|train|suspicious|computed)-?(\d*)$/.exec(location.hash) || [];
+    if (moved && !kind && location.hash) return; // The link that skips to the content.
     const position = Number(number);
     const view = kind === "suspicious" || kind === "computed" ? kind : "tests";
     for (const name of ["tests", "suspicious", "computed"]) if ($(`view-${name}`)) $(`view-${name}`).hidden = name !== view;
