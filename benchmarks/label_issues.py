@@ -3,9 +3,10 @@
 10 % of the training labels get another class. Printed is the fraction of them that is among the
 first 5, 10 and 20 % of each ranking, and the area under that curve; mean over seeds.
 
-The first three rankings need the one model that was trained on all of the data. The others, and
-cleanlab, are given the predictions of five models, each for the fifth that it has not seen; "and"
-is the mean of two orders.
+The first three rankings need the one model that was trained on all of the data. "Out of fold" are
+those of `find_label_issues(predictions=)`, and cleanlab's: both are given the same predictions of
+five models, each for the fifth that it has not seen. "Self-influence, loss out of fold" is the mean
+of the two orders.
 
     python benchmarks/label_issues.py [--n 2000] [--seeds 3] [--data fashion digits]
                                       [--peers ENVIRONMENTS] [--models softmax mlp conv]
@@ -25,11 +26,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from mislabelled import digits
+from mislabelled import classifier, digits
 from problems import environment, fashion_mnist
 from scipy.stats import rankdata
 
-from keras_influence import CG, find_label_issues
+from keras_influence import CG, Explainer
 from keras_influence.evaluation import plant_wrong_labels
 
 layers = keras.layers
@@ -49,10 +50,7 @@ BODIES = {
 
 def trained(body, x, y, seed, epochs):
     keras.utils.set_random_seed(seed)
-    l2 = keras.regularizers.L2(1e-3)
-    head = layers.Dense(10, activation="softmax", kernel_regularizer=l2)
-    model = keras.Sequential([keras.Input(x.shape[1:]), *BODIES[body](), head])
-    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model = classifier(x.shape[1:], *BODIES[body]())
     model.fit(x, y, epochs=epochs, batch_size=64, verbose=0)
     return model
 
@@ -73,14 +71,16 @@ def rankings(body, x, y, seed, epochs, peers):
     model = trained(body, x, y, seed, epochs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        issues = find_label_issues(model, (x, y), method=CG(tol=1e-2), verbose=0)
+        explainer = Explainer(model, (x, y), method=CG(tol=1e-2), verbose=0)
+        issues = explainer.find_label_issues()
     back = np.argsort(issues.index)
     influence, loss = issues.self_influence[back], issues.loss[back]
     found = {"self-influence": influence, "loss": loss, "margin": -issues.margin[back]}
     predictions = out_of_fold(body, x, y, seed, epochs)
-    unsure = 1 - predictions[np.arange(len(y)), y]
-    found["self-influence and out-of-fold"] = rankdata(influence) + rankdata(unsure)
-    found["margin and out-of-fold"] = rankdata(found["margin"]) + rankdata(unsure)
+    issues = explainer.find_label_issues(predictions=predictions)
+    outside = {name: getattr(issues, name)[np.argsort(issues.index)] for name in ("loss", "margin")}
+    found |= {"loss, out of fold": outside["loss"], "margin, out of fold": -outside["margin"]}
+    found["self-influence, loss out of fold"] = rankdata(influence) + rankdata(outside["loss"])
     if peers:
         cleaned = cleanlab(peers, y, predictions)
         found |= {f"cleanlab {name}": scores for name, scores in cleaned.items()}

@@ -23,7 +23,7 @@ QUESTIONS = {
     "hessian_eigenvalues": f"model, train, k, *, which, tol, {MATRIX}, verbose",
     "hessian_trace": f"model, train, *, samples, seed, {MATRIX}, verbose",
     "with_change": "model, change, variables",
-    "find_label_issues": f"model, train, *, by, {SETTINGS}",
+    "find_label_issues": f"model, train, *, by, predictions, {SETTINGS}",
     "Explainer": f"model, train, *, {SETTINGS}",
 }
 
@@ -78,6 +78,7 @@ METHODS = {
         "influence": "self, test, *, target, store",
         "top_influence": "self, test, k, *, target",
         "self_influence": "self, *, indices",
+        "find_label_issues": "self, *, by, predictions",
         "group_influence": "self, test, groups, *, order, target",
         "parameter_influence": "self, train_subset, *, order",
         "input_influence": "self, test, *, indices, target",

@@ -79,7 +79,12 @@ class LabelIssues:
 
 @takes(Settings)
 def find_label_issues(
-    model: Any, train: Any, *, by: str = "self_influence", **settings: Unpack[SettingsArguments]
+    model: Any,
+    train: Any,
+    *,
+    by: str = "self_influence",
+    predictions: Any = None,
+    **settings: Unpack[SettingsArguments],
 ) -> LabelIssues:
     """Rank the training examples of a classifier by how wrong their labels look.
 
@@ -96,21 +101,45 @@ def find_label_issues(
         model: a built, compiled and trained classifier with one output.
         train: as in `influence`; labels are integers, zeros and ones, or one-hot rows.
         by: "self_influence", "loss" or "margin": what to order by.
+        predictions: (n, classes) probabilities from models that have not seen the example, as of
+            cross-validation. Loss (-log p of the given label), margin (log p of the given label less
+            that of the suggested one), `predicted` and `suggested` are then those of these.
         **settings: as in `influence`.
 
     Returns:
         `LabelIssues`, one entry for each training example.
 
     Raises:
-        ValueError: the labels or outputs are not those of a classifier with one output.
+        ValueError: the labels or outputs are not those of a classifier with one output, or
+            `predictions` are no probabilities for them.
         As `inverse_hvp`.
     """
+    check_measure(by)
+    return ask_label_issues(Case.of(model, train, Settings.of(settings)), by, predictions)
+
+
+def check_measure(by: Any) -> None:
+    """Raise unless `by` is one of `MEASURES`."""
     if by not in MEASURES:
         raise ValueError(f"`by` should be one of {list(MEASURES)}. Received: by={by!r}")
-    case = Case.of(model, train, Settings.of(settings))
+
+
+def ask_label_issues(
+    case: Case, by: str = "self_influence", predictions: Any = None
+) -> LabelIssues:
+    """`find_label_issues` for a `Case`."""
+    check_measure(by)
     classes, p = _read(case.problem)
+    if predictions is not None:
+        p = _checked(predictions, p.shape)
     others = np.where(np.arange(p.shape[1]) == classes.given[:, None], -1, p).argmax(1)
     measures = _measured(case, _Relabelled(case.problem, classes, others))
+    if predictions is not None:
+        log = np.log(np.maximum(p, np.finfo(float).tiny))
+        given, other = (
+            np.take_along_axis(log, c[:, None], 1)[:, 0] for c in (classes.given, others)
+        )
+        measures |= {"loss": -given, "margin": given - other}
     order = np.argsort(measures["margin"] if by == "margin" else -measures[by], kind="stable")
     named = {"given": classes.given, "suggested": others, "predicted": p.argmax(1)}
     return LabelIssues(
@@ -119,6 +148,18 @@ def find_label_issues(
         **{name: column[order] for name, column in measures.items()},
         by=by,
     )
+
+
+def _checked(predictions: Any, shape: tuple[int, int]) -> np.ndarray:
+    """A user's predictions as probabilities of this shape."""
+    p = np.asarray(predictions, np.float64)
+    sound = p.shape == shape and bool((p >= 0).all()) and np.allclose(p.sum(1), 1, atol=1e-3)
+    if not sound:
+        raise ValueError(
+            f"`predictions` should be probabilities of shape {shape}, one for each example and "
+            f"class, whose rows sum to 1. Received: shape {p.shape}"
+        )
+    return p
 
 
 def _measured(case: Case, relabelled: _Relabelled) -> dict[str, np.ndarray]:

@@ -62,6 +62,9 @@ def test_the_measures_are_the_closed_forms(blobs):
     p = truth.softmax(closed.x @ theta.reshape(4, 3))
     assert (found["predicted"] == p.argmax(1)).all()
     assert (issues.index == np.argsort(-expected["self_influence"])).all()
+    explainer = ki.Explainer(model, blobs, method="direct", damping=DAMPING, verbose=0)
+    made_once = in_order(explainer.find_label_issues())
+    assert truth.relative_error(made_once["margin"], expected["margin"]) < 1e-6
     for by, sign in (("loss", -1), ("margin", 1)):
         ordered = ki.find_label_issues(
             model, blobs, by=by, method="direct", damping=DAMPING, verbose=0
@@ -131,6 +134,24 @@ def test_two_classes_of_one_output_by_the_closed_form(rng):
     assert found["margin"] == pytest.approx(margin, rel=1e-5)
     assert (found["suggested"] == 1 - y).all()
     assert 3 in issues.index[:4]
+
+
+def test_predictions_of_other_models_are_taken_by_hand(rng):
+    y = np.array([0, 1, 2])
+    x = rng.normal(size=(3, 3))
+    _, _, model = at_minimum(x, y)
+    p = np.array([[0.1, 0.2, 0.7], [0.3, 0.6, 0.1], [0.25, 0.2, 0.55]])
+    issues = ki.find_label_issues(model, (x, y), by="margin", predictions=p, verbose=0)
+    assert issues.index.tolist() == [0, 1, 2]
+    assert issues.suggested.tolist() == [2, 0, 0]
+    assert issues.predicted.tolist() == [2, 1, 2]
+    assert issues.loss == pytest.approx(-np.log([0.1, 0.6, 0.55]))
+    assert issues.margin == pytest.approx(np.log([1 / 7, 2, 2.2]))
+    own = ki.self_influence(model, (x, y), verbose=0)
+    assert issues.self_influence == pytest.approx(own)
+    for bad in (p[:2], 2 * p, p - 0.2):
+        with pytest.raises(ValueError, match="`predictions` should be probabilities"):
+            ki.find_label_issues(model, (x, y), predictions=bad, verbose=0)
 
 
 def test_planted_labels_of_digits_are_found_and_mended():

@@ -166,7 +166,7 @@
     // Not `scrollIntoView`, from which the tab key would go on.
     const list = $("tests");
     const low = here.offsetTop + here.offsetHeight - list.clientHeight;
-    list.scrollTop = Math.min(Math.max(list.scrollTop, low), here.offsetTop);
+    if (list.scrollTop < low || list.scrollTop > here.offsetTop) list.scrollTop = here.offsetTop - list.clientHeight / 3;
   }
 
   $("tests").addEventListener("keydown", (event) => {
