@@ -196,5 +196,5 @@ def _add_columns(entries, shown, scores, rows):
 
 
 def _short(value):
-    """A number of three digits, for a smaller file."""
-    return float(f"{value:.3g}")
+    """A number of three digits, for a smaller file; JSON has no infinity."""
+    return float(f"{np.nan_to_num(float(value)):.3g}")

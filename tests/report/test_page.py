@@ -83,6 +83,29 @@ def test_each_test_example_has_its_strongest_and_each_training_example_its_tests
     assert "1 of 2 test examples are in this report" in page.text
 
 
+def test_scores_on_a_disk_are_the_same_report(scores, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    values = zarr.array(np.array(VALUES), chunks=(1, 3))
+    on_disk = Page(scores_of(VALUES, values=values).report(tmp_path / "disk.html"))
+    assert on_disk.data == Page(scores.report(tmp_path / "r.html")).data
+
+
+def test_of_many_test_examples_some_are_shown(rng, tmp_path):
+    page = Page(scores_of(rng.normal(size=(600, 3))).report(tmp_path / "r.html"))
+    assert [t["i"] for t in page.data["tests"]] == list(range(500))
+    assert "500 of 600 test examples are in this report" in page.text
+    # By loss where a model knows it: y = 0, and the prediction is x.
+    model = truth.ridge_model(1)
+    model.set_weights([np.ones((1, 1))])
+    x = rng.normal(size=(600, 1))
+    test = x, np.zeros((600, 1))
+    path = scores_of(rng.normal(size=(600, 3))).report(tmp_path / "r.html", test, model=model)
+    largest = np.sort(np.argsort(-(x[:, 0] ** 2))[:500])
+    shown = Page(path).data["tests"]
+    assert [t["i"] for t in shown] == largest.tolist()
+    assert [float(t["predicted"]) for t in shown] == pytest.approx(x[largest, 0], abs=6e-4)
+
+
 def test_the_suspicious_list_is_by_self_influence(scores, images, tmp_path):
     values = np.array([0.1, 3.0, 0.2, 2.0])
     page = Page(scores.report(tmp_path / "r.html", *images, self_influence=values, suspicious=3))
