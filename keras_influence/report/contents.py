@@ -177,7 +177,7 @@ def _said(tests, trains, model, options):
 
 
 def _neighbour(j, value, different):
-    shown = [[name, f"{a:.4g}", f"{b:.4g}"] for name, a, b in different]
+    shown = [[name, f"{a:.3g}", f"{b:.3g}"] for name, a, b in different]
     return [j, value, shown] if shown else [j, value]
 
 

@@ -91,7 +91,7 @@ def _at(names, index):
 
 
 def _shown(label):
-    return ", ".join(_text(array) for array in label)
+    return "; ".join(_text(array) for array in label)
 
 
 def _number(out):
@@ -101,12 +101,15 @@ def _number(out):
 
 def _text(array):
     array = np.asarray(array)
-    if array.size == 1:
-        value = array.reshape(-1)[0]
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "replace")
-        return f"{value:.4g}" if isinstance(value, np.floating) else str(value)
-    return f"{array.dtype} of shape {array.shape}" if array.size > 8 else str(array.tolist())
+    if array.size > 8:
+        return f"{array.dtype} of shape {array.shape}"
+    return ", ".join(_value(value) for value in array.reshape(-1))
+
+
+def _value(value):
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return f"{value:.4g}" if isinstance(value, np.floating) else str(value)
 
 
 def _cut(said, groups):

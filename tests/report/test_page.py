@@ -251,6 +251,24 @@ def test_a_notebook_shows_the_same_in_small(scores):
     assert "<script" not in text
 
 
+def test_other_labels_are_text(scores, rng, tmp_path):
+    y = np.array([[1.5, -0.25], [0.0, 2.0]]), np.array([[3.25], [4.0]])
+    page = Page(scores.report(tmp_path / "r.html", (rng.random((2, 3)), y)))
+    assert [t["label"] for t in page.data["tests"]] == ["1.5, -0.25; 3.25", "0, 2; 4"]
+    assert page.data["tests"][0]["top"] == [[0, 0.3], [2, 0.1]]
+
+
+def test_features_that_differ_most_stand_with_each_neighbour(scores, tmp_path):
+    x = np.array([[0.0, 0.0, 7.0], [0.0, 0.0, 7.0]])
+    x_train = np.array([[1.0, 40.0, 7.0], [4.0, 0.0, 7.0], [0.0, 200.0, 7.0], [0.0, 0.0, 7.0]])
+    y = np.zeros(2, int), np.zeros(4, int)
+    page = Page(scores.report(tmp_path / "r.html", (x, y[0]), (x_train, y[1])))
+    # Spreads 1.46 and 73.0: 40 of the second feature is less far than 1 of the first.
+    (_, _, first), (_, _, second) = page.data["tests"][0]["top"]
+    assert first == [["0", "0", "1"], ["1", "0", "40"]]
+    assert second == [["1", "0", "200"]]
+
+
 def test_show_says_what_is_shown(scores, rng, tmp_path):
     words = np.array(["good", "bad", "film", "dull"])
     tokens = rng.integers(0, 4, (6, 3))
