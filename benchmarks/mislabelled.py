@@ -32,14 +32,14 @@ def digits():
 
 
 def softmax(shape):
-    return classifier(shape)
+    return _classifier(shape)
 
 
 def mlp(shape):
-    return classifier(shape, layers.Dense(32, activation="relu"))
+    return _classifier(shape, layers.Dense(32, activation="relu"))
 
 
-def classifier(shape, *body):
+def _classifier(shape, *body):
     l2 = keras.regularizers.L2(1e-3)
     head = layers.Dense(10, activation="softmax", kernel_regularizer=l2)
     model = keras.Sequential([keras.Input(shape), layers.Flatten(), *body, head])

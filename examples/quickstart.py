@@ -72,7 +72,7 @@ def explain(model, train, test, rows):
 
 def find_wrong_labels(model, train, changed):
     """Rank training digits by self-influence, and count the changed labels among the first."""
-    ranked = model.find_label_issues(train, damping=1e-3).index
+    ranked = model.find_label_issues(train, by="self_influence", damping=1e-3).index
     checked = 2 * len(changed)
     found = np.isin(ranked[:checked], changed).sum()
     print(

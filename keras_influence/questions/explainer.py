@@ -158,9 +158,7 @@ class Explainer:
         """As `keras_influence.self_influence`."""
         return ask_self_influence(self._current(), indices)
 
-    def find_label_issues(
-        self, *, by: str = "self_influence", predictions: Any = None
-    ) -> LabelIssues:
+    def find_label_issues(self, *, by: str = "margin", predictions: Any = None) -> LabelIssues:
         """As `keras_influence.find_label_issues`."""
         return ask_label_issues(self._current(), by, predictions)
 

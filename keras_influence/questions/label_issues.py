@@ -82,7 +82,7 @@ def find_label_issues(
     model: Any,
     train: Any,
     *,
-    by: str = "self_influence",
+    by: str = "margin",
     predictions: Any = None,
     **settings: Unpack[SettingsArguments],
 ) -> LabelIssues:
@@ -100,7 +100,7 @@ def find_label_issues(
     Args:
         model: a built, compiled and trained classifier with one output.
         train: as in `influence`; labels are integers, zeros and ones, or one-hot rows.
-        by: "self_influence", "loss" or "margin": what to order by.
+        by: "margin", "self_influence" or "loss": what to order by.
         predictions: (n, classes) probabilities from models that have not seen the example, as of
             cross-validation. Loss (-log p of the given label), margin (log p of the given label less
             that of the suggested one), `predicted` and `suggested` are then those of these.
@@ -124,9 +124,7 @@ def check_measure(by: Any) -> None:
         raise ValueError(f"`by` should be one of {list(MEASURES)}. Received: by={by!r}")
 
 
-def ask_label_issues(
-    case: Case, by: str = "self_influence", predictions: Any = None
-) -> LabelIssues:
+def ask_label_issues(case: Case, by: str = "margin", predictions: Any = None) -> LabelIssues:
     """`find_label_issues` for a `Case`."""
     check_measure(by)
     classes, p = _read(case.problem)

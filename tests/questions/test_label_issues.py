@@ -52,7 +52,8 @@ def closed_measures(closed, theta, x, y, damping):
 
 def test_the_measures_are_the_closed_forms(blobs):
     closed, theta, model = at_minimum(*blobs)
-    issues = ki.find_label_issues(model, blobs, method=ki.CG(tol=1e-10), damping=DAMPING, verbose=0)
+    options = {"by": "self_influence", "method": ki.CG(tol=1e-10), "damping": DAMPING}
+    issues = ki.find_label_issues(model, blobs, verbose=0, **options)
     expected, other = closed_measures(closed, theta, *blobs, DAMPING)
     found = in_order(issues)
     for name, values in expected.items():
@@ -178,7 +179,7 @@ def test_the_result_explains_itself_and_is_a_frame(blobs):
     ]
     assert (frame["index"] == issues.index).all()
     assert len(issues) == 60
-    assert "60 training examples, the most suspicious first, by self_influence" in repr(issues)
+    assert "60 training examples, the most suspicious first, by margin" in repr(issues)
 
 
 def test_what_is_no_classifier_is_refused(blobs, ridge):
