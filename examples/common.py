@@ -2,11 +2,11 @@
 
 import argparse
 import gzip
-import os
 import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401
 
+# isort: split
 import keras
 import matplotlib
 import numpy as np

@@ -19,8 +19,9 @@ import platform
 import time
 import warnings
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401
 
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf

@@ -2,17 +2,19 @@
 
 Trains a softmax regression on scikit-learn's digits with 5 % of the training
 labels changed on purpose, explains its most confident mistake and two other
-test digits, and looks for the changed labels by self-influence.
+test digits, and looks for the changed labels by self-influence. Writes all of it as
+one page to explore, which opens by double click.
 
-    python examples/quickstart.py [--output quickstart.png]
+    python examples/quickstart.py [--output quickstart.png] [--report report.html]
 """
 
 import argparse
-import os
+import pathlib
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401
 
+# isort: split
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
@@ -70,7 +72,7 @@ def explain(model, train, test, rows):
 
 def find_wrong_labels(model, train, changed):
     """Rank training digits by self-influence, and count the changed labels among the first."""
-    ranked = np.argsort(-model.self_influence(train, damping=1e-3))
+    ranked = model.find_label_issues(train, by="self_influence", damping=1e-3).index
     checked = 2 * len(changed)
     found = np.isin(ranked[:checked], changed).sum()
     print(
@@ -82,7 +84,7 @@ def find_wrong_labels(model, train, changed):
     return found / len(changed)
 
 
-def main(output):
+def main(output, report):
     start = time.perf_counter()
     train, test, changed = load()
     model = train_model(train)
@@ -95,10 +97,15 @@ def main(output):
     find_wrong_labels(model, train, changed)
     figure = scores.plot((test[0][rows], test[1][rows]), train)
     figure.savefig(output, dpi=130)
-    print(f"\nThe same as a picture: {output} ({time.perf_counter() - start:.0f} s in all)")
+    model.report(report, test, train, damping=1e-3, title="Handwritten digits")
+    print(
+        f"\nThe same as a picture: {output}\nAll {len(test[1])} test digits, to explore in a browser: "
+        f"{pathlib.Path(report).absolute().as_uri()}\n({time.perf_counter() - start:.0f} s in all)"
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="quickstart.png")
-    main(parser.parse_args().output)
+    parser.add_argument("--report", default="report.html")
+    main(**vars(parser.parse_args()))

@@ -41,8 +41,10 @@ from keras_influence.questions.explainer import Explainer, load_prepared, prepar
 from keras_influence.questions.groups import group_influence, parameter_influence, with_change
 from keras_influence.questions.influence import influence
 from keras_influence.questions.inputs import input_influence
+from keras_influence.questions.label_issues import LabelIssues, find_label_issues
 from keras_influence.questions.losses import losses
 from keras_influence.questions.products import hvp, inverse_hvp, operator
+from keras_influence.questions.reporting import write_report
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
@@ -65,6 +67,7 @@ __all__ = [
     "InfluenceMixin",
     "InfluenceModel",
     "InfluenceScores",
+    "LabelIssues",
     "LiSSA",
     "MINRES",
     "NCG",
@@ -79,6 +82,7 @@ __all__ = [
     "TwoLevel",
     "__version__",
     "evaluation",
+    "find_label_issues",
     "group_influence",
     "hessian_eigenvalues",
     "hessian_trace",
@@ -96,4 +100,5 @@ __all__ = [
     "top_influence",
     "verify",
     "with_change",
+    "write_report",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.settings import Settings
+from keras_influence.report.page import check_packages
 from keras_influence.report.tensorboard import Board
 from keras_influence.storage import fingerprint_of_weights
 from keras_influence.validate import check_number
@@ -31,6 +32,8 @@ class InfluenceCallback(keras.callbacks.Callback):
             `InfluenceScores.plot`, a histogram of the self-influence of 256 training
             examples (all, if there are fewer), and the solves' residuals (log10) and passes.
             Needs tensorboard and matplotlib.
+        report: also write an HTML file to explore to `folder`, as `epoch_0005.html`: see
+            `InfluenceScores.report`. TensorBoard names it. Needs Jinja2 and Pillow.
         **options: passed to `keras_influence.influence`: `target` and its settings.
 
     Attributes:
@@ -39,19 +42,24 @@ class InfluenceCallback(keras.callbacks.Callback):
             that it left, also where another callback restored earlier ones.
 
     Raises:
-        ImportError: `log_dir` is given, and tensorboard or matplotlib is missing.
+        ImportError: a package that `log_dir` or `report` needs is missing.
         ValueError, TypeError: an argument is not usable; the message names it.
     """
 
-    def __init__(self, test, train, every=None, folder=None, log_dir=None, **options):
+    def __init__(self, test, train, every=None, folder=None, log_dir=None, report=False, **options):
         super().__init__()
         check_number("every", every, low=1, integer=True, optional=True)
+        if report and folder is None:
+            raise ValueError("`report` is written to `folder`: give a `folder` too.")
+        if report:
+            check_packages()
         self._settings = {k: v for k, v in options.items() if k != "target"}
         Settings.of(self._settings)  # What is wrong should not wait for the end of training.
         self._test = test
         self._train = train
         self._every = every
         self._folder = None if folder is None else pathlib.Path(folder)
+        self._report = report
         self._board = None if log_dir is None else Board(log_dir)
         self._options = options
         self._epochs = 0
@@ -98,12 +106,17 @@ class InfluenceCallback(keras.callbacks.Callback):
         self._left = self._steps(), fingerprint_of_weights(self.model.weights)
         scores = influence(self.model, self._test, self._train, **self._options)
         self.history[self._epochs] = scores
+        written = None
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             scores.save(self._folder / f"epoch_{self._epochs:04d}.npz")
+            if self._report:
+                written = self._folder / f"epoch_{self._epochs:04d}.html"
+                scores.report(written, self._test, self._train, model=self.model)
         if self._board is not None:
             figure = scores.plot(_arrays(self._test), _arrays(self._train))
-            self._board.write(self._epochs, scores, self._self_influence(scores.n_train), figure)
+            sample = self._self_influence(scores.n_train)
+            self._board.write(self._epochs, scores, sample, figure, written)
 
     def _self_influence(self, n):
         indices = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int))

@@ -13,7 +13,9 @@ from keras_influence.questions import (
     groups,
     influence,
     inputs,
+    label_issues,
     products,
+    reporting,
     self_influence,
     spectrum,
     top,
@@ -29,7 +31,8 @@ class InfluenceMixin:
 
     `model.influence(test, train)` is `keras_influence.influence(model, test, train)`.
     Use it with a base class of your own: `class Net(InfluenceMixin, MyModel)`.
-    It keeps no state. (`losses` is a function only: a `keras.Model` has another thing of that name.)
+    It keeps no state. (`losses` is a function only, for a
+    `keras.Model` has another thing of that name; `report` is the function `write_report`.)
     """
 
     influence = influence.influence
@@ -38,6 +41,7 @@ class InfluenceMixin:
     group_influence = groups.group_influence
     parameter_influence = groups.parameter_influence
     input_influence = inputs.input_influence
+    find_label_issues = label_issues.find_label_issues
     with_change = groups.with_change
     hvp = products.hvp
     inverse_hvp = products.inverse_hvp
@@ -45,6 +49,7 @@ class InfluenceMixin:
     hessian_eigenvalues = spectrum.hessian_eigenvalues
     hessian_trace = spectrum.hessian_trace
     verify = verification.verify
+    report = reporting.write_report
 
     @takes(Settings)
     def explainer(self, train, **settings):

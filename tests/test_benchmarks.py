@@ -41,13 +41,27 @@ def test_the_quick_benchmark_prints_and_writes_its_table(tmp_path):
     assert "| softmax |" in (tmp_path / "quick.md").read_text()
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_label_issues_finds_more_than_chance():
+    pytest.importorskip("sklearn")
+    done = _run(
+        *("benchmarks/label_issues.py", "--data", "digits", "--models", "softmax"),
+        *("--seeds", "1", "--epochs", "5", "--n", "10"),
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| digits")]
+    assert len(rows) == 6
+    # A tenth of the labels is wrong: by chance 0.1 of them is found in the first tenth.
+    assert all(float(row[4]) > 0.6 for row in rows)
+
+
 def test_importing_the_package_loads_no_plotting_of_its_own():
     """Keras may load them where they are installed; the package adds none."""
     code = (
         "import sys, keras, tensorflow, scipy.optimize, scipy.sparse.linalg\n"
         "before = set(sys.modules); import keras_influence\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
-        "print(sorted(new & {'matplotlib', 'pandas', 'sklearn', 'IPython'}))"
+        "print(sorted(new & {'matplotlib', 'pandas', 'sklearn', 'IPython', 'jinja2', 'PIL'}))"
     )
     assert _run("-c", code).stdout.strip() == "[]"
 

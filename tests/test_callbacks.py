@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
+from tests.report.pages import Page
 from tests.truth import L2
 
 
@@ -135,6 +136,24 @@ def test_tensorboard_gets_gallery_histograms_and_residuals(data, tmp_path):
     assert events["influence/log10_residual"][3][-1, 1] == pytest.approx(largest, rel=1e-5)
     assert events["influence/converged_fraction"][3] == 1
     assert events["influence/passes"][3] == pytest.approx(scores.passes)
+
+
+def test_a_report_is_written_beside_the_scores_and_named(data, tmp_path):
+    for package in ("tensorboard", "jinja2", "PIL"):
+        pytest.importorskip(package)
+    callback = ki.InfluenceCallback(
+        data, data, folder=tmp_path / "scores", log_dir=tmp_path / "logs", report=True, damping=0.1
+    )
+    model, _ = fit(data, callback)
+    path = tmp_path / "scores" / "epoch_0005.html"
+    page = Page(path)
+    closed = truth.SoftmaxRegression(*data, 3, L2)
+    losses = closed.losses(truth.get_flat(model))
+    assert [t["loss"] for t in page.data["tests"]] == pytest.approx(losses, rel=6e-3)
+    text = read_events(tmp_path / "logs")["influence/report"][5].item()
+    assert text.decode() == f"`{path}`"
+    with pytest.raises(ValueError, match="`report` is written to `folder`"):
+        ki.InfluenceCallback(data, data, report=True)
 
 
 def test_the_histogram_takes_a_sample_of_a_dataset(data, tmp_path, monkeypatch):

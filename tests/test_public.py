@@ -23,6 +23,7 @@ QUESTIONS = {
     "hessian_eigenvalues": f"model, train, k, *, which, tol, {MATRIX}, verbose",
     "hessian_trace": f"model, train, *, samples, seed, {MATRIX}, verbose",
     "with_change": "model, change, variables",
+    "find_label_issues": f"model, train, *, by, predictions, {SETTINGS}",
     "Explainer": f"model, train, *, {SETTINGS}",
 }
 
@@ -30,10 +31,14 @@ OTHER_FUNCTIONS = {
     "prepare": f"model, train, *, {SETTINGS}",
     "load_prepared": "model, train, path, *, class_weight, verbose",
     "in_order": "data, path",
+    "write_report": (
+        "model, path, test, train, *, target, k, rows, suspicious, class_names, feature_names, "
+        f"show, title, verification, {SETTINGS}"
+    ),
 }
 
 CLASSES = {
-    "InfluenceCallback": "test, train, every, folder, log_dir, **options",
+    "InfluenceCallback": "test, train, every, folder, log_dir, report, **options",
     "InfluenceMixin": "",
     "InfluenceModel": "*args, **kwargs",
     "InfluenceScores": (
@@ -44,6 +49,7 @@ CLASSES = {
         "proponents, opponents, n_train, residual, iterations, converged, solver, curvature, "
         "damping, passes, details, reason, target, parameters"
     ),
+    "LabelIssues": "index, given, suggested, predicted, self_influence, loss, margin, by",
     "SmoothHinge": "temperature, reduction, name",
     "TracIn": "every, folder",
 }
@@ -72,6 +78,7 @@ METHODS = {
         "influence": "self, test, *, target, store",
         "top_influence": "self, test, k, *, target",
         "self_influence": "self, *, indices",
+        "find_label_issues": "self, *, by, predictions",
         "group_influence": "self, test, groups, *, order, target",
         "parameter_influence": "self, train_subset, *, order",
         "input_influence": "self, test, *, indices, target",
@@ -92,9 +99,11 @@ METHODS = {
         "open": "path",
         "to_pandas": "self",
         "plot": "self, test, train, **options",
+        "report": "self, path, test, train, **options",
         "n_test": None,
         "n_train": None,
     },
+    "LabelIssues": {"to_pandas": "self"},
     "TopInfluence": {"save": "self, path", "load": "path", "n_test": None},
     "TracIn": {
         "influence": f"self, model, test, train, *, target, {DATA}",
@@ -153,6 +162,8 @@ def test_models_answer_as_functions_do():
     methods = own(ki.InfluenceMixin)
     assert arguments(methods.pop("explainer")) == f"self, train, *, {SETTINGS}"
     assert arguments(methods.pop("load_explainer")) == "self, train, path, *, class_weight, verbose"
+    # The name of the function is that of the room.
+    assert methods.pop("report") is ki.write_report
     # A `keras.Model` has losses of its own.
     assert set(methods) == {*QUESTIONS, "verify"} - {"losses", "Explainer"}
     assert all(method is getattr(ki, name) for name, method in methods.items())

@@ -3,7 +3,7 @@
 #
 #   benchmarks/peers/install.sh FOLDER [peer ...]
 #
-# Peers: pydvl dattri kronfluence captum trak influenciae (default: all).
+# Peers: pydvl dattri kronfluence captum trak influenciae cleanlab (default: all).
 # An environment that imports its peer already is left alone; delete it to make it again. A peer
 # that cannot be installed is reported, and the others go on. TORCH is what pip is asked for,
 # PYTHON the interpreter; on Linux set PIP_INDEX_URL to PyTorch's CPU index first if the default
@@ -22,6 +22,8 @@ requirements() {
     kronfluence) echo "$TORCH kronfluence==1.0.1" ;;
     captum) echo "$TORCH captum==0.9.0" ;;
     trak) echo "$TORCH traker==0.3.2" ;;
+    # Of wrong labels alone: see ../label_issues.py.
+    cleanlab) echo "cleanlab==2.7.1" ;;
     # influenciae asks for TensorFlow < 2.10, which has no build for Python 3.11: see below.
     influenciae) echo "tensorflow-cpu==2.15.1 numpy<2 matplotlib setuptools" ;;
     *) return 1 ;;
@@ -49,6 +51,6 @@ install() {
 }
 
 failed=0
-[ $# -gt 0 ] || set -- pydvl dattri kronfluence captum trak influenciae
+[ $# -gt 0 ] || set -- pydvl dattri kronfluence captum trak influenciae cleanlab
 for peer in "$@"; do install "$peer" || failed=1; done
 exit $failed

@@ -157,3 +157,13 @@ def regularisers(model):
     return (
         ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
     )
+
+
+def takes_logits(model):
+    """Whether a loss that the model was compiled with says `from_logits=True`."""
+    compiled = model._compile_loss
+    entries = getattr(compiled, "_flat_losses", None) or ()
+    found = [entry.loss for entry in entries]
+    if not found and isinstance(model.loss, keras.losses.Loss):
+        found = [model.loss]
+    return any(getattr(loss, "_fn_kwargs", {}).get("from_logits") for loss in found)

@@ -17,6 +17,7 @@ from keras_influence.questions.case_file import read_case, write_case
 from keras_influence.questions.groups import ask_group_influence, ask_parameter_influence
 from keras_influence.questions.influence import ask_influence
 from keras_influence.questions.inputs import ask_input_influence
+from keras_influence.questions.label_issues import LabelIssues, ask_label_issues
 from keras_influence.questions.plans import Attempt, first_answer, plans_for
 from keras_influence.questions.products import ask_inverse, ask_product
 from keras_influence.questions.scores import InfluenceScores
@@ -156,6 +157,10 @@ class Explainer:
     def self_influence(self, *, indices: Any = None) -> np.ndarray:
         """As `keras_influence.self_influence`."""
         return ask_self_influence(self._current(), indices)
+
+    def find_label_issues(self, *, by: str = "margin", predictions: Any = None) -> LabelIssues:
+        """As `keras_influence.find_label_issues`."""
+        return ask_label_issues(self._current(), by, predictions)
 
     def group_influence(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -196,3 +197,34 @@ class InfluenceScores:
         from keras_influence.report import gallery as plotting
 
         return plotting.gallery(self, test, train, **options)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        test: Any = None,
+        train: Any = None,
+        **options: Any,
+    ) -> pathlib.Path:
+        """Write one HTML file in which the scores can be explored, without server or network.
+
+        With `model=` it shows predictions and losses too, with `self_influence=` a list of
+        suspicious labels, with `verification=` the verdict of `verify`. See
+        `keras_influence.report.page.write_page` for all arguments; `model.report` makes all of it
+        in one call.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            ImportError: Jinja2 or Pillow is missing.
+            ValueError, TypeError: an argument is not usable; the message names it.
+        """
+        from keras_influence.report.page import write_page
+
+        return write_page(self, path, test, train, **options)
+
+    def _repr_html_(self) -> str | None:
+        """For notebooks: the strongest scores of the first test examples, with sign and unit."""
+        from keras_influence.report.notebook import small_page
+
+        return small_page(self)

@@ -27,13 +27,19 @@ class Board:
         self._log_dir = str(log_dir)
         self._writer = None
 
-    def write(self, step, scores, self_influence, figure):
-        """Write one step: a gallery, a histogram of self-influence, and the solves' evidence."""
+    def write(self, step, scores, self_influence, figure, report=None):
+        """Write one step: a gallery, a histogram of self-influence, and the solves' evidence.
+
+        Args:
+            report: path of an HTML report to name, if there is one.
+        """
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._log_dir)
         with self._writer.as_default(step=step):
             tf.summary.image("influence/gallery", tf.image.decode_png(canvas.png(figure))[None])
             tf.summary.histogram("influence/self_influence", self_influence)
+            if report is not None:
+                tf.summary.text("influence/report", f"`{report.absolute()}`")
             # On TensorBoard's linear axes residuals of 1e-6 all look like zero.
             residuals = np.log10(np.maximum(scores.residual, 1e-16))
             tf.summary.histogram("influence/log10_residual", residuals)
