@@ -45,6 +45,10 @@ CONTRACTED = {
     "causal": lambda: ((5, 2), [layers.Conv1D(3, 2, padding="causal"), layers.Flatten()]),
     "transposed": lambda: _images(layers.Conv2DTranspose(2, 2, strides=2)),
     "depthwise": lambda: _images(layers.DepthwiseConv2D(3, activation="gelu")),
+    "separable": lambda: _images(
+        layers.SeparableConv2D(3, 3, depth_multiplier=2, padding="same", activation="gelu"),
+        layers.SeparableConv2D(2, 2, strides=2, use_bias=False),
+    ),
     "normalisation": lambda: _images(layers.Conv2D(4, 3), layers.BatchNormalization()),
     "dropout": lambda: ((5,), [layers.Dense(4, "tanh"), layers.Dropout(0.5)]),
     "activation layer": lambda: ((5,), [layers.Dense(4, activation=layers.LeakyReLU(0.3))]),

@@ -73,6 +73,16 @@ NETWORKS = {
     ),
     "depthwise 1d": ((8, 3), lambda x: layers.Flatten()(layers.DepthwiseConv1D(3)(x))),
     "grouped": ((6, 6, 4), lambda x: layers.Flatten()(layers.Conv2D(4, 3, groups=2)(x))),
+    "separable": (
+        (7, 7, 3),
+        lambda x: layers.Flatten()(
+            layers.SeparableConv2D(4, 3, 2, "same", depth_multiplier=2, activation="tanh")(x)
+        ),
+    ),
+    "separable 1d": (
+        (8, 3),
+        lambda x: layers.Flatten()(layers.SeparableConv1D(4, 3, use_bias=False)(x)),
+    ),
     "layer normalisation": (
         (4, 3),
         lambda x: layers.Flatten()(layers.LayerNormalization()(layers.Dense(4)(x))),

@@ -65,7 +65,12 @@ class MatrixPart:
         """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
         del per_example
         bases = [_eigenvectors(moment) for moment in moments]
-        return Block(self.layer.path, self._positions, *bases, np.zeros(self._positions.shape))
+        return Block(
+            self.layer.path or self.layer.name,
+            self._positions,
+            *bases,
+            np.zeros(self._positions.shape),
+        )
 
     def squares(self, raw, block):
         """[Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²], (K, O)."""

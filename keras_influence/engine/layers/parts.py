@@ -82,7 +82,9 @@ class ChannelPart:
         """The `Channels`, known from the moments alone."""
         (moment,) = moments
         values, vectors = np.linalg.eigh((moment + np.swapaxes(moment, 1, 2)) / 2 * per_example)
-        return Channels(self.layer.path, self._positions, vectors, np.maximum(values, 0))
+        return Channels(
+            self.layer.path or self.layer.name, self._positions, vectors, np.maximum(values, 0)
+        )
 
     def squares(self, raw, block):
         """Nothing: the eigenvalues are known."""

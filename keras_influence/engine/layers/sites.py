@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.layers.separable import called_in_parts, in_parts
 
 _LINEAR = tuple(
     getattr(keras.layers, name)
@@ -53,12 +54,14 @@ class Site(NamedTuple):
 def linear_layers(model, variables):
     """The layers of `model` that are linear in their own weights, with a weight in `variables`.
 
-    Layers of a class that overrides Keras's, with LoRA or quantised, are left out.
+    Layers of a class that overrides Keras's, with LoRA or quantised, are left out; a separable
+    convolution is two of them.
     """
     known = {id(v) for v in variables}
     return [
         layer
-        for layer in model._flatten_layers()
+        for whole in model._flatten_layers()
+        for layer in in_parts(whole)
         if type(layer) in _LINEAR
         and not getattr(layer, "lora_enabled", False)
         and getattr(layer, "quantization_mode", None) is None
@@ -77,6 +80,7 @@ def recording(layers):
     sites = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(_keras.lock)
+        stack.enter_context(called_in_parts(layers, _replaced))
         for layer in layers:
             stack.enter_context(_recorded(layer, sites))
         yield sites
