@@ -1,15 +1,55 @@
 """Batches of Dask arrays, read chunk by chunk: each must be the same at each pass."""
 
+import dataclasses
+
 import numpy as np
 
 from keras_influence.engine.data import rows
 from keras_influence.engine.data.checks import check_batch
+from keras_influence.engine.data.chunks import Form
 from keras_influence.engine.data.compute import all_of, one_by_one
 from keras_influence.engine.data.held import DEFAULT_BATCH_SIZE, Batches, HeldBatches
 from keras_influence.engine.data.stream import fingerprint, other_batches
 
 # Places in the data that the rows of a random minibatch are taken from.
 _WINDOWS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a chunk stands in the data, and how it is cut: it can travel to where the chunk is.
+
+    Attributes:
+        form: the `Form` of the data.
+        fingerprint: of the chunk.
+        start: the position of its first example.
+        number: of its first batch.
+        batch_size: examples in a batch, at most.
+    """
+
+    form: Form
+    fingerprint: tuple
+    start: int
+    number: int
+    batch_size: int
+
+    def batches(self, arrays):
+        """The chunk's batches.
+
+        Raises:
+            ValueError: it is not what it was.
+        """
+        self.check(fingerprint(arrays))
+        parts = rows.split(self.form.whole(arrays), self.batch_size)
+        # Nothing else holds the chunk while its last batch is worked on.
+        del arrays
+        while parts:
+            yield rows.dense(parts.pop(0))
+
+    def check(self, found):
+        """Raise unless a fingerprint is that of the chunk."""
+        if found != self.fingerprint:
+            raise other_batches(self.form.name)
 
 
 class ChunkedBatches(Batches):
@@ -21,6 +61,9 @@ class ChunkedBatches(Batches):
         chunks: the `Chunks`.
         batch_size: examples in a batch, at most.
         fingerprints: of each chunk, if all of them have been checked.
+
+    Attributes:
+        places: the `Place` of each chunk.
     """
 
     def __init__(self, chunks, batch_size, fingerprints=None):
@@ -29,22 +72,32 @@ class ChunkedBatches(Batches):
             asked = {i: (chunks.form, int(start)) for i, start in enumerate(chunks.starts)}
             fingerprints = list(all_of(chunks.tasks(_checked, asked)))
         self._fingerprints = fingerprints
+        counts = [-(-size // batch_size) for size in chunks.sizes]
+        about = zip(fingerprints, chunks.starts, np.cumsum([0, *counts[:-1]]))
+        self.places = [
+            Place(chunks.form, found, int(start), int(number), batch_size)
+            for found, start, number in about
+        ]
         sizes = [len(part) for size in chunks.sizes for part in _parts(size, batch_size)]
         super().__init__(self._name, sizes, alike=True)
 
     def in_batches_of(self, batch_size):
         return ChunkedBatches(self._chunks, batch_size, self._fingerprints)
 
+    def tasks(self, function, *values):
+        """`function(arrays, place, *values)` on each chunk, as tasks of Dask's."""
+        asked = {i: (place, *values) for i, place in enumerate(self.places)}
+        return self._chunks.tasks(function, asked)
+
+    def chunk_by_chunk(self):
+        """The place and the batches of each chunk, which is read when it is its turn."""
+        found = one_by_one(self.tasks(_itself))
+        for place in self.places:
+            yield place, place.batches(next(found))
+
     def _kept(self):
-        everything = dict.fromkeys(range(len(self._chunks.sizes)), (None,))
-        for arrays in self._read(everything, one_by_one):
-            # Nothing else holds the chunk while its last batch is worked on.
-            whole = self._chunks.form.whole(arrays)
-            del arrays
-            parts = rows.split(whole, self._batch_size)
-            del whole
-            while parts:
-                yield parts.pop(0)
+        for _, batches in self.chunk_by_chunk():
+            yield from batches
 
     def head(self, count):
         return rows.dense(self._taken(np.arange(min(count, self.n))))
@@ -89,16 +142,11 @@ class ChunkedBatches(Batches):
             number: (wanted[edges] - self._chunks.starts[number],)
             for number, edges in self._found(wanted).items()
         }
-        found = map(self._chunks.form.whole, self._read(asked, all_of))
-        return rows.take(rows.joined(list(found)), np.argsort(order))
-
-    def _read(self, asked, compute):
-        """The arrays of some chunks, or some of their rows, each chunk held to its fingerprint."""
-        results = compute(self._chunks.tasks(_rows_of, asked))
-        for number, (found, arrays) in zip(asked, results):
-            if found != self._fingerprints[number]:
-                raise other_batches(self._name)
-            yield arrays
+        parts = []
+        for number, (found, arrays) in zip(asked, all_of(self._chunks.tasks(_rows_of, asked))):
+            self.places[number].check(found)
+            parts.append(self._chunks.form.whole(arrays))
+        return rows.take(rows.joined(parts), np.argsort(order))
 
 
 def _parts(size, batch_size):
@@ -118,7 +166,10 @@ def _checked(arrays, form, start):
     return fingerprint(arrays)
 
 
+def _itself(arrays, place):
+    return arrays
+
+
 def _rows_of(arrays, positions):
-    """The fingerprint of a chunk, and its rows at some positions, all if None."""
-    some = arrays if positions is None else [array[positions] for array in arrays]
-    return fingerprint(arrays), some
+    """The fingerprint of a chunk, and its rows at some positions."""
+    return fingerprint(arrays), [array[positions] for array in arrays]
