@@ -16,7 +16,7 @@ from keras_influence.storage import fingerprint_of_weights
 
 # What has been made in this process, by key; the oldest goes when there are more than so many. A
 # pass takes three: a model, its objective with the kernels traced for it, and the `Ground`.
-_MOST = 9
+_MOST = 16
 _made = collections.OrderedDict()
 _lock = threading.RLock()
 # Of each model the state it was last sent in, and its parcel.
@@ -32,6 +32,10 @@ class JourneyError(ValueError):
             "`get_config()` with all arguments of their `__init__`; or compute here, with "
             "`dask.config.set(scheduler='threads')` around the call."
         )
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.reason,)
 
 
 @dataclasses.dataclass(frozen=True)
