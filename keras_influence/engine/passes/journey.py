@@ -123,7 +123,7 @@ def _reduced(objective):
 
 def _parcel_of(model):
     """The parcel of a model, packed anew if its weights or its loss are not what they were."""
-    state = _keras.loss_state(model), fingerprint_of_weights(model.variables), settings()
+    state = _keras.loss_state(model), fingerprint_of_weights(model.weights), settings()
     known = _sent.get(model)
     if known is None or known[0] != state:
         try:
@@ -151,7 +151,7 @@ def _model(config, objects, state, weights):
         copies.restore(model, state)
     except copies.CopyError as error:
         raise JourneyError(error.reason) from error
-    if fingerprint_of_weights(model.variables) != weights:
+    if fingerprint_of_weights(model.weights) != weights:
         raise JourneyError("rebuilt from its config it has other weights")
     return model
 

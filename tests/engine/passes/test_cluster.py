@@ -134,11 +134,28 @@ def test_a_model_of_the_users_own_classes(client, rng):
     adapted.adapt(x)
     layers = [keras.layers.Dense(4), Scaled(0.7), keras.layers.BatchNormalization()]
     model = keras.Sequential([keras.Input((3,)), adapted, *layers, keras.layers.Dense(1)])
-    model.compile("adam", loss)
+    model.compile("adam", loss, metrics=["mae"])
     model.fit(x, y, epochs=2, verbose=0)
     v = rng.normal(size=model.count_params() - 8 - sum(w.numpy().size for w in adapted.weights))
     found = ki.hvp(model, v, (da.from_array(x, chunks=(11, 3)), y))
     assert truth.relative_error(found, truth.finite_difference_hvp(model, x, y, v)) < 1e-6
+
+
+def test_a_loss_of_the_models_own_class(client, rng):
+    """A `compute_loss` that is the user's: how it is read was found out here, and goes along."""
+
+    class Cubed(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            each = keras.ops.abs(keras.ops.reshape(y, (-1,)) - y_pred[:, 0]) ** 3
+            return keras.ops.mean(each if sample_weight is None else each * sample_weight)
+
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    model = Cubed([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile("sgd")
+    v = rng.normal(size=3)
+    found = ki.hvp(model, v, (da.from_array(x, chunks=(9, 3)), y))
+    residual = np.abs(y - x @ truth.get_flat(model))
+    assert truth.relative_error(found, 6 * (x.T * residual) @ x @ v / 40) < 1e-10
 
 
 def test_settings_of_keras_go_along(client, rng):
