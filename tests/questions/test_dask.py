@@ -1,5 +1,7 @@
 """Every question on Dask arrays, against closed forms: softmax regression with L2, in float64."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -124,3 +126,35 @@ def test_an_explainer_and_a_store(problem, tmp_path):
     pytest.importorskip("zarr")
     stored = ki.influence(model, test, train, store=tmp_path / "scores.zarr", **QUIET)
     assert truth.relative_error(stored.values[:], expected) < 1e-10
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_a_product_and_scores_hold_one_chunk_at_a_time():
+    """160 MB of data in chunks of 8 MB; the scores of two test examples for all of them."""
+    chunk, count = 50_000, 20
+
+    def made(block_info=None):
+        rng = np.random.default_rng(block_info[None]["chunk-location"][0])
+        return rng.normal(size=(chunk, 20))
+
+    def data(count):
+        x = da.map_blocks(made, chunks=((chunk,) * count, (20,)), dtype=float)
+        return x, (x.sum(1) > 0).astype(int)
+
+    model = truth.softmax_model(20, 2, L2)
+    test = tuple(np.asarray(part[:2]) for part in data(1))
+    options = {"method": ki.CG(tol=1e-2), "curvature": "gauss_newton", **QUIET}
+    ki.influence(model, test, data(2), **options)  # What is there once.
+    before = resident("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    scores = ki.influence(model, test, data(count), **options)
+    ki.hvp(model, np.ones(42), data(count))
+    assert scores.values.shape == (2, chunk * count)
+    # 16 MB of them are the scores.
+    assert resident("VmHWM") - before < 100
+
+
+def resident(name):
+    """Megabytes of this process: now (VmRSS), or the most since they were last cleared (VmHWM)."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(name))
