@@ -112,6 +112,20 @@ def test_float32_and_a_network(rng):
     assert truth.relative_error(found, truth.finite_difference_hvp(model, x, y, v)) < 1e-7
 
 
+def test_along_the_checkpoints_of_training(problem):
+    model, train, closed, _, _, _ = problem
+    x, y = (np.asarray(part) for part in train)
+    tracin = ki.TracIn()
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=2, batch_size=30, verbose=0, callbacks=[tracin])
+    found = tracin.influence(model, tuple(p[:3] for p in train), train, verbose=0).values
+    theta = [np.concatenate([a.ravel() for a in c.arrays()]) for c in tracin.checkpoints]
+    g = [closed.example_gradients(t) for t in theta]
+    # Four steps of 0.1 in two epochs: half of the first and last state, and all of the middle one.
+    expected = sum(w * a[:3] @ a.T for w, a in zip((0.1, 0.2, 0.1), g)) / N
+    assert len(g) == 3 and truth.relative_error(found, expected) < 1e-7
+
+
 def test_an_explainer_and_a_store(problem, tmp_path):
     model, train, _, _, g, inverse = problem
     explainer = ki.Explainer(model, train, method="direct", **QUIET)

@@ -1,5 +1,6 @@
 """How Dask's tasks are computed: in turn on one machine, all at once on a cluster."""
 
+import contextlib
 import sys
 
 
@@ -19,14 +20,42 @@ def one_by_one(tasks):
     import dask
 
     for task in tasks:
-        yield dask.compute(task)[0]
+        with connected():
+            (found,) = dask.compute(task)
+        yield found
+        del found
 
 
 def all_of(tasks):
     """What each task gives, where only that is large which they are made from."""
     if client_of() is None:
         yield from one_by_one(tasks)
-    else:
-        import dask
+        return
+    import dask
 
-        yield from dask.compute(*tasks)
+    with connected():
+        found = dask.compute(*tasks)
+    yield from found
+
+
+@contextlib.contextmanager
+def connected():
+    """Say what it means where the scheduler of a cluster is lost.
+
+    Raises:
+        ConnectionError: it is.
+    """
+    if client_of() is None:
+        yield
+        return
+    from distributed import CancelledError
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except (CommClosedError, CancelledError, TimeoutError) as error:
+        raise ConnectionError(
+            "The connection to Dask's scheduler was lost in the middle of a pass over the data. "
+            "Nothing is half-done: connect anew, and call again; with `store=` the call goes on "
+            "where it was."
+        ) from error

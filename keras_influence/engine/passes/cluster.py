@@ -1,9 +1,8 @@
 """Passes where the chunks are: a task for each on Dask's distributed scheduler."""
 
-import contextlib
 import dataclasses
 
-from keras_influence.engine.data.compute import client_of
+from keras_influence.engine.data.compute import client_of, connected
 from keras_influence.engine.passes.journey import Parcel
 from keras_influence.engine.passes.run import Run
 from keras_influence.engine.passes.sums import added, in_eights
@@ -25,18 +24,20 @@ def total(work, ground, batches, values):
     tasks = _tasks(_sum, work, ground, batches, values)
     while len(tasks) > 1:
         tasks = list(in_eights(tasks, lambda some: add(list(some))))
-    with _connected():
+    with connected():
         return client_of().compute(tasks[0], sync=True)
 
 
 def each(work, ground, batches, values):
     """As `passes.each`; results stay where they are until it is their turn."""
     tasks = _tasks(_list, work, ground, batches, values)
-    with _connected():
+    with connected():
         futures = client_of().compute(tasks)[::-1]
-        while futures:
+    while futures:
+        with connected():
             # Popped, so that the cluster may forget it.
-            yield from futures.pop().result()
+            found = futures.pop().result()
+        yield from found
 
 
 def _tasks(kind, work, ground, batches, values):
@@ -46,21 +47,6 @@ def _tasks(kind, work, ground, batches, values):
     # each. Scattered, it would be lost with the worker that holds it.
     sent = dask.delayed(_Sent(Parcel.of(ground), values), traverse=False, pure=False)
     return batches.tasks(kind, sent, work)
-
-
-@contextlib.contextmanager
-def _connected():
-    from distributed import CancelledError
-    from distributed.comm import CommClosedError
-
-    try:
-        yield
-    except (CommClosedError, CancelledError, TimeoutError) as error:
-        raise ConnectionError(
-            "The connection to Dask's scheduler was lost in the middle of a pass over the data. "
-            "Nothing is half-done: connect anew, and call again; with `store=` the call goes on "
-            "where it was."
-        ) from error
 
 
 # ---- what runs on a worker

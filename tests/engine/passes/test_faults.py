@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_in_a_solve_changes_nothing():
     with dask.config.set(scheduler="synchronous"):
         expected = solve(model, train, vectors)
     with (
-        distributed.LocalCluster(n_workers=2, **OPTIONS) as cluster,
+        distributed.LocalCluster(n_workers=3, **OPTIONS) as cluster,
         distributed.Client(cluster) as client,
     ):
         train = dask.persist(*train)
