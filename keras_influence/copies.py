@@ -1,6 +1,7 @@
 """Copies of a model to train in its place: in float64, or newly initialised."""
 
 import contextlib
+import pathlib
 import random
 import tempfile
 
@@ -16,9 +17,11 @@ __all__ = [
     "copied",
     "double",
     "double_precision",
+    "restore",
     "same",
     "seeded",
     "shortened",
+    "state_of",
 ]
 
 
@@ -50,28 +53,64 @@ def same(model, change=None):
     """A copy with the same weights and vocabularies, whose config went through `change`."""
     with _random_state_kept():
         copy = copied(model, change)
-    for original, variable in zip(model.variables, copy.variables):
-        variable.assign(np.asarray(original.numpy(), dtype=str(variable.dtype)))
-    for layer, twin in zip(model._flatten_layers(), copy._flatten_layers()):
-        _adapt(twin, layer)
+    restore(copy, state_of(model))
     return copy
 
 
-def _adapt(twin, layer):
-    """Give a layer's copy what `adapt` has left in it beside its variables, as Keras's files do."""
-    if isinstance(layer, keras.layers.Normalization):
-        twin.finalize_state()
+def state_of(model):
+    """What `restore` gives a copy of a model: its variables' values, and what `adapt` has left."""
+    values = [variable.numpy() for variable in model.variables]
+    return values, [_left_in(layer) for layer in model._flatten_layers()]
+
+
+def restore(copy, state):
+    """Give a newly made model the weights and vocabularies of another, by its `state_of`.
+
+    Raises:
+        CopyError: a layer cannot take them.
+    """
+    values, left = state
+    for variable, value in zip(copy.variables, values):
+        variable.assign(np.asarray(value, dtype=str(variable.dtype)))
+    for layer, found in zip(copy._flatten_layers(), left):
+        _adapt(layer, found)
+
+
+def _left_in(layer):
+    """What `adapt` has left in a layer beside its variables, as Keras's files have it, or None."""
     if not hasattr(layer, "save_assets"):
-        return
+        return None
     store = {}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            layer.save_own_variables(store)
-            twin.load_own_variables(store)
-            layer.save_assets(folder)
-            twin.load_assets(folder)
-        except Exception as error:  # Of any kind: it may be a layer of the user's.
-            raise CopyError(f"{layer.name} cannot be restored: {shortened(error)}") from error
+    with _restoring(layer), tempfile.TemporaryDirectory() as folder:
+        layer.save_own_variables(store)
+        layer.save_assets(folder)
+        files = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
+        assets = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {name: np.asarray(value) for name, value in store.items()}, assets
+
+
+def _adapt(layer, left):
+    """Give a new layer what was left in another by `adapt`."""
+    if isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()
+    if left is None:
+        return
+    store, assets = left
+    with _restoring(layer), tempfile.TemporaryDirectory() as folder:
+        for name, content in assets.items():
+            path = pathlib.Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        layer.load_own_variables(store)
+        layer.load_assets(folder)
+
+
+@contextlib.contextmanager
+def _restoring(layer):
+    try:
+        yield
+    except Exception as error:  # Of any kind: it may be a layer of the user's.
+        raise CopyError(f"{layer.name} cannot be restored: {shortened(error)}") from error
 
 
 def _in_double(config):

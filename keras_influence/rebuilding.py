@@ -37,6 +37,19 @@ def copied(model, change=None):
     Raises:
         CopyError: Keras cannot rebuild it.
     """
+    config, known = described(model)
+    copy = rebuilt(config if change is None else change(config), known)
+    if not copy.built or _shapes(copy) != _shapes(model):
+        raise CopyError("the copy has other weights")
+    return copy
+
+
+def described(model):
+    """What a model is rebuilt from: its config, and the user's classes and functions by name.
+
+    Raises:
+        CopyError: Keras cannot describe it, or not without doubt.
+    """
     known, ambiguous = _custom_objects(model)
     try:
         with warnings.catch_warnings():
@@ -44,18 +57,26 @@ def copied(model, change=None):
             warnings.filterwarnings("ignore", message="The object being serialized.*lambda")
             config = keras.saving.serialize_keras_object(model)
         config = _acceptable(config, known)
-        config = config if change is None else change(config)
-        with _registered(known):
-            copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
     except Exception as error:  # Of any kind: the model's own code runs in it.
         raise CopyError(shortened(error)) from error
     doubtful = ambiguous & set(_names_in(config))
     if doubtful:
         name = min(doubtful)
         raise CopyError(f"it holds two different classes or functions named {name!r}")
-    if not copy.built or _shapes(copy) != _shapes(model):
-        raise CopyError("the copy has other weights")
-    return copy
+    return config, known
+
+
+def rebuilt(config, known):
+    """The model of what `described` gave, newly initialised.
+
+    Raises:
+        CopyError: Keras cannot rebuild it.
+    """
+    try:
+        with _registered(known):
+            return keras.saving.deserialize_keras_object(config, safe_mode=False)
+    except Exception as error:  # Of any kind: the model's own code runs in it.
+        raise CopyError(shortened(error)) from error
 
 
 @contextlib.contextmanager

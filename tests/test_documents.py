@@ -83,6 +83,8 @@ def test_the_readme_example_runs(float32, tmp_path, capsys):
 def test_fragments_run_after_the_example_of_the_readme(path, float32):
     if "store=" in path.read_text():
         pytest.importorskip("zarr")
+    if path.name == "dask.md":
+        pytest.importorskip("dask.array")
     _run(path, dict(_left_by_the_example()))
 
 

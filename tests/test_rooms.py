@@ -13,6 +13,7 @@ ROOMS = [
     ["engine.problem"],
     ["engine.curvature"],
     ["engine.layers"],
+    ["engine.passes"],
     ["engine.kernels"],
     ["engine.loss"],
     ["engine.data", "engine.parameters", "engine.selection"],

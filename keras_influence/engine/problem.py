@@ -7,20 +7,17 @@ import tensorflow as tf
 
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
-from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.kernels.kernel import work_alone
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
 from keras_influence.engine.layers.kronecker import are_worth_it
-from keras_influence.engine.layers.scoring import (
-    Scorer,
-    gradient_of,
-    value_and_gradient_of,
-)
+from keras_influence.engine.layers.scoring import Scorer, value_and_gradient_of
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.facts import check_loss, find_facts
 from keras_influence.engine.loss.runs import check_runs
+from keras_influence.engine.passes.ground import Ground
+from keras_influence.engine.passes.passes import each, total
 from keras_influence.engine.selection import select
 from keras_influence.progress import Progress
 
@@ -104,7 +101,8 @@ class Problem:
         def count(reading, added):
             objective = objective_of(self.model, self._chosen, reading, added)
             nothing = Weighting(0.0, 0.0, 0.0, 0.0, 0.0, ())
-            return sum(objective.counts(b, nothing).numpy().astype(float) for b in self.train)
+            ground = Ground(objective, None, None)
+            return total(_counts, ground, self.train, nothing)
 
         about = self.model, self.train, self._few, self._name
         return find_facts(*about, smooth=self._smooth, count=count)
@@ -113,8 +111,7 @@ class Problem:
 
     def losses(self, batches):
         """ℓ of each example, (n,) float64, weighted and with what layers add, not regularised."""
-        own = self.facts.own()
-        parts = [self.objective.losses(batch, own).numpy() for batch in batches]
+        parts = list(each(_losses, self._ground, batches, self.facts.own()))
         return np.concatenate(parts).astype(np.float64)
 
     def targets(self, batches, target):
@@ -125,16 +122,14 @@ class Problem:
     def gradient(self, batches):
         """(1/n) Σ ∇ℓ over some of the training examples, (p,) float64: their share of ∇L."""
         weight = self.facts.examples()
-        return sum(gradient_of(self.objective, batch, weight) for batch in batches) / self.n
+        return total(_values_and_gradients, self._ground, batches, weight)[1:] / self.n
 
     def value_and_gradient(self, left_out=()):
         """L and ∇L without the training examples of `left_out`, n unchanged."""
-        total = 0.0
-        for batch in self.train:
-            total = total + value_and_gradient_of(self.objective, batch, self.facts.train())
+        found = total(_values_and_gradients, self._ground, self.train, self.facts.train())
         for batch in left_out:
-            total = total - value_and_gradient_of(self.objective, batch, self.facts.examples())
-        return total[0] / self.n, total[1:] / self.n
+            found = found - value_and_gradient_of(self.objective, batch, self.facts.examples())
+        return found[0] / self.n, found[1:] / self.n
 
     def only(self, positions):
         """The problem of some of the training examples alone."""
@@ -176,28 +171,32 @@ class Problem:
         """∇ℓ(train_j)ᵀ s / n for each training example j and each row s, (k, n)."""
         values = np.empty((len(rows), self.n), self.parameters.dtype.as_numpy_dtype)
         title = f"Scores of {self.n} training examples"
-        shown = self.progress.over(self.train, title, len(self.train))
-        for where, part in self.scores_by_batch(shown, rows):
+        found = self.scores_by_batch(rows)
+        for where, part in self.progress.over(found, title, len(self.train)):
             values[:, where] = part
         return values
 
-    def scores_by_batch(self, shown, rows):
-        """`scores` batch after batch, for `shown` of the training data: (slice, (k, b))."""
-        rows, start = self.as_rows(rows), 0
-        scorer = self.scorer(self.facts.examples(), "train", rows)
-        for batch in shown:
-            stop = start + size_of(batch)
-            yield slice(start, stop), np.concatenate(scorer.scores(batch), axis=1).T / self.n
-            start = stop
+    def scores_by_batch(self, rows):
+        """`scores` batch after batch: (slice, (k, b))."""
+        about = self.facts.examples(), self.as_rows(rows)
+        return self._shares(each(_scores, self._ground, self.train, *about))
 
-    def input_gradients_by_batch(self, shown, rows):
-        """∂/∂x of `scores` for `shown` training examples: (slice, (k, b, all floating features))."""
-        rows, start = self.as_rows(rows), 0
-        for batch in shown:
-            stop = start + size_of(batch)
-            part = self.objective.input_gradients(batch, self.facts.examples(), rows).numpy()
+    def input_gradients_by_batch(self, batches, rows):
+        """∂/∂x of `scores` for training examples: (slice, (k, b, all floating features))."""
+        about = self.facts.examples(), self.as_rows(rows)
+        return self._shares(each(_input_gradients, self._ground, batches, *about))
+
+    def _shares(self, parts):
+        """Results of batches, (k, b, ...), divided by n, each with where its examples stand."""
+        start = 0
+        for part in parts:
+            stop = start + part.shape[1]
             yield slice(start, stop), part / self.n
             start = stop
+
+    @property
+    def _ground(self):
+        return Ground(self.objective, self.facts, self._few)
 
     def curvature(self, name, group=None, facts=None):
         """The curvature of the training objective, an undamped `LinearOperator`.
@@ -228,6 +227,35 @@ class Problem:
     def as_rows(self, rows):
         """Vectors in the layout and dtype of the kernels."""
         return np.ascontiguousarray(rows, self.parameters.dtype.as_numpy_dtype)
+
+
+# ---- passes over data; see `passes`
+
+
+def _counts(ground, run, weight):
+    return sum(ground.objective.counts(batch, weight).numpy().astype(float) for batch in run)
+
+
+def _losses(ground, run, weight):
+    for batch in run:
+        yield ground.objective.losses(batch, weight).numpy()
+
+
+def _values_and_gradients(ground, run, weight):
+    nothing = np.zeros(1 + ground.objective.parameters.size)
+    return sum((value_and_gradient_of(ground.objective, batch, weight) for batch in run), nothing)
+
+
+def _scores(ground, run, weight, rows):
+    objective = ground.objective
+    scorer = Scorer(objective, objective.model(), weight, "train", rows, run.start)
+    for batch in run:
+        yield np.concatenate(scorer.scores(batch), axis=1).T
+
+
+def _input_gradients(ground, run, weight, rows):
+    for batch in run:
+        yield ground.objective.input_gradients(batch, weight, rows).numpy()
 
 
 def _itemsize(variables):

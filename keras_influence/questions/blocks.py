@@ -77,17 +77,17 @@ class Block:
     def scores(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Of all training examples, batch by batch: (slice, (k, b))."""
         problem = self._problem
-        shown = self.over(problem.train, f"Scores of {problem.n} training examples")
-        return problem.scores_by_batch(shown, self.solution.x)
+        found = problem.scores_by_batch(self.solution.x)
+        return self.over(found, len(problem.train), f"Scores of {problem.n} training examples")
 
-    def over(self, batches: Batches, title: str) -> Iterator[Any]:
-        """The batches, with a bar."""
+    def over(self, parts: Iterable[Any], count: int, title: str) -> Iterator[Any]:
+        """What so many batches give, with a bar."""
         if self._bars is None:
-            yield from self._problem.progress.over(batches, title, len(batches))
+            yield from self._problem.progress.over(parts, title, count)
             return
-        for count, batch in enumerate(batches, 1):
-            yield batch
-            self._bars(count)
+        for done, part in enumerate(parts, 1):
+            yield part
+            self._bars(done)
 
 
 def solved_blocks(

@@ -38,8 +38,8 @@ def influence(
         model: a built, compiled and trained `keras.Model`. Evaluated with
             `training=False`: dropout is off, BatchNormalization is frozen.
         test: examples to explain, in the forms that `train` takes.
-        train: `(x, y)` or `(x, y, sample_weight)` of arrays, a batched finite `tf.data.Dataset`,
-            or a `keras.utils.PyDataset`: the training data, in an order that is the same at
+        train: `(x, y)` or `(x, y, sample_weight)` of arrays, Dask's too, a batched finite
+            `tf.data.Dataset`, or a `keras.utils.PyDataset`: the training data, in an order that is the same at
             each pass.
         target: a function of `(x, y, y_pred)` that returns one number per test example,
             (batch,), to be explained in place of the test loss: a margin, a class's

@@ -67,8 +67,9 @@ def ask_input_influence(
         values = np.empty((examples.n, asked.n, _width(x)), problem.parameters.dtype.as_numpy_dtype)
         title = f"Input influence on {examples.n} test examples"
         for block in solved_blocks(problem, attempt, examples, target, title=title):
-            shown = block.over(asked, f"Input gradients of {asked.n} examples")
-            for columns, part in problem.input_gradients_by_batch(shown, block.solution.x):
+            found = problem.input_gradients_by_batch(asked, block.solution.x)
+            title = f"Input gradients of {asked.n} examples"
+            for columns, part in block.over(found, len(asked), title):
                 values[block.where, columns] = part
         return values
 

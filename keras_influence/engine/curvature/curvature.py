@@ -6,9 +6,11 @@ from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers.footprint import vectors_together
-from keras_influence.engine.layers.kronecker import PseudoGradients, Statistics, are_worth_it
+from keras_influence.engine.layers.kronecker import Statistics, are_worth_it
 from keras_influence.engine.layers.scoring import check_gradients
 from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.passes.ground import Ground
+from keras_influence.engine.passes.passes import total
 from keras_influence.errors import NotFiniteError
 from keras_influence.linalg.operators.base import LinearOperator
 
@@ -28,24 +30,21 @@ class Curvature(LinearOperator):
         progress: as `Progress`, shows what takes long.
 
     Attributes:
+        kernel: the method of `Objective` that gives a batch's part of n C v.
         differences: whether it is the derivative of the gradient along a vector.
     """
 
+    kernel: str
     differences = False
 
     def __init__(self, objective, batches, facts, few, footprint, progress):
         self._objective = objective
         self._batches = batches
-        self._facts, self._few = facts, few
+        self._facts, self._ground = facts, Ground(objective, facts, few)
         self._footprint, self._progress = footprint, progress
-        self._certified = set()
         self.n = batches.n
         self.size = objective.parameters.size
         self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
-
-    def _kernel(self, batch, weight, rows):
-        """The batch's part of n C v for each row v."""
-        raise NotImplementedError
 
     def matmat(self, rows):
         return self.average(rows, self._batches, self.n, self._facts.train())
@@ -53,35 +52,19 @@ class Curvature(LinearOperator):
     def average(self, rows, batches, count, weight):
         """Σ_B C_B v / count, with the batches weighted by a `Weighting` of `Facts`."""
         rows = np.ascontiguousarray(rows, self.dtype)
-        total = np.zeros(rows.shape, np.float64)
-        with computing("train"):
-            for batch in batches:
-                about = self._footprint.numbers, self.dtype.itemsize, size_of(batch), self.size
-                width = vectors_together(*about)
-                for start in range(0, len(rows), width):
-                    block = rows[start : start + width]
-                    # A view of the tensor's memory, where `numpy()` would copy it.
-                    product = np.asarray(self.kernel_product(batch, block, weight))
-                    total[start : start + width] += product
-        total /= count
+        about = type(self), rows, weight, self._footprint.numbers
+        product = total(products, self._ground, batches, *about)
+        product /= count
         # Of huge vectors, as an iteration that grows has them, a product may overflow.
-        if not np.isfinite(total).all() and np.abs(rows).max() < _HUGE:
+        if not np.isfinite(product).all() and np.abs(rows).max() < _HUGE:
             self._refuse_bad_examples()
             raise NotFiniteError
-        return total.astype(self.dtype, copy=False)
-
-    def kernel_product(self, batch, rows, weight):
-        """The batch's part of n C v for each row v, by a kernel that has been certified."""
-        many = len(rows) > 1
-        if many not in self._certified:
-            self._certified.add(many)
-            train = self._facts.train()
-            certify(self._objective, self._few, train, self._kernel, many, self.differences)
-        return self._kernel(batch, weight, rows)
+        return product.astype(self.dtype, copy=False)
 
     def sampled(self, batch, rows):
         """C v for each row v, estimated from one minibatch."""
-        product = self.kernel_product(batch, rows, self._facts.train()).numpy()
+        about = type(self), batch, rows, self._facts.train()
+        product = certified_product(self._ground, *about).numpy()
         product /= size_of(batch)
         return product
 
@@ -120,9 +103,7 @@ class Curvature(LinearOperator):
         check_gradients(self._objective, self._batches, self._facts.own(), "train")
 
     def _statistics(self, seed):
-        if self._objective.pseudo is None:
-            self._objective.pseudo = PseudoGradients(self._objective)
-        about = self._objective.pseudo, self._batches, self._facts.train()
+        about = self._ground, self._batches, self._facts.train()
         return Statistics(*about, seed, self._progress)
 
     def _regulariser(self, seed):
@@ -144,10 +125,8 @@ class Curvature(LinearOperator):
 class Hessian(Curvature):
     """∇²L(θ), regularisers included. Indefinite away from a minimum."""
 
+    kernel = "hvp"
     differences = True
-
-    def _kernel(self, batch, weight, rows):
-        return self._objective.hvp(batch, weight, rows)
 
 
 class GaussNewton(Curvature):
@@ -157,8 +136,37 @@ class GaussNewton(Curvature):
     Hessian for generalised linear models (Schraudolph 2002; Martens 2020, §8).
     """
 
-    def _kernel(self, batch, weight, rows):
-        return self._objective.gauss_newton(batch, weight, rows)
+    kernel = "gauss_newton"
+
+
+def products(ground, run, kind, rows, weight, numbers):
+    """A pass: Σ_B n C_B v for each row v, (k, p) float64.
+
+    Args:
+        kind: a class of `Curvature`.
+        numbers: in a `Footprint`.
+    """
+    sums = np.zeros(rows.shape, np.float64)
+    with computing("train"):
+        for batch in run:
+            width = vectors_together(numbers, rows.dtype.itemsize, size_of(batch), rows.shape[1])
+            for start in range(0, len(rows), width):
+                block = rows[start : start + width]
+                # A view of the tensor's memory, where `numpy()` would copy it.
+                product = np.asarray(certified_product(ground, kind, batch, block, weight))
+                sums[start : start + width] += product
+    return sums
+
+
+def certified_product(ground, kind, batch, rows, weight):
+    """The batch's part of n C v for each row v, by a kernel that has been certified."""
+    kernel = getattr(ground.objective, kind.kernel)
+    many = len(rows) > 1
+    if (kind, many) not in ground.certified:
+        ground.certified.add((kind, many))
+        train = ground.facts.train()
+        certify(ground.objective, ground.few, train, kernel, many, kind.differences)
+    return kernel(batch, weight, rows)
 
 
 class _Sample(LinearOperator):

@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from keras_influence.engine.data import checks, sources
+from keras_influence.engine.data import checks, chunks, sources
+from keras_influence.engine.data.chunked import ChunkedBatches
 from keras_influence.engine.data.held import DEFAULT_BATCH_SIZE, HeldBatches
 from keras_influence.engine.data.stream import StreamBatches
 from keras_influence.validate import check_batch_size, check_class_weight
@@ -20,7 +21,8 @@ def read(data, batch_size=None, name="train", class_weight=None):
         data: `(x, y)` or `(x, y, sample_weight)` of arrays or tensors, nested
             structures too; a batched, finite `tf.data.Dataset`; or a
             `keras.utils.PyDataset`. Strings may be tensors, NumPy's or pandas'; sparse
-            matrices and tensors are handed to the model dense, batch by batch.
+            matrices and tensors are handed to the model dense, batch by batch. Dask arrays are
+            read chunk by chunk.
         batch_size: examples per batch, for arrays. Defaults to 256. Results do
             not depend on it, memory and speed do.
         name: the argument's name, for messages.
@@ -32,11 +34,12 @@ def read(data, batch_size=None, name="train", class_weight=None):
     check_batch_size(batch_size)
     check_class_weight(class_weight)
     if isinstance(data, tuple):
+        batch_size = int(batch_size or DEFAULT_BATCH_SIZE)
+        if chunks.holds_dask(data):
+            return ChunkedBatches(chunks.Chunks(data, name, class_weight), batch_size)
         whole = sources.whole_of(data, name, class_weight)
         checks.check_batch(whole, name, start=0)
-        return HeldBatches([whole], name, whole).in_batches_of(
-            int(batch_size or DEFAULT_BATCH_SIZE)
-        )
+        return HeldBatches([whole], name, whole).in_batches_of(batch_size)
     if not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         raise TypeError(
             f"`{name}` should be a tuple (x, y) or (x, y, sample_weight), a batched "

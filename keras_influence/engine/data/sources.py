@@ -17,7 +17,7 @@ from keras_influence.engine.data import checks
 
 def whole_of(data, name, class_weight=None):
     """All of a tuple of arrays as tensors, cast as `model.fit` casts it; sparse ones stay sparse."""
-    _check_arrays(data, name)
+    check_arrays(data, name)
     x, y, w = (*data, None, None)[:3]
     x = tf.nest.map_structure(_strings_as_tensor, x)
     sizes = [int(np.shape(leaf)[0]) for leaf in _leaves(data)]
@@ -108,7 +108,8 @@ def _pydataset_passes(data, name, class_weight):
     return epoch
 
 
-def _check_arrays(data, name):
+def check_arrays(data, name):
+    """Raise unless a tuple is made of arrays with as many rows in all of its parts."""
     if len(data) not in (1, 2, 3):
         raise ValueError(
             f"`{name}` should be (x, y) or (x, y, sample_weight). Received a tuple of {len(data)}"

@@ -29,7 +29,7 @@ class StreamBatches(Batches):
         for batch in self._filled():
             check_batch(batch, name, start)
             sizes.append(rows.size(batch))
-            prints.append(_fingerprint(batch))
+            prints.append(fingerprint(batch))
             layouts.add(rows.layout(batch))
             start += sizes[-1]
             self.nbytes += sum(map(_bytes, tf.nest.flatten(batch)))
@@ -41,11 +41,11 @@ class StreamBatches(Batches):
     def _kept(self):
         count = 0
         for count, batch in enumerate(self._filled(), 1):
-            if self._fingerprints[count - 1 : count] != [_fingerprint(batch)]:
-                raise _other_batches(self._name)
+            if self._fingerprints[count - 1 : count] != [fingerprint(batch)]:
+                raise other_batches(self._name)
             yield batch
         if count < len(self):
-            raise _other_batches(self._name)
+            raise other_batches(self._name)
 
     def _filled(self):
         """One pass, less the batches without a row that a filter may leave."""
@@ -66,9 +66,9 @@ def _bytes(tensor):
     return tensor.shape.num_elements() * (tensor.dtype.size or _STRING)
 
 
-def _fingerprint(batch):
+def fingerprint(batch):
     """A cheap checksum: of a sample of columns, which sees the order, and of all numbers' sum."""
-    return quick_fingerprint(batch), [_total(t.numpy()) for t in tf.nest.flatten(batch)]
+    return quick_fingerprint(batch), [_total(np.asarray(t)) for t in tf.nest.flatten(batch)]
 
 
 def _total(array):
@@ -80,7 +80,8 @@ def _total(array):
     return int(data[:whole].view(np.uint64).sum()) + int(data[whole:].sum())
 
 
-def _other_batches(name):
+def other_batches(name):
+    """The error about data that are not the same at each pass."""
     return ValueError(
         f"`{name}` gives other batches at each pass, so scores could not be told apart by position. "
         f"`keras_influence.in_order({name})` keeps one pass, in memory or in a file, in a fixed "

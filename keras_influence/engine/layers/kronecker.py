@@ -23,6 +23,8 @@ from keras_influence.engine.layers.pseudo import pseudo_signals, roots_of
 from keras_influence.engine.layers.sites import InnerCallError, linear_layers, weights_of
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.passes.passes import total
+from keras_influence.engine.passes.run import Run
 from keras_influence.errors import NotFiniteError
 
 # Examples on which the form of the outputs' curvature is looked for.
@@ -123,15 +125,15 @@ class Statistics:
     """Second moments of pseudo-gradients over a data set, and the blocks made of them.
 
     Args:
-        pseudo: a `PseudoGradients`.
+        ground: a `Ground`.
         batches: the training data, n examples.
         weight: the `Weighting` of the objective.
         seed: of the pseudo-gradients.
         progress: as `Progress`, shows what takes long.
     """
 
-    def __init__(self, pseudo, batches, weight, seed, progress):
-        self._pseudo, self._batches = pseudo, batches
+    def __init__(self, ground, batches, weight, seed, progress):
+        self._ground, self._pseudo, self._batches = ground, pseudo_of(ground.objective), batches
         self._weight, self._seed, self._progress = weight, seed, progress
 
     def blocks(self, pseudo_gradients, regulariser):
@@ -147,7 +149,7 @@ class Statistics:
         per_example = 1.0 / (self._batches.n * pseudo_gradients)
         n = self._batches.n
         title = f"Moments of the pseudo-gradients of {n} examples"
-        found = self._sum(_moments_and_rows, pseudo_gradients, title)
+        found = self._sum("moments", pseudo_gradients, title)
         moments, rows = [arrays[:-1] for arrays in found], [arrays[-1] for arrays in found]
         if not all(np.isfinite(array).all() for arrays in moments for array in arrays):
             raise NotFiniteError("a gradient of the model's outputs")
@@ -157,16 +159,14 @@ class Statistics:
         squares = [[]] * len(blocks)
         if any(part.needs_squares for part in self._pseudo.parts):
             title = f"Squares of the pseudo-gradients of {n} examples"
-            squares = self._sum(
-                lambda part, raw, block: part.squares(raw, block), pseudo_gradients, title, blocks
-            )
+            squares = self._sum("squares", pseudo_gradients, title, blocks)
         whole = n * pseudo_gradients
         return tuple(
             dataclasses.replace(
-                _with_extra(part.measured(block, total, per_example), regulariser),
-                by_example=part.by_example and count == whole,
+                _with_extra(part.measured(block, sums, per_example), regulariser),
+                by_example=part.by_example and bool(count == whole),
             )
-            for part, block, total, count in zip(self._pseudo.parts, blocks, squares, rows)
+            for part, block, sums, count in zip(self._pseudo.parts, blocks, squares, rows)
         )
 
     def coarse(self, blocks, chosen, pseudo_gradients, positions, regulariser):
@@ -184,7 +184,9 @@ class Statistics:
         starts = np.cumsum([0, *(block.positions.size for block in blocks)])
         edges = np.searchsorted(chosen, starts)
         mine = [chosen[a:b] - start for a, b, start in zip(edges, edges[1:], starts)]
-        for raw in self._each(some, pseudo_gradients, "Coupling of the largest directions"):
+        title = "Coupling of the largest directions"
+        run = Run(self._progress.over(some, title, len(some)))
+        for raw in _each(self._pseudo, run, self._weight, self._seed, pseudo_gradients):
             parts = zip(self._pseudo.parts, raw, blocks, mine)
             found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
             rows = np.concatenate(found, axis=1)
@@ -194,32 +196,53 @@ class Statistics:
         return total + np.diag(extra[chosen])
 
     def _sum(self, statistic, pseudo_gradients, title, blocks=None):
-        """The sum over all batches of `statistic(part, raw, block)`, a list of arrays a part."""
-        total = None
-        for raw in self._each(self._batches, pseudo_gradients, title):
-            parts = self._pseudo.parts
-            triples = zip(parts, raw, blocks or [None] * len(parts))
-            found = [statistic(part, r, block) for part, r, block in triples]
-            if total is None:
-                total = found
-                continue
-            for sums, arrays in zip(total, found):
-                for i, array in enumerate(arrays):
-                    sums[i] = sums[i] + array
-        return total
-
-    def _each(self, batches, pseudo_gradients, title):
-        """The raw of each batch and sample."""
-        for number, batch in enumerate(self._progress.over(batches, title, len(batches))):
-            for sample in range(pseudo_gradients):
-                with computing("train"):
-                    raw = self._pseudo.of(batch, self._weight, [self._seed + sample, number])
-                yield raw
+        """The sum over all batches of a statistic of each part, a list of arrays a part."""
+        step = self._progress.stage(title, len(self._batches))
+        about = statistic, self._weight, self._seed, pseudo_gradients, blocks
+        sums = total(_statistics, self._ground, self._batches, *about, step=step)
+        step.close()
+        if not self._pseudo.parts:  # Other processes have seen the data, this one has not.
+            self._pseudo.of(self._batches.head(_FEW), self._weight, [self._seed, 0])
+        return sums
 
 
-def _moments_and_rows(part, raw, block):
-    """A part's moments, and how many examples it took the batch for."""
-    return [*part.moments(raw), sum(set(part.rows(raw)))]
+def pseudo_of(objective):
+    """The `PseudoGradients` of an objective, with what was traced for it before."""
+    if objective.pseudo is None:
+        objective.pseudo = PseudoGradients(objective)
+    return objective.pseudo
+
+
+def _statistics(ground, run, statistic, weight, seed, pseudo_gradients, blocks):
+    """A pass: the sum of "moments" or "squares" of each part, a list of arrays a part."""
+    sums, pseudo = None, pseudo_of(ground.objective)
+    for raw in _each(pseudo, run, weight, seed, pseudo_gradients):
+        parts = pseudo.parts
+        if statistic == "moments":
+            found = [_moments_and_rows(part, r) for part, r in zip(parts, raw)]
+        else:
+            found = [part.squares(r, block) for part, r, block in zip(parts, raw, blocks)]
+        if sums is None:
+            sums = found
+            continue
+        for known, arrays in zip(sums, found):
+            for i, array in enumerate(arrays):
+                known[i] = known[i] + array
+    return sums
+
+
+def _each(pseudo, run, weight, seed, pseudo_gradients):
+    """The raw of each batch and sample."""
+    for number, batch in enumerate(run, run.number):
+        for sample in range(pseudo_gradients):
+            with computing("train"):
+                raw = pseudo.of(batch, weight, [seed + sample, number])
+            yield raw
+
+
+def _moments_and_rows(part, raw):
+    """A part's moments, and how many examples it took the batch for, (1,)."""
+    return [*part.moments(raw), np.array([sum(set(part.rows(raw)))])]
 
 
 def _with_extra(block, regulariser):

@@ -1,0 +1,168 @@
+"""A model's way into other processes, where it is made once and kept, with the weights it had."""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import pickle
+import threading
+import weakref
+
+import keras
+
+from keras_influence import _keras, copies, rebuilding
+from keras_influence.engine.kernels.objective import Objective
+from keras_influence.storage import fingerprint_of_weights
+
+# What has been made in this process, by key; the oldest goes when there are more than so many. A
+# pass takes three: a model, its objective with the kernels traced for it, and the `Ground`.
+_MOST = 16
+_made = collections.OrderedDict()
+_lock = threading.RLock()
+# Of each model the state it was last sent in, and its parcel.
+_sent = weakref.WeakKeyDictionary()
+
+
+class JourneyError(ValueError):
+    """A model cannot be made again in another process."""
+
+    def __init__(self, reason):
+        super().__init__(
+            f"`model` cannot be sent to the workers of a Dask cluster: {reason}. Give its classes "
+            "`get_config()` with all arguments of their `__init__`; or compute here, with "
+            "`dask.config.set(scheduler='threads')` around the call."
+        )
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.reason,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parcel:
+    """Something that other processes make from bytes, once for each content.
+
+    Attributes:
+        key: a checksum of the content.
+        content: pickled.
+        settings: those of Keras that go with it; see `settings`.
+    """
+
+    key: str
+    content: bytes = dataclasses.field(repr=False)
+    settings: tuple
+
+    @classmethod
+    def of(cls, thing):
+        """A thing as it is now, its model with the weights it has.
+
+        Raises:
+            JourneyError: its model cannot be sent.
+        """
+        content = _pickled(thing)
+        key = hashlib.sha256(content).hexdigest()
+        return cls(key, content, settings())
+
+    def arrived(self):
+        """The thing, in the settings that it was sent in, which the process then has."""
+        with _lock:
+            if settings() != self.settings:
+                _set(self.settings)
+            return _once(self.key, lambda: pickle.loads(self.content))
+
+
+def _once(key, make):
+    """What `make()` gives, made once in a process as long as it is in use."""
+    if key not in _made:
+        _made[key] = make()
+        while len(_made) > _MOST:
+            _made.popitem(last=False)
+    _made.move_to_end(key)
+    return _made[key]
+
+
+def settings():
+    """The settings of Keras on which results depend."""
+    config = keras.config
+    return config.floatx(), config.epsilon(), config.image_data_format(), config.dtype_policy().name
+
+
+def _set(values):
+    floatx, epsilon, data_format, policy = values
+    keras.config.set_floatx(floatx)
+    keras.config.set_epsilon(epsilon)
+    keras.config.set_image_data_format(data_format)
+    keras.config.set_dtype_policy(policy)
+
+
+def _pickled(thing):
+    """By cloudpickle, which takes classes and functions of a script or a notebook along."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj):
+            return _reduced(obj) if isinstance(obj, Objective) else super().reducer_override(obj)
+
+    file = io.BytesIO()
+    try:
+        Pickler(file).dump(thing)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise JourneyError(str(error)) from error
+    return file.getvalue()
+
+
+# ---- models, and what is made of them
+
+
+def _reduced(objective):
+    model = objective.model()
+    trainable = [id(v) for v in model.trainable_variables]
+    positions = tuple(trainable.index(id(v)) for v in objective.parameters.variables)
+    return _objective, (_parcel_of(model), positions, objective.reading, objective.added)
+
+
+def _parcel_of(model):
+    """The parcel of a model, packed anew if its weights or its loss are not what they were."""
+    state = _keras.loss_state(model), fingerprint_of_weights(model.weights), settings()
+    known = _sent.get(model)
+    if known is None or known[0] != state:
+        try:
+            config, objects = rebuilding.described(model)
+            packed = _Model(config, objects, copies.state_of(model), state[1])
+        except copies.CopyError as error:
+            raise JourneyError(error.reason) from error
+        known = _sent[model] = state, Parcel.of(packed)
+    return known[1]
+
+
+class _Model:
+    """What a model is made of; unpickled it is the model."""
+
+    def __init__(self, *parts):
+        self._parts = parts
+
+    def __reduce__(self):
+        return _model, self._parts
+
+
+def _model(config, objects, state, weights):
+    try:
+        model = rebuilding.rebuilt(config, objects)
+        copies.restore(model, state)
+    except copies.CopyError as error:
+        raise JourneyError(error.reason) from error
+    if fingerprint_of_weights(model.weights) != weights:
+        raise JourneyError("rebuilt from its config it has other weights")
+    return model
+
+
+def _objective(parcel, positions, reading, added):
+    def make():
+        model = parcel.arrived()
+        variables = [model.trainable_variables[i] for i in positions]
+        objective = Objective(model, variables, reading, added)
+        # Nobody else in this process holds the model for as long as it takes.
+        objective.held = model
+        return objective
+
+    return _once((parcel.key, positions, reading, added), make)

@@ -1,0 +1,170 @@
+"""Faults of a cluster, with real processes on this machine: nothing is lost, and the bits are the same."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from tests import truth
+from tests.truth import L2
+
+dask = pytest.importorskip("dask")
+da = pytest.importorskip("dask.array")
+distributed = pytest.importorskip("distributed")
+
+pytestmark = pytest.mark.slow
+OPTIONS = {"dashboard_address": None, "memory_limit": 0, "threads_per_worker": 1}
+QUIET = {"damping": 1e-3, "verbose": 0}
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 6)), rng.integers(0, 3, 400)
+    keras.utils.set_random_seed(0)
+    return truth.softmax_model(6, 3, L2), (da.from_array(x, chunks=(25, 6)), y), x, y
+
+
+def killed(client, seconds):
+    """Kill a worker's process after some seconds, and give the thread that does."""
+    pid = client.run(os.getpid).popitem()[1]
+
+    def kill():
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+        thread.done = time.monotonic()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def solve(model, train, vectors):
+    # More steps than it needs, so that a kill falls into the middle.
+    return ki.inverse_hvp(model, vectors, train, method=ki.CG(tol=1e-14, max_iter=60), **QUIET)
+
+
+@pytest.mark.filterwarnings("ignore::keras_influence.ConvergenceWarning")
+def test_a_worker_that_is_killed_in_a_solve_changes_nothing():
+    model, train, x, y = problem()
+    vectors = np.random.default_rng(1).normal(size=(21, 2))
+    with dask.config.set(scheduler="synchronous"):
+        expected = solve(model, train, vectors)
+    with (
+        distributed.LocalCluster(n_workers=3, **OPTIONS) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        train = dask.persist(*train)
+        solve(model, train, vectors)
+        begun = time.monotonic()
+        solve(model, train, vectors)
+        took = time.monotonic() - begun
+        for _ in range(2):
+            thread = killed(client, took / 3)
+            found = solve(model, train, vectors)
+            assert thread.done < time.monotonic() - took / 3  # It was in the middle.
+            assert np.array_equal(found, expected)
+    closed = truth.SoftmaxRegression(x, y, 3, L2)
+    matrix = closed.hessian(truth.get_flat(model)) + 1e-3 * np.eye(21)
+    assert truth.relative_error(matrix @ expected, vectors) < 1e-10
+
+
+def test_a_scheduler_that_is_lost_is_said_to_be():
+    model, train, _, _ = problem()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = next(line for line in process.stderr if "Scheduler at:" in line)
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    address = line.split("Scheduler at:")[1].strip()
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--no-dashboard",
+            "--no-nanny",
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with distributed.Client(address, timeout=30) as client:
+            client.wait_for_workers(1, timeout=60)
+            v = np.ones((21, 1))
+            ki.hvp(model, v, train)
+            operator = ki.operator(model, train)
+            threading.Timer(1.0, process.kill).start()
+            with pytest.raises(ConnectionError, match="connection to Dask's scheduler was lost"):
+                for _ in range(1000):
+                    operator.matmat(v.T)
+    finally:
+        process.kill()
+        worker.kill()
+        process.wait()
+        worker.wait()
+
+
+CLIENT = """
+import sys
+import dask, distributed
+import numpy as np
+import keras_influence as ki
+from keras_influence.questions import blocks
+from tests.conftest import set_precision
+from tests.engine.passes.test_faults import OPTIONS, QUIET, problem
+
+if __name__ == "__main__":
+    set_precision("float64")
+    blocks._MOST = 4  # Test examples in a block.
+    model, train, x, y = problem()
+    with distributed.LocalCluster(n_workers=2, **OPTIONS) as cluster, distributed.Client(cluster):
+        test = x[:40], y[:40]
+        ki.influence(model, test, dask.persist(*train), method=ki.CG(tol=1e-10), store=sys.argv[1], **QUIET)
+"""
+
+
+def test_a_client_that_is_killed_while_it_stores_goes_on_where_it_was(tmp_path):
+    pytest.importorskip("zarr")
+
+    script, store = tmp_path / "client.py", tmp_path / "scores.zarr"
+    script.write_text(CLIENT)
+    root = str(pathlib.Path(__file__).parents[3])
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, str(script), str(store)]
+    first = subprocess.Popen(command, env=environment, start_new_session=True, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (store.exists() and done(store) >= 8):
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    there = done(store)
+    assert 8 <= there < 40
+    written = {path: path.stat().st_mtime_ns for path in store.rglob("values/c/0/*")}
+    assert written
+    subprocess.run(command, env=environment, check=True, cwd=tmp_path, timeout=200)
+    assert done(store) == 40
+    assert written == {path: path.stat().st_mtime_ns for path in store.rglob("values/c/0/*")}
+    model, _, x, y = problem()
+    closed = truth.SoftmaxRegression(x, y, 3, L2)
+    theta = truth.get_flat(model)
+    g = closed.example_gradients(theta)
+    expected = g[:40] @ np.linalg.solve(closed.hessian(theta) + 1e-3 * np.eye(21), g.T) / 400
+    found = ki.InfluenceScores.open(store).values[:]
+    assert truth.relative_error(found, expected) < 1e-7
+
+
+def done(store):
+    from keras_influence.questions import store_files
+
+    state = store_files.read_state(store)
+    return state["done"] if state else 0
