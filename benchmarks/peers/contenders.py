@@ -51,6 +51,7 @@ class Contender:
 SOFTMAX = ("softmax-10", "softmax-100")
 BATCHES = {"batch_size": 1000}
 CONTENDERS = [
+    Contender("keras_influence, CG as it is", "keras_influence", "cg", True),
     Contender(
         "keras_influence, CG + Nystrom",
         "keras_influence",

@@ -1,6 +1,7 @@
 """keras_influence itself, through the same command line: one public `influence` call.
 
-Settings: `rank` of the Nyström preconditioner (0: none), `curvature`, `batch_size`, `tol`.
+Settings: `rank` of a Nyström preconditioner (0: none; the default of `CG` if not given), `curvature`,
+`batch_size`, `tol`.
 """
 
 import os
@@ -28,12 +29,11 @@ def prepare(problem, threads):
 
 
 def influence(problem, model, settings, clock):
-    rank = settings.get("rank", 100)
-    method = ki.CG(
-        tol=settings.get("tol", problem.tol),
-        max_iter=settings.get("max_iter", 2000),
-        preconditioner=ki.Nystrom(rank) if rank else None,
-    )
+    options = {"tol": settings.get("tol", problem.tol), "max_iter": settings.get("max_iter", 2000)}
+    if "rank" in settings:
+        rank = settings["rank"]
+        options["preconditioner"] = ki.Nystrom(rank) if rank else None
+    method = ki.CG(**options)
     with warnings.catch_warnings(), clock("influence"):
         warnings.simplefilter("ignore", ki.ConvergenceWarning)
         scores = ki.influence(
