@@ -23,12 +23,19 @@ from keras_influence._keras.losses import (
     uses_loss,
     weighted_values,
 )
+from keras_influence._keras.training import (
+    averages_of,
+    learning_rate_of,
+    loss_in_training,
+    stateless,
+)
 
 __all__ = [
     "Functional",
     "LossCall",
     "Variable",
     "added_losses",
+    "averages_of",
     "build_compiled_loss",
     "call_model",
     "calls_as_keras_does",
@@ -40,11 +47,14 @@ __all__ = [
     "has_compiled_loss",
     "has_default_loss",
     "has_regularisers",
+    "learning_rate_of",
     "lock",
     "looking_into",
+    "loss_in_training",
     "loss_state",
     "loss_values",
     "regularisers",
+    "stateless",
     "twin_of",
     "uses_loss",
     "weighted_values",

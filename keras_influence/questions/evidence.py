@@ -74,6 +74,10 @@ def name_of(target: Target | None) -> str:
 def evidence_lines(result: Any) -> list[str]:
     """How a result was computed and how well, for its `repr`."""
     solver = result.solver["class_name"]
+    if solver == "Replay":
+        near = result.details["rounding"]
+        words = "to the bit" if not near else f"to {near:.1e} of a step"
+        return [f"  derivative    of {result.details['steps']} steps of training, replayed {words}"]
     if result.curvature == "none":
         return [f"  summed by     {solver} over {result.passes:.0f} checkpoints, no curvature"]
     worst = f"largest relative residual {result.residual.max():.1e}"

@@ -13,7 +13,7 @@ from keras_influence.engine.kernels import primitives
 # a loop on CPU, and it cannot follow the while-loops of recurrent layers.
 _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
 # What a vectorised map ends in where it cannot follow an operation.
-_NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
+NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
 
 
 def kernel(*extras):
@@ -75,7 +75,7 @@ class Kernels:
         except NotDifferentiableError:
             self._compiled.pop(key, None)  # Run once more, it would end in another error.
             raise
-        except _NOT_VECTORISED:
+        except NOT_VECTORISED:
             if not many or self.loop:
                 raise
         # Control flow of some kinds cannot be vectorised, at tracing or when it is run.
