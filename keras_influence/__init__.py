@@ -43,8 +43,8 @@ from keras_influence.questions.influence import influence
 from keras_influence.questions.inputs import input_influence
 from keras_influence.questions.losses import losses
 from keras_influence.questions.products import hvp, inverse_hvp, operator
-from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.replay import Replay
+from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
 from keras_influence.questions.top import TopInfluence, top_influence
@@ -72,6 +72,7 @@ __all__ = [
     "NegativeCurvatureError",
     "Nystrom",
     "ObjectiveWarning",
+    "Replay",
     "SmoothHinge",
     "SolverError",
     "StaleError",

@@ -44,6 +44,7 @@ CLASSES = {
         "proponents, opponents, n_train, residual, iterations, converged, solver, curvature, "
         "damping, passes, details, reason, target, parameters"
     ),
+    "Replay": "x, y, *, batch_size, seed, sample_weight, class_weight, folder, budget",
     "SmoothHinge": "temperature, reduction, name",
     "TracIn": "every, folder",
 }
@@ -96,6 +97,11 @@ METHODS = {
         "n_train": None,
     },
     "TopInfluence": {"save": "self, path", "load": "path", "n_test": None},
+    "Replay": {
+        "influence": "self, test, target, *, verbose",
+        "losses": "self, test, weights, target, *, verbose",
+        "smoothness": "self, test, target, *, fraction, trials, seed, scores, verbose",
+    },
     "TracIn": {
         "influence": f"self, model, test, train, *, target, {DATA}",
         "self_influence": f"self, model, train, *, {DATA}",

@@ -30,8 +30,8 @@ class Recording:
     Attributes:
         about: what the training was of, to know it again: JSON.
         epochs: (number, first step) of each epoch.
-        ends: (steps so far, fingerprint of the model's weights) at the end of each epoch, and
-            of the training.
+        ends: (steps so far, fingerprint of the model's weights) at the end of each epoch.
+        left: fingerprint of the weights that `fit` left.
         slots: states that may be held at once while steps are run again.
     """
 
@@ -47,6 +47,7 @@ class Recording:
         self.about: dict[str, Any] = {}
         self.epochs: list[tuple[int, int]] = []
         self.ends: list[tuple[int, str]] = []
+        self.left = ""
         self._states: dict[int, np.ndarray | pathlib.Path] = {}
         self._given: dict[int, list[np.ndarray]] = {}
         self._every, self.slots, self._last = 1, 2, -1
@@ -73,14 +74,14 @@ class Recording:
 
     def wants(self, step: int) -> bool:
         """Whether the state before this step is to be kept."""
-        return not self._states or step - max(self._states) >= self._every
+        kept = self._states.keys() - {self._last}
+        return not kept or step - max(kept) >= self._every
 
     def keep(self, step: int, state: np.ndarray, last: bool = False) -> None:
-        """Keep a state; the one that was the last so far is kept no longer."""
-        if self._last >= 0:
+        """Keep a state; one that was kept for being the last is kept no longer."""
+        if self._last in self._states:
             self._drop(self._last)
-        if last and step not in self._states:
-            self._last = step
+        self._last = step if last else -1
         if self.folder is None:
             self._states[step] = state
             return
@@ -93,7 +94,6 @@ class Recording:
         state = self._states.pop(step)
         if isinstance(state, pathlib.Path):
             state.unlink()
-        self._last = -1
 
     def beside(self, step: int, given: list[np.ndarray]) -> None:
         """Keep what is given beside the state before this step."""
@@ -125,6 +125,7 @@ class Recording:
             "about": self.about,
             "epochs": self.epochs,
             "ends": self.ends,
+            "left": self.left,
             "slots": self.slots,
         }
         arrays = {
@@ -151,6 +152,7 @@ class Recording:
         arrays = storage.read_arrays(path, "Replay", ["settings", "steps"])
         settings = json.loads(str(arrays["settings"]))
         recording.about, recording.slots = settings["about"], settings["slots"]
+        recording.left = settings["left"]
         recording.epochs = [(number, first) for number, first in settings["epochs"]]
         recording.ends = [(steps, print_) for steps, print_ in settings["ends"]]
         count = sum(name.startswith("given_") for name in arrays)

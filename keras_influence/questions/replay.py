@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
-from keras_influence import storage
-from keras_influence.engine.data import sources
-from keras_influence.engine.data.orders import Order, in_epochs
-from keras_influence.engine.data.rows import size as rows_of
-from keras_influence.engine.kernels.steps import TrainingStep
-from keras_influence.engine.loss import checks
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target
 from keras_influence.questions.evidence import name_of
-from keras_influence.questions.recording import Recording
+from keras_influence.questions.recorder import Recorder
 from keras_influence.questions.run import Run
 from keras_influence.questions.run_end import RunEnd
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.smoothness import Smoothness, random_groups, without
-from keras_influence.validate import check_class_weight, check_number
+from keras_influence.validate import check_number
 
 # Bytes of the vectors that go back through a run together, and how often each is held.
 _MEMORY, _COPIES = 1e9, 4
 
 
-class Replay(keras.callbacks.Callback):
+class Replay(Recorder):
     """Record a training so that it can be differentiated: leave-one-out of the run itself.
 
         replay = Replay(x, y, batch_size=100)
@@ -63,124 +55,6 @@ class Replay(keras.callbacks.Callback):
         data: what `fit` is to be given, a `tf.data.Dataset`.
     """
 
-    def __init__(
-        self,
-        x: Any,
-        y: Any = None,
-        *,
-        batch_size: int = 32,
-        seed: int = 0,
-        sample_weight: Any = None,
-        class_weight: dict[int, float] | None = None,
-        folder: str | os.PathLike[str] | None = None,
-        budget: float | None = None,
-    ) -> None:
-        super().__init__()
-        check_number("batch_size", batch_size, low=1, integer=True)
-        check_number("seed", seed, integer=True)
-        check_class_weight(class_weight)
-        self._recording = Recording(folder, budget)
-        data = tuple(part for part in (x, y, sample_weight) if part is not None)
-        data = (x, y, sample_weight) if sample_weight is not None else data
-        self._whole = sources.whole_of(data, "x, y", class_weight)
-        self._order = Order(rows_of(self._whole), batch_size, seed)
-        self._number = 0
-        self._step: TrainingStep | None = None
-        self.data = in_epochs(self._whole, self._order, lambda: self._number)
-
-    @classmethod
-    def load(
-        cls,
-        folder: str | os.PathLike[str],
-        model: Any,
-        x: Any,
-        y: Any = None,
-        *,
-        sample_weight: Any = None,
-        class_weight: dict[int, float] | None = None,
-    ) -> Replay:
-        """The training that a `Replay(folder=...)` recorded, in another process.
-
-        Args:
-            folder: what `Replay` was given.
-            model: the model as `fit` left it, compiled, as of `keras.models.load_model`.
-            x, y, sample_weight, class_weight: the same training data.
-
-        Raises:
-            ValueError: the folder holds no training, or one of other data or another model.
-        """
-        recording = Recording.read(folder)
-        about = recording.about
-        replay = cls(
-            x,
-            y,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            batch_size=about["batch_size"],
-            seed=about["seed"],
-        )
-        replay.set_model(model)
-        replay._step = _step_of(model)
-        replay._recording = recording
-        found = replay._about(model)
-        for what, value in found.items():
-            if value != about[what]:
-                raise ValueError(
-                    f"`folder` holds a training with another {what}: {about[what]!r}, not {value!r}."
-                )
-        return replay
-
-    def _about(self, model: Any) -> dict[str, Any]:
-        return {
-            "batch_size": self._order.batch_size,
-            "seed": self._order.seed,
-            "data": storage.fingerprint_of_batches([self._whole]),
-            "model": [[*v.shape] for v in _step_of(model).state.variables],
-        }
-
-    # ---- while training
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        if self.params.get("steps") != len(self._order):
-            raise ValueError(
-                "Train with `model.fit(replay.data, epochs=..., callbacks=[replay])`, without "
-                f"`steps_per_epoch`: an epoch has {len(self._order)} steps. "
-                f"Received: steps={self.params.get('steps')}"
-            )
-        self._step = step = _step_of(self.model)
-        steps = len(self._order) * self.params["epochs"]
-        self._recording.begin(self._about(self.model), step.now().nbytes, steps)
-        self._first = self._done = 0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._number, self._first = epoch, self._done
-        self._recording.epochs.append((epoch, self._first))
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        t = self._first + batch
-        self._recording.beside(t, self._step.given_now())
-        if self._recording.wants(t):
-            self._recording.keep(t, self._step.now())
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._done = self._first + batch + 1
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._recording.keep(self._done, self._step.now(), last=True)
-        self._end_here()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self._number = 0
-        self._end_here()
-        self._recording.write()
-
-    def _end_here(self) -> None:
-        self._recording.ends.append(
-            (self._done, storage.fingerprint_of_weights(self.model.weights))
-        )
-
-    # ---- afterwards
-
     def influence(
         self, test: Any, target: Target | None = None, *, verbose: int | Literal["auto"] = "auto"
     ) -> InfluenceScores:
@@ -200,7 +74,7 @@ class Replay(keras.callbacks.Callback):
             ValueError: there is no recorded training, the model no longer has the weights that it
                 left, or the steps do not lead to where `fit` went.
         """
-        run, end = self._run_and_end(test, target)
+        run, end = self._asked(test, target)
         rows, together = end.gradients(), end.together(self._order.batch_size)
         step = Progress(verbose).stage(f"Back through {run.stop} steps", run.stop)
         size = max(1, int(_MEMORY // (_COPIES * rows[0].nbytes)))
@@ -248,7 +122,7 @@ class Replay(keras.callbacks.Callback):
         Raises:
             As `influence`.
         """
-        run, end = self._run_and_end(test, target)
+        run, end = self._asked(test, target)
         n = self._order.n
         omega = np.ones(n) if weights is None else np.asarray(weights, np.float64)
         if omega.shape != (n,) or not np.isfinite(omega).all():
@@ -295,58 +169,14 @@ class Replay(keras.callbacks.Callback):
         check_number("fraction", fraction, strict=True)
         if scores is None:
             scores = self.influence(test, target, verbose=verbose)
-        run, end = self._run_and_end(test, target)
+        run, end = self._asked(test, target)
         groups = random_groups(self._order.n, fraction, trials, seed)
         shown = Progress(verbose).over(groups, f"{trials} runs without some examples", trials)
         base = end.outputs(run.end())
         actual = [end.outputs(run.end(without(self._order.n, group))) - base for group in shown]
         return Smoothness.of(self.model, scores, groups, np.stack(actual))
 
-    def _run_and_end(self, test: Any, target: Target | None) -> tuple[Run, RunEnd]:
-        """The run that led to the weights that the model has, and its end."""
-        recording, step = self._recording, self._step
-        if step is None or not any(steps for steps, _ in recording.ends):
-            raise ValueError(
-                "Replay has no training. Call `model.fit(replay.data, epochs=..., "
-                "callbacks=[replay])` first, or `Replay.load(folder, model, x, y)`."
-            )
-        found = storage.fingerprint_of_weights(self.model.weights)
-        at = [i for i, (_, known) in enumerate(recording.ends) if known == found]
-        if not at:
-            raise ValueError(
-                "The model no longer has the weights that the recorded training left, nor those "
-                "of the end of one of its epochs. Restore them, or train again with this callback."
-            )
-        averaged = at[-1] == len(recording.ends) - 1 and self.model.optimizer.use_ema
-        stop = recording.ends[at[-1]][0]
-        weights = None if averaged else step.now()[: step.weights]
-        run = Run(step, recording, self._whole, self._order, stop, weights)
-        return run, RunEnd(self.model, step, test, target, averaged)
-
-
-def _step_of(model: Any) -> TrainingStep:
-    """The training step of a model, whose optimizer is built if it was not.
-
-    Raises:
-        ValueError: the training cannot be replayed, with the reason.
-    """
-    checks.check_model(model, hidden=False)
-    optimizer = model.optimizer
-    reason = None
-    if type(model).train_step is not keras.Model.train_step:
-        reason = (
-            f"{type(model).__name__} has a `train_step` of its own, which cannot be looked into"
-        )
-    elif optimizer is None:
-        reason = "the model has no optimizer"
-    elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        reason = "a LossScaleOptimizer leaves steps out; compile with auto_scale_loss=False"
-    elif any(layer.compute_dtype != layer.variable_dtype for layer in model._flatten_layers()):
-        reason = "mixed precision is too coarse to differentiate a run through; train in float32"
-    elif model.distribute_strategy.num_replicas_in_sync > 1:
-        reason = "it runs on several devices at once; train on one"
-    if reason is not None:
-        raise ValueError(f"This training cannot be replayed: {reason}.")
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    return TrainingStep(model)
+    def _asked(self, test: Any, target: Target | None) -> tuple[Run, RunEnd]:
+        """The run that led to the weights that the model has, and test losses at its end."""
+        run = self._run()
+        return run, RunEnd(self.model, run.step, test, target, run.averaged)

@@ -31,10 +31,11 @@ class Run:
         whole: the training data as one batch.
         order: in which the training took them.
         stop: number of steps.
-        weights: the weights that they led to, the first part of a state; None if they were
-            replaced after the last step.
+        weights: the weights that they led to, the first part of a state.
+        averaged: whether the optimizer's moving average took their place after the last step.
 
     Attributes:
+        step, stop, averaged: as given.
         rounding: the largest difference that was met so far between a state that was run again and
             the one that `fit` left, as a part of the way in between.
         forwards, backwards: steps that were run so far; a step back counts once, whatever the
@@ -48,10 +49,12 @@ class Run:
         whole: Any,
         order: Order,
         stop: int,
-        weights: np.ndarray | None,
+        weights: np.ndarray,
+        averaged: bool,
     ) -> None:
-        self._step, self._recording, self._whole = step, recording, whole
-        self._order, self.stop, self._weights = order, stop, weights
+        self.step, self._recording, self._whole = step, recording, whole
+        self._order, self.stop = order, stop
+        self._weights, self.averaged = weights, averaged
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
         self.rounding, self.forwards, self.backwards = 0.0, 0, 0
 
@@ -93,7 +96,7 @@ class Run:
         where = self.positions(t)
         weights = np.ones(len(where)) if omega is None else omega[where]
         batch = rows.dense(rows.take(self._whole, where))
-        state, given = self._step.run(*moment, batch, weights)
+        state, given = self.step.run(*moment, batch, weights)
         self.forwards += 1
         found = self._recording.given(t + 1)
         return state.numpy(), found or [g.numpy() for g in given]
@@ -126,7 +129,7 @@ class Run:
             batch = rows.dense(rows.take(self._whole, where))
             for first in range(0, len(cotangents), together):
                 some = slice(first, first + together)
-                after, before, weights = self._step.back(*moment, batch, cotangents[some])
+                after, before, weights = self.step.back(*moment, batch, cotangents[some])
                 cotangents[some] = before.numpy()
                 values[some, where] += weights.numpy()
             self._check(t + 1, after.numpy())
@@ -164,7 +167,7 @@ class Run:
     def _check(self, t: int, found: np.ndarray) -> None:
         """Raise unless a state that was run again is the one that `fit` left, up to rounding."""
         known = self._recording.state(t)
-        if known is None and t == self.stop:
+        if known is None and t == self.stop and not self.averaged:
             known = self._weights
         if known is None:
             return
@@ -184,6 +187,6 @@ class Run:
         self.rounding = max(self.rounding, part)
 
     def _culprit(self, difference: np.ndarray) -> str:
-        state = self._step.state
+        state = self.step.state
         sizes = [np.linalg.norm(difference[state.part(v)]) for v in state.variables]
         return str(state.variables[int(np.argmax(np.nan_to_num(sizes, nan=np.inf)))].path)
