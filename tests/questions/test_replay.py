@@ -308,10 +308,10 @@ def test_predictions_hold_for_runs_of_keras_without_examples(rng):
         run.fit(np.isin(np.arange(n), left_out, invert=True).astype(float))
         return ki.losses(model, test) - base
 
-    actual = np.stack([change([j]) for j in range(12)], axis=1)
-    assert np.corrcoef(values[:, :12].ravel(), actual.ravel())[0, 1] > 0.99
-    assert 0.95 < np.polyfit(values[:, :12].ravel(), actual.ravel(), 1)[0] < 1.05
-    groups = [rng.choice(n, 6, replace=False) for _ in range(20)]
+    actual = np.stack([change([j]) for j in range(8)], axis=1)
+    assert np.corrcoef(values[:, :8].ravel(), actual.ravel())[0, 1] > 0.99
+    assert 0.95 < np.polyfit(values[:, :8].ravel(), actual.ravel(), 1)[0] < 1.05
+    groups = [rng.choice(n, 6, replace=False) for _ in range(12)]
     predicted = np.stack([values[:, group].sum(1) for group in groups])
     happened = np.stack([change(group) for group in groups])
     assert np.mean([scipy.stats.spearmanr(p, a)[0] for p, a in zip(predicted.T, happened.T)]) > 0.95
