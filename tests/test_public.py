@@ -38,7 +38,7 @@ CLASSES = {
     "InfluenceModel": "*args, **kwargs",
     "InfluenceScores": (
         "values, residual, iterations, converged, solver, curvature, damping, passes, details, "
-        "reason, target, parameters"
+        "reason, target, parameters, error"
     ),
     "TopInfluence": (
         "proponents, opponents, n_train, residual, iterations, converged, solver, curvature, "
@@ -88,6 +88,8 @@ METHODS = {
     "InfluenceScores": {
         "top": "self, k",
         "bottom": "self, k",
+        "averaged": "parts",
+        "relative": "self, self_influence",
         "save": "self, path",
         "load": "path",
         "open": "path",

@@ -73,6 +73,22 @@ def name_of(target: Target | None) -> str:
 
 def evidence_lines(result: Any) -> list[str]:
     """How a result was computed and how well, for its `repr`."""
+    return [*_solution_lines(result), *_models_line(result)]
+
+
+def _models_line(result: Any) -> list[str]:
+    """Of a mean of several models' scores: how far it can be trusted."""
+    error = getattr(result, "error", None)
+    if error is None:
+        return []
+    beyond = np.mean(np.abs(result.values) > 2 * error)
+    count = result.details["models"]
+    return [
+        f"  mean of       {count} models; {beyond:.0%} of scores beyond two standard errors of 0"
+    ]
+
+
+def _solution_lines(result: Any) -> list[str]:
     solver = result.solver["class_name"]
     if solver == "Replay":
         near = result.details["rounding"]
