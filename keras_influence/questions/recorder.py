@@ -188,6 +188,8 @@ def _step_of(model: Any) -> TrainingStep:
         reason = "a LossScaleOptimizer leaves steps out; compile with auto_scale_loss=False"
     elif any(layer.compute_dtype != layer.variable_dtype for layer in model._flatten_layers()):
         reason = "mixed precision is too coarse to differentiate a run through; train in float32"
+    elif any(v.dtype in ("float16", "bfloat16") for v in model.trainable_variables):
+        reason = "half precision is too coarse to differentiate a run through; train in float32"
     elif model.distribute_strategy.num_replicas_in_sync > 1:
         reason = "it runs on several devices at once; train on one"
     if reason is not None:

@@ -41,8 +41,8 @@ class InfluenceScores:
         passes: passes over the training data that the solve took, all test examples together.
         solver: configuration of the solver that was used.
         details: what else the solver says, e.g. LiSSA's scale.
-        curvature: "hessian" or "gauss_newton", whichever was used; "none" for `TracIn`, whose
-            values are a sum along training in the same sign and unit.
+        curvature: "hessian" or "gauss_newton", whichever was used; "none" for `TracIn` and
+            `Replay`, whose values are of training itself, in the same sign and unit.
         damping: λ.
         reason: why this solver and this curvature, where they were chosen automatically.
         target: what `values` predict the change of: "test loss", or a function's name.

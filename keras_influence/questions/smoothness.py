@@ -77,12 +77,12 @@ class Smoothness:
             )
         if self.pearson > 0.8:
             return (
-                "The run is nearly linear in its data: trust the order of scores more than their "
-                "sizes, or ask about fewer examples at a time. To make it smoother:"
+                "The run is not quite smooth in its data: trust the order of scores more than "
+                "their sizes, or ask about fewer examples at a time. A smoother run would have:"
             )
         return (
             "The run is NOT smooth in its data: its derivative says little about removals of this "
-            "size. A run of the same model that is smoother:"
+            "size. A smoother run would have:"
         )
 
 
