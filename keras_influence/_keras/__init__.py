@@ -27,6 +27,7 @@ from keras_influence._keras.training import (
     averages_of,
     learning_rate_of,
     loss_in_training,
+    schedule_of,
     stateless,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "loss_state",
     "loss_values",
     "regularisers",
+    "schedule_of",
     "stateless",
     "twin_of",
     "uses_loss",

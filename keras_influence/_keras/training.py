@@ -28,6 +28,12 @@ def learning_rate_of(optimizer):
     return rate if isinstance(rate, keras.Variable) else None
 
 
+def schedule_of(optimizer):
+    """The schedule of the learning rate, or None."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
 def averages_of(optimizer):
     """The moving averages of the weights that `fit` ends with, in their order; None without."""
     if not optimizer.use_ema:

@@ -373,9 +373,10 @@ def test_what_cannot_be_replayed_is_refused_by_name():
         model.fit(replay.data, callbacks=[replay], verbose=0)
     with pytest.raises(ValueError, match="`model.fit\\(replay.data"):
         trained("sgd").model.fit(*DATA, callbacks=[replay], verbose=0, batch_size=2)
+    keras.config.set_dtype_policy("bfloat16")
+    model = trained("sgd").model
     with pytest.raises(ValueError, match="half precision"), pytest.warns(ki.ObjectiveWarning):
-        keras.config.set_dtype_policy("bfloat16")
-        trained("sgd").model.fit(replay.data, callbacks=[replay], verbose=0)
+        model.fit(replay.data, callbacks=[replay], verbose=0)
     keras.config.set_dtype_policy("mixed_float16")
     with pytest.raises(ValueError, match="LossScaleOptimizer"):
         trained("sgd").model.fit(replay.data, callbacks=[replay], verbose=0)
