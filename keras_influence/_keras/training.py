@@ -4,12 +4,15 @@ On TensorFlow Keras's optimizers write to `tf.Variable`s, so `stateless_apply` i
 Their arithmetic is in methods that all backends share; a twin of an optimizer takes those.
 """
 
+import contextlib
 import functools
+import threading
 
 import keras
 import tensorflow as tf
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
+from keras.src.losses import loss as loss_module
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from keras_influence._keras.losses import twin_of
@@ -19,7 +22,27 @@ def loss_in_training(model, x, y, sample_weight):
     """The loss of a batch as `fit` computes it, a scalar."""
     options = {"training": True} if model._call_has_training_arg else {}
     y_pred = model(x, **options)
-    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+    with _weights_by_example():
+        return model._compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+        )
+
+
+@contextlib.contextmanager
+def _weights_by_example():
+    """One weight for each example is for all steps of a sequence; Keras wants them as (b, 1)."""
+    original, owner = loss_module.squeeze_or_expand_to_same_rank, threading.get_ident()
+
+    def fitted(x1, x2, expand_rank_1=True):
+        if threading.get_ident() == owner and len(x1.shape) > len(x2.shape) == 1:
+            x2 = tf.reshape(x2, [-1] + [1] * (len(x1.shape) - 1))
+        return original(x1, x2, expand_rank_1)
+
+    loss_module.squeeze_or_expand_to_same_rank = fitted
+    try:
+        yield
+    finally:
+        loss_module.squeeze_or_expand_to_same_rank = original
 
 
 def learning_rate_of(optimizer):

@@ -83,8 +83,9 @@ class Replay(Recorder):
         step.close()
         if not values.any():
             raise ValueError(
-                "No sample weight has an effect on this run: `compute_loss` seems to ignore "
-                "`sample_weight`. Use it there."
+                "No sample weight has an effect on this run: `compute_loss` ignores "
+                "`sample_weight`, or the loss is one that layers add by `add_loss`. Let "
+                "`compute_loss` weigh the examples."
             )
         about = self._recording.about
         config = {"batch_size": about["batch_size"], "seed": about["seed"]}

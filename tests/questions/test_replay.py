@@ -134,8 +134,27 @@ def test_embeddings_and_recurrent_layers(rng):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Embedding(6, 3, mask_zero=True), keras.layers.SimpleRNN(3)]
     model = keras.Sequential([keras.Input((5,)), *layers, keras.layers.Dense(1)])
-    model.compile(SGD(0.3, momentum=0.9), "mse")
+    model.compile(keras.optimizers.RMSprop(0.01), "mse")
     check(Trained(model, x, y[:, None]), (test, rng.normal(size=(3, 1))))
+
+
+def test_a_weight_is_for_all_steps_of_a_sequence(rng):
+    """Keras itself takes a weight of shape (1,) for each example there, or one for each step."""
+    x, y, test = (rng.normal(size=(n, 6, k)) for n, k in [(N, 4), (N, 1), (3, 4)])
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Masking(), keras.layers.SimpleRNN(2, return_sequences=True)]
+    model = keras.Sequential([keras.Input((6, 4)), *layers, keras.layers.Dense(1)])
+    x[0, 4:] = x[3, 2:] = 0
+    model.compile("sgd", "mse")
+    run = Trained(model, x, y)
+    test = test, rng.normal(size=(3, 6, 1))
+
+    def at(t):
+        run.fit((1 + t * STEP * DIRECTION)[:, None])
+        return ki.losses(model, test)
+
+    actual = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * STEP)
+    assert relative_error(-run.fit().influence(test).values @ DIRECTION, actual) < 1e-6
 
 
 def test_convolutions_two_outputs_and_an_added_loss(rng):
@@ -396,7 +415,7 @@ def test_a_loss_that_ignores_sample_weights_is_refused():
     model = Unweighted([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile("sgd")
     replay = Trained(model, *DATA).fit()
-    with pytest.raises(ValueError, match="ignore `sample_weight`"):
+    with pytest.raises(ValueError, match="ignores `sample_weight`"):
         replay.influence(TEST)
 
 

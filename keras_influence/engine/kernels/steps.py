@@ -131,6 +131,8 @@ class TrainingStep:
                 tape.watch(theta)
                 loss = _keras.loss_in_training(model, x, y, _weighted(weight, omega))
                 loss = self._optimizer.scale_loss(loss)
+            # Rows of embeddings stay `IndexedSlices`: of an example that comes twice, Keras's
+            # optimizers square each part, not the sum.
             gradients = tape.gradient(loss, theta)
             self._optimizer.apply(gradients, model.trainable_variables)
             after = self.state.flatten([scope.get_current_value(v) for v in self.state.variables])
@@ -148,8 +150,17 @@ class TrainingStep:
             )
             return tf.concat(parts, 0)
 
-        rows = over_vectors(pulled, cotangents, self._loop)
+        loop = self._loop or _branches(tf.compat.v1.get_default_graph())
+        rows = over_vectors(pulled, cotangents, loop)
         return after, rows[:, : self.state.size], rows[:, self.state.size :]
+
+
+def _branches(graph):
+    """Whether there is control flow in it, on which a vectorised map founders loudly."""
+    definition = graph.as_graph_def()
+    functions = [definition.node, *(f.node_def for f in definition.library.function)]
+    kinds = {node.op.removeprefix("Stateless") for nodes in functions for node in nodes}
+    return not kinds.isdisjoint({"If", "While"})
 
 
 def _smooth(variable, rate):
