@@ -75,12 +75,17 @@ class Replay(Recorder):
                 left, or the steps do not lead to where `fit` went.
         """
         run, end = self._asked(test, target)
-        rows, together = end.gradients(), end.together(self._order.batch_size)
-        step = Progress(verbose).stage(f"Back through {run.stop} steps", run.stop)
-        size = max(1, int(_MEMORY // (_COPIES * rows[0].nbytes)))
-        blocks = [rows[first : first + size] for first in range(0, len(rows), size)]
-        values = np.concatenate([run.back(block, together, step) for block in blocks])
-        step.close()
+        size = max(1, int(_MEMORY // (_COPIES * run.step.now().nbytes)))
+        together, blocks = end.together(self._order.batch_size), -(-end.test.n // size)
+        bar = Progress(verbose).stage(f"Back through {run.stop} steps", blocks * run.stop)
+        values = np.concatenate(
+            [
+                run.back(rows, together, lambda done, i=i: bar(i * run.stop + done))  # type: ignore[misc]
+                for i, rows in enumerate(end.gradients(size))
+            ]
+        )
+        bar.close()
+        run.forget()
         if not values.any():
             raise ValueError(
                 "No sample weight has an effect on this run: `compute_loss` ignores "
@@ -91,9 +96,9 @@ class Replay(Recorder):
         config = {"batch_size": about["batch_size"], "seed": about["seed"]}
         return InfluenceScores(
             values=-values,
-            residual=np.zeros(len(rows)),
-            iterations=np.zeros(len(rows), int),
-            converged=np.ones(len(rows), bool),
+            residual=np.zeros(len(values)),
+            iterations=np.zeros(len(values), int),
+            converged=np.ones(len(values), bool),
             solver={"class_name": "Replay", "config": config},
             details=run.details(),
             curvature="none",

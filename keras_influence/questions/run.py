@@ -56,6 +56,7 @@ class Run:
         self._order, self.stop = order, stop
         self._weights, self.averaged = weights, averaged
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self._saved: list[Halfway] = []
         self.rounding, self.forwards, self.backwards = 0.0, 0, 0
 
     def positions(self, t: int) -> np.ndarray:
@@ -112,7 +113,7 @@ class Run:
         """∂/∂ω of (k, s) linear functions of the last state, at ω = 1.
 
         Args:
-            cotangents: the functions; used up.
+            cotangents: the functions, as they depend on the last state.
             together: how many of them go through a step at once.
             on_step: called with the number of steps that are done.
 
@@ -122,6 +123,7 @@ class Run:
         Raises:
             ValueError: a step does not lead to where `fit` went.
         """
+        cotangents = np.array(cotangents)
         saved = Halfway(self._recording.folder, cotangents, self.stop, self._order.n)
         cotangents, values, stop = saved.found()
         for t, moment in self._moments(stop):
@@ -136,8 +138,14 @@ class Run:
             self.backwards += 1
             saved.maybe(cotangents, values, t)
             on_step(self.stop - t)
-        saved.done()
+        saved.done(values)
+        self._saved.append(saved)
         return values
+
+    def forget(self) -> None:
+        """What `back` has left to go on with is no longer needed."""
+        for saved in self._saved:
+            saved.forget()
 
     def _moments(self, stop: int) -> Iterator[tuple[int, Moment]]:
         """(t, moment before step t) from stop - 1 to the first."""

@@ -54,22 +54,31 @@ class RunEnd:
         itemsize, size = self._step.state.dtype.size, self._step.state.size
         return vectors_together(self._problem.footprint.numbers, itemsize, batch_size, size)
 
-    def gradients(self) -> np.ndarray:
-        """∂/∂s of each test loss, or target, at the last state, (n_test, s)."""
+    def gradients(self, size: int) -> Iterator[np.ndarray]:
+        """∂/∂s of each test loss, or target, at the last state, `size` test examples at a time."""
         facts, own = self._problem.facts, self._problem.facts.own()
         variables = [v for v in self._step.state.variables if self._is_of_the_model(v)]
         objective = Objective(self._model, variables, facts.reading, facts.added)
-        if self._target is None:
-            parts = [objective.example_gradients(batch, own) for batch in self.test]
-        else:
+        if self._target is not None:
             checks.check_target(self._target, objective, self.test, own)
-            parts = [
-                objective.targets_and_gradients(batch, own, self._target)[:, 1:]
-                for batch in self.test
-            ]
-        rows = np.zeros((self.test.n, self._step.state.size), self._step.state.dtype.as_numpy_dtype)
-        rows[:, self._columns] = np.concatenate(parts)
-        return rows
+        rows = self._empty(0)
+        for batch in self.test.in_batches_of(size):
+            if self._target is None:
+                found = objective.example_gradients(batch, own)
+            else:
+                found = objective.targets_and_gradients(batch, own, self._target)[:, 1:]
+            more = self._empty(len(found))
+            more[:, self._columns] = found
+            rows = np.concatenate([rows, more]) if len(rows) else more
+            while len(rows) >= size:
+                yield rows[:size]
+                rows = rows[size:]
+        if len(rows):
+            yield rows
+
+    def _empty(self, count: int) -> np.ndarray:
+        dtype = self._step.state.dtype.as_numpy_dtype
+        return np.zeros((count, self._step.state.size), dtype)
 
     def _is_of_the_model(self, variable: Any) -> bool:
         return self._step.state.part(variable).stop <= self._step.weights

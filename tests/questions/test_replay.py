@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
+import tensorflow as tf
 
 import keras_influence as ki
 from tests.truth import relative_error
@@ -71,11 +72,9 @@ SCHEDULE = keras.optimizers.schedules.CosineDecay(0.1, 9, warmup_target=0.3, war
 
 def optimizers():
     return {
-        "momentum": SGD(0.3, momentum=0.9),
         "nesterov, schedule": SGD(SCHEDULE, momentum=0.9, nesterov=True),
         "adam": Adam(0.05),
         "adamw, clipped": keras.optimizers.AdamW(0.05, weight_decay=0.1, global_clipnorm=0.1),
-        "rmsprop": keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
         "accumulation": Adam(0.05, gradient_accumulation_steps=2, clipnorm=0.1),
         "average": SGD(0.3, use_ema=True, ema_momentum=0.7),
         "average taken": SGD(0.3, use_ema=True, ema_momentum=0.7, ema_overwrite_frequency=4),
@@ -134,7 +133,7 @@ def test_embeddings_and_recurrent_layers(rng):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Embedding(6, 3, mask_zero=True), keras.layers.SimpleRNN(3)]
     model = keras.Sequential([keras.Input((5,)), *layers, keras.layers.Dense(1)])
-    model.compile(keras.optimizers.RMSprop(0.01), "mse")
+    model.compile(keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True), "mse")
     check(Trained(model, x, y[:, None]), (test, rng.normal(size=(3, 1))))
 
 
@@ -296,6 +295,31 @@ def test_a_call_that_was_killed_goes_on_from_its_folder(tmp_path, monkeypatch):
     again = replay.influence(TEST)
     assert len(calls) == 5 + 9 - 4
     assert (again.values == expected.values).all()
+    assert not list(tmp_path.glob("halfway*"))
+
+
+def test_test_examples_that_do_not_fit_go_back_in_blocks(monkeypatch, tmp_path):
+    """A call that was killed keeps the blocks that it had done; a dataset's batches are joined."""
+    run = trained(Adam(0.05))
+    replay = run.fit(folder=tmp_path)
+    expected = replay.influence(TEST)
+    bytes_of_a_row = 8 * replay._step.state.size
+    monkeypatch.setattr("keras_influence.questions.replay._MEMORY", 2 * 4 * bytes_of_a_row)
+    back, calls = type(replay._step).back, []
+
+    def killed(self, *args):
+        calls.append(args)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return back(self, *args)
+
+    monkeypatch.setattr(type(replay._step), "back", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replay.influence(TEST)
+    batches = tf.data.Dataset.from_tensor_slices(TEST).batch(1)
+    scores = replay.influence(batches)
+    assert len(calls) == 12 + 9
+    assert relative_error(scores.values, expected.values) < 1e-12
     assert not list(tmp_path.glob("halfway*"))
 
 

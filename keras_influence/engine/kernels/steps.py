@@ -131,8 +131,8 @@ class TrainingStep:
                 tape.watch(theta)
                 loss = _keras.loss_in_training(model, x, y, _weighted(weight, omega))
                 loss = self._optimizer.scale_loss(loss)
-            # Rows of embeddings stay `IndexedSlices`: of an example that comes twice, Keras's
-            # optimizers square each part, not the sum.
+            # Rows of embeddings stay `IndexedSlices`: where one comes twice, Keras's optimizers
+            # square each part, not the sum.
             gradients = tape.gradient(loss, theta)
             self._optimizer.apply(gradients, model.trainable_variables)
             after = self.state.flatten([scope.get_current_value(v) for v in self.state.variables])
