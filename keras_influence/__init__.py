@@ -44,6 +44,7 @@ from keras_influence.questions.inputs import input_influence
 from keras_influence.questions.losses import losses
 from keras_influence.questions.products import hvp, inverse_hvp, operator
 from keras_influence.questions.replay import Replay
+from keras_influence.questions.representer import representer_influence
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
@@ -94,6 +95,7 @@ __all__ = [
     "operator",
     "parameter_influence",
     "prepare",
+    "representer_influence",
     "self_influence",
     "top_influence",
     "verify",

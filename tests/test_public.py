@@ -27,6 +27,7 @@ QUESTIONS = {
 }
 
 OTHER_FUNCTIONS = {
+    "representer_influence": ("model, test, train, *, target, batch_size, class_weight, verbose"),
     "prepare": f"model, train, *, {SETTINGS}",
     "load_prepared": "model, train, path, *, class_weight, verbose",
     "in_order": "data, path",

@@ -90,6 +90,9 @@ def _models_line(result: Any) -> list[str]:
 
 def _solution_lines(result: Any) -> list[str]:
     solver = result.solver["class_name"]
+    if solver == "Representer":
+        left = f"training has left {result.residual.max():.1e} of a gradient there"
+        return [f"  parts of      the last kernel, with L2 of {result.damping / 2:g}; {left}"]
     if solver == "Replay":
         near = result.details["rounding"]
         words = "to the bit" if not near else f"to {near:.1e} of a step"

@@ -65,6 +65,14 @@ class SettingsArguments(SpectrumArguments, total=False):
     method: Any
 
 
+class LayerArguments(TypedDict, total=False):
+    """Keyword arguments of questions about the last layer; see `Settings`."""
+
+    batch_size: int | None
+    class_weight: dict[int, float] | None
+    verbose: int | Literal["auto"]
+
+
 class PathArguments(DataArguments, total=False):
     """Keyword arguments of questions about the path of training; see `Settings`."""
 
@@ -181,6 +189,13 @@ class PathSettings(Settings):
 
     curvature: str = "hessian"
     fixed: ClassVar[tuple[str, ...]] = ("method", "damping", "curvature")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings(PathSettings):
+    """Of questions about the last layer, which is θ."""
+
+    fixed: ClassVar[tuple[str, ...]] = (*PathSettings.fixed, "variables")
 
 
 def takes(kind: type[Settings]) -> Callable[[Function], Function]:
