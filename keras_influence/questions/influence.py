@@ -65,7 +65,6 @@ def influence(
         ImportError: `store` is given, and zarr is missing.
         And as `inverse_hvp`.
     """
-    check_store(store)
     if is_several(model):
         if store is not None:
             raise ValueError(
@@ -73,6 +72,7 @@ def influence(
             )
         parts = [influence(each, test, train, target=target, **settings) for each in model]
         return InfluenceScores.averaged(parts)
+    check_store(store)
     return ask_influence(Case.of(model, train, Settings.of(settings)), test, target, store)
 
 

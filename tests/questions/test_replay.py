@@ -26,7 +26,8 @@ class Trained:
             variable.assign(value)
         options = {"batch_size": BATCH, "sample_weight": weights, **self.options, **options}
         replay = ki.Replay(*self.data, **options)
-        self.model.fit(replay.data, epochs=epochs, verbose=0, callbacks=[*callbacks, replay])
+        options = {"epochs": epochs, "shuffle": False, "verbose": 0}
+        self.model.fit(replay.data, callbacks=[*callbacks, replay], **options)
         return replay
 
     def change(self, test, direction, weights=None, **options):
@@ -351,10 +352,10 @@ def test_predictions_hold_for_runs_of_keras_without_examples(rng):
         run.fit(np.isin(np.arange(n), left_out, invert=True).astype(float))
         return ki.losses(model, test) - base
 
-    actual = np.stack([change([j]) for j in range(8)], axis=1)
-    assert np.corrcoef(values[:, :8].ravel(), actual.ravel())[0, 1] > 0.99
-    assert 0.95 < np.polyfit(values[:, :8].ravel(), actual.ravel(), 1)[0] < 1.05
-    groups = [rng.choice(n, 6, replace=False) for _ in range(12)]
+    actual = np.stack([change([j]) for j in range(6)], axis=1)
+    assert np.corrcoef(values[:, :6].ravel(), actual.ravel())[0, 1] > 0.99
+    assert 0.95 < np.polyfit(values[:, :6].ravel(), actual.ravel(), 1)[0] < 1.05
+    groups = [rng.choice(n, 6, replace=False) for _ in range(10)]
     predicted = np.stack([values[:, group].sum(1) for group in groups])
     happened = np.stack([change(group) for group in groups])
     assert np.mean([scipy.stats.spearmanr(p, a)[0] for p, a in zip(predicted.T, happened.T)]) > 0.95

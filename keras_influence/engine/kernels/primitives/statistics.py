@@ -51,12 +51,6 @@ def _euclidean_norm(original, op, upstream):
     return x * (tf.reshape(upstream, shape) / tf.reshape(op.outputs[0], shape)), None
 
 
-def _sqrt(original, op, upstream):
-    """Nothing comes of nothing, where TensorFlow makes it 0 / 0: Adam's step of a dead weight."""
-    nothing = (op.outputs[0] == 0) & (upstream == 0)
-    return tf.where(nothing, tf.zeros_like(upstream), original(op, upstream))
-
-
 def _cross_entropy(original, op, upstream, slope_upstream):
     """The second output is softmax - labels, the slope: it depends on the labels too."""
     logits, labels = original(op, upstream, slope_upstream)
@@ -82,7 +76,6 @@ GRADIENTS = {
     "StopGradient": _stop_gradient,
     "LRN": _local_response,
     "SoftsignGrad": _softsign_grad,
-    "Sqrt": _sqrt,
     "EuclideanNorm": _euclidean_norm,
     "SoftmaxCrossEntropyWithLogits": _cross_entropy,
 }
