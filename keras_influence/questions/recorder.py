@@ -79,7 +79,7 @@ class Recorder(keras.callbacks.Callback):
         recorder.set_model(model)
         recorder._step = _step_of(model)
         recorder._recording = recording
-        found = recorder._about(model)
+        found = recorder._about()
         for what, value in found.items():
             if value != about[what]:
                 raise ValueError(
@@ -87,12 +87,12 @@ class Recorder(keras.callbacks.Callback):
                 )
         return recorder
 
-    def _about(self, model: Any) -> dict[str, Any]:
+    def _about(self) -> dict[str, Any]:
         return {
             "batch_size": self._order.batch_size,
             "seed": self._order.seed,
             "data": storage.fingerprint_of_batches([self._whole]),
-            "model": [[*v.shape] for v in _step_of(model).state.variables],
+            "model": [[*v.shape] for v in self._step.state.variables],
         }
 
     # ---- while training
@@ -106,7 +106,7 @@ class Recorder(keras.callbacks.Callback):
             )
         self._step = step = _step_of(self.model)
         steps = len(self._order) * self.params["epochs"]
-        self._recording.begin(self._about(self.model), step.now().nbytes, steps)
+        self._recording.begin(self._about(), step.now().nbytes, steps)
         self._first = self._done = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -21,7 +21,8 @@ class Recording:
     """States of a training at some of its steps, and what is given beside them.
 
     Where the states of all steps are more than the budget holds, one is kept every so many
-    steps: half of the budget is for them, half for what is run again between two of them.
+    steps. In memory half of the budget is for them, half for what is run again between two of
+    them; beside a folder that has a gigabyte of memory.
 
     Args:
         folder: where states go; memory if None.
@@ -69,8 +70,12 @@ class Recording:
         self.about = about
         fitting = max(4, int(self._budget // bytes_of_a_state))
         if steps > fitting:
+            # What is run again is held in memory, wherever the others are.
             self.slots = fitting // 2
-            self._every = -(-steps // (fitting - self.slots))
+            if self.folder is not None:
+                self.slots = max(2, int(_IN_MEMORY // bytes_of_a_state))
+            kept = fitting if self.folder is not None else fitting - self.slots
+            self._every = -(-steps // kept)
 
     def wants(self, step: int) -> bool:
         """Whether the state before this step is to be kept."""

@@ -38,7 +38,7 @@ class Replay(Recorder):
     what that is worth for a removal depends on how smooth the run is: see `smoothness`.
 
     The reverse-mode derivative goes back through all steps (Engstrom et al. 2025; Ilyas and
-    Engstrom 2025). Each step is Keras's own, compared with where `fit` went. It costs about three
+    Engstrom 2025). Each step is Keras's own, compared with where `fit` went. It costs about two
     trainings for one test example, and less for each of many.
 
     Args:
@@ -49,7 +49,7 @@ class Replay(Recorder):
         folder: where to keep the states between steps, empty or new; `load` reads them in another
             process, and a call that was killed goes on there. None: in memory.
         budget: bytes that the states may take: by default 1e9 in memory, 1e10 in `folder`. What
-            does not fit is run again from the states that do.
+            does not fit is run again from the states that do, where a step needs it.
 
     Attributes:
         data: what `fit` is to be given, a `tf.data.Dataset`.
