@@ -44,7 +44,9 @@ from keras_influence.questions.inputs import input_influence
 from keras_influence.questions.label_issues import LabelIssues, find_label_issues
 from keras_influence.questions.losses import losses
 from keras_influence.questions.products import hvp, inverse_hvp, operator
+from keras_influence.questions.replay.replay import Replay
 from keras_influence.questions.reporting import write_report
+from keras_influence.questions.representer import representer_influence
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
@@ -74,6 +76,7 @@ __all__ = [
     "NegativeCurvatureError",
     "Nystrom",
     "ObjectiveWarning",
+    "Replay",
     "SmoothHinge",
     "SolverError",
     "StaleError",
@@ -96,6 +99,7 @@ __all__ = [
     "operator",
     "parameter_influence",
     "prepare",
+    "representer_influence",
     "self_influence",
     "top_influence",
     "verify",

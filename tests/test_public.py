@@ -28,6 +28,7 @@ QUESTIONS = {
 }
 
 OTHER_FUNCTIONS = {
+    "representer_influence": ("model, test, train, *, target, batch_size, class_weight, verbose"),
     "prepare": f"model, train, *, {SETTINGS}",
     "load_prepared": "model, train, path, *, class_weight, verbose",
     "in_order": "data, path",
@@ -43,13 +44,14 @@ CLASSES = {
     "InfluenceModel": "*args, **kwargs",
     "InfluenceScores": (
         "values, residual, iterations, converged, solver, curvature, damping, passes, details, "
-        "reason, target, parameters"
+        "reason, target, parameters, error"
     ),
     "TopInfluence": (
         "proponents, opponents, n_train, residual, iterations, converged, solver, curvature, "
         "damping, passes, details, reason, target, parameters"
     ),
     "LabelIssues": "index, given, suggested, predicted, self_influence, loss, margin, by",
+    "Replay": "x, y, *, batch_size, seed, sample_weight, class_weight, folder, budget",
     "SmoothHinge": "temperature, reduction, name",
     "TracIn": "every, folder",
 }
@@ -94,6 +96,8 @@ METHODS = {
     "InfluenceScores": {
         "top": "self, k",
         "bottom": "self, k",
+        "averaged": "parts",
+        "relative": "self, self_influence",
         "save": "self, path",
         "load": "path",
         "open": "path",
@@ -105,6 +109,11 @@ METHODS = {
     },
     "LabelIssues": {"to_pandas": "self"},
     "TopInfluence": {"save": "self, path", "load": "path", "n_test": None},
+    "Replay": {
+        "influence": "self, test, target, *, verbose",
+        "losses": "self, test, weights, target, *, verbose",
+        "smoothness": "self, test, target, *, fraction, trials, seed, scores, verbose",
+    },
     "TracIn": {
         "influence": f"self, model, test, train, *, target, {DATA}",
         "self_influence": f"self, model, train, *, {DATA}",

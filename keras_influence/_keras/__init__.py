@@ -24,12 +24,20 @@ from keras_influence._keras.losses import (
     uses_loss,
     weighted_values,
 )
+from keras_influence._keras.training import (
+    averages_of,
+    learning_rate_of,
+    loss_in_training,
+    schedule_of,
+    stateless,
+)
 
 __all__ = [
     "Functional",
     "LossCall",
     "Variable",
     "added_losses",
+    "averages_of",
     "build_compiled_loss",
     "call_model",
     "calls_as_keras_does",
@@ -41,12 +49,16 @@ __all__ = [
     "has_compiled_loss",
     "has_default_loss",
     "has_regularisers",
+    "learning_rate_of",
     "lock",
     "looking_into",
+    "loss_in_training",
     "loss_state",
     "loss_values",
     "regularisers",
     "takes_logits",
+    "schedule_of",
+    "stateless",
     "twin_of",
     "uses_loss",
     "weighted_values",

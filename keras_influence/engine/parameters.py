@@ -47,6 +47,11 @@ class Parameters:
         pairs = zip(self.tensors(), parts)
         return [t + tf.cast(tf.reshape(part, t.shape), t.dtype) for t, part in pairs]
 
+    def cut(self, vector):
+        """A (p,) tensor as tensors in the shapes and dtypes of the variables."""
+        pairs = zip(self.variables, tf.split(vector, self.sizes))
+        return [tf.cast(tf.reshape(part, v.shape), v.dtype) for v, part in pairs]
+
     def flatten(self, gradients):
         """Join per-variable tensors into one (p,) tensor; None counts as zero."""
         return tf.concat([self._dense(g, n) for g, n in zip(gradients, self.sizes)], axis=0)

@@ -39,6 +39,7 @@ class Problem:
         smooth: let the smooth versions of the hinge losses stand in for them, with a warning.
         verbose: as in `Progress`.
         name: what to call the data in messages.
+        hidden: warn of what training minimises beside the compiled loss.
 
     Attributes:
         model: the model.
@@ -65,10 +66,11 @@ class Problem:
         smooth=False,
         verbose=0,
         name="train",
+        hidden=True,
     ):
         self.model = model
         self.progress = Progress(verbose)
-        checks.check_model(model)
+        checks.check_model(model, hidden)
         chosen = select(model, variables)
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n

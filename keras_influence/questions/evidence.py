@@ -73,7 +73,30 @@ def name_of(target: Target | None) -> str:
 
 def evidence_lines(result: Any) -> list[str]:
     """How a result was computed and how well, for its `repr`."""
+    return [*_solution_lines(result), *_models_line(result)]
+
+
+def _models_line(result: Any) -> list[str]:
+    """Of a mean of several models' scores: how far it can be trusted."""
+    error = getattr(result, "error", None)
+    if error is None:
+        return []
+    beyond = np.mean(np.abs(result.values) > 2 * error)
+    count = result.details["models"]
+    return [
+        f"  mean of       {count} models; {beyond:.0%} of scores beyond two standard errors of 0"
+    ]
+
+
+def _solution_lines(result: Any) -> list[str]:
     solver = result.solver["class_name"]
+    if solver == "Representer":
+        left = f"training has left {result.residual.max():.1e} of a gradient there"
+        return [f"  parts of      the last kernel, with L2 of {result.damping / 2:g}; {left}"]
+    if solver == "Replay":
+        near = result.details["rounding"]
+        words = "to the bit" if not near else f"to {near:.1e} of a step"
+        return [f"  derivative    of {result.details['steps']} steps of training, replayed {words}"]
     if result.curvature == "none":
         return [f"  summed by     {solver} over {result.passes:.0f} checkpoints, no curvature"]
     worst = f"largest relative residual {result.residual.max():.1e}"

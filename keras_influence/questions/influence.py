@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_influence.questions.blocks import Target, solved_blocks
 from keras_influence.questions.case import Case
+from keras_influence.questions.combined import is_several
 from keras_influence.questions.evidence import Evidence, described
 from keras_influence.questions.plans import Attempt
 from keras_influence.questions.scores import InfluenceScores
@@ -36,7 +37,9 @@ def influence(
 
     Args:
         model: a built, compiled and trained `keras.Model`. Evaluated with
-            `training=False`: dropout is off, BatchNormalization is frozen.
+            `training=False`: dropout is off, BatchNormalization is frozen. Or a list of models
+            that were trained alike with other seeds: their mean is the better score, and comes
+            with its standard error.
         test: examples to explain, in the forms that `train` takes.
         train: `(x, y)` or `(x, y, sample_weight)` of arrays, Dask's too, a batched finite
             `tf.data.Dataset`, or a `keras.utils.PyDataset`: the training data, in an order that is the same at
@@ -55,13 +58,20 @@ def influence(
 
     Returns:
         `InfluenceScores` with `values` of shape (n_test, n_train); with a `store` they are read
-        from there as they are asked for.
+        from there as they are asked for. Of a list of models, `error` is the standard error.
 
     Raises:
         StaleError: `store` has scores of another model, other data or other settings.
         ImportError: `store` is given, and zarr is missing.
         And as `inverse_hvp`.
     """
+    if is_several(model):
+        if store is not None:
+            raise ValueError(
+                "`store` is for one model. Leave it out, or ask for one model at a time."
+            )
+        parts = [influence(each, test, train, target=target, **settings) for each in model]
+        return InfluenceScores.averaged(parts)
     check_store(store)
     return ask_influence(Case.of(model, train, Settings.of(settings)), test, target, store)
 

@@ -22,6 +22,7 @@ from keras_influence.linalg.arrays import OnStep
 from keras_influence.linalg.operators import Damped
 from keras_influence.linalg.solvers import Solution, Solver
 from keras_influence.questions.settings import Settings
+from keras_influence.questions.training_time import training_damping
 
 # What curvature="auto" tries, in this order.
 AUTOMATIC = ("gauss_newton", "hessian")
@@ -145,6 +146,8 @@ def plans_for(problem: Problem, settings: Settings, count: int) -> tuple[Plan, .
 
 def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
     """λ, and the reason where it was chosen automatically."""
+    if settings.damping == "training":
+        return training_damping(problem.model)
     if settings.damping != "auto":
         return float(settings.damping), ""
     if settings.curvature == "hessian":

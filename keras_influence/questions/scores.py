@@ -6,11 +6,13 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from keras_influence import storage
+from keras_influence.questions.combined import averaged, relative_to
 from keras_influence.questions.evidence import ARRAYS, SETTINGS, about_line, evidence_lines
 from keras_influence.questions.ranking import Ranking, Strongest, joined
 from keras_influence.version import __version__
@@ -40,12 +42,14 @@ class InfluenceScores:
         passes: passes over the training data that the solve took, all test examples together.
         solver: configuration of the solver that was used.
         details: what else the solver says, e.g. LiSSA's scale.
-        curvature: "hessian" or "gauss_newton", whichever was used; "none" for `TracIn`, whose
-            values are a sum along training in the same sign and unit.
+        curvature: "hessian" or "gauss_newton", whichever was used; "none" for `TracIn` and
+            `Replay`, whose values are of training itself, in the same sign and unit.
         damping: λ.
         reason: why this solver and this curvature, where they were chosen automatically.
         target: what `values` predict the change of: "test loss", or a function's name.
         parameters: names of the weights that count as θ.
+        error: (n_test, n_train) standard error of `values` where they are the mean of several
+            models' scores; None of one model's. See `averaged`.
     """
 
     values: Any
@@ -60,6 +64,7 @@ class InfluenceScores:
     reason: str = ""
     target: str = "test loss"
     parameters: tuple[str, ...] = ()
+    error: np.ndarray | None = None
 
     @property
     def n_test(self) -> int:
@@ -103,12 +108,13 @@ class InfluenceScores:
             else ("leaving j out raises it", "leaving j out lowers it")
         )
         unit = "the loss" if self.target == "test loss" else f"`{self.target}`"
+        over = ", over √self-influence of j" if self.details.get("relative") else ""
         best, worst = self._extremes()
         return "\n".join(
             [
                 f"InfluenceScores: {self.n_test} test x {self.n_train} training examples",
                 f"  values[i, j]  predicted change of {self.target} i if training example j were",
-                f"                left out, in units of {unit}",
+                f"                left out, in units of {unit}{over}",
                 f"  positive      {signs[0]}{best}",
                 f"  negative      {signs[1]}{worst}",
                 about_line(self),
@@ -127,6 +133,42 @@ class InfluenceScores:
         )
         return best, worst
 
+    # ---- of several models, and beside self-influence
+
+    @classmethod
+    def averaged(cls, parts: Iterable[InfluenceScores]) -> InfluenceScores:
+        """The mean of several models' scores of the same examples, with its standard error.
+
+        Models that differ in their seeds alone, of `influence`, `TracIn` or `Replay`: what they
+        agree on is about the data. `influence([model, ...], test, train)` does this itself.
+
+        Args:
+            parts: two `InfluenceScores` or more.
+
+        Raises:
+            ValueError: there are fewer, or they are of other numbers of examples or targets.
+        """
+        return averaged(list(parts))
+
+    def relative(self, self_influence: Any) -> InfluenceScores:
+        """Scores over the root of each training example's self-influence (ℓ-RelatIF).
+
+        Outliers and wrong labels have a large influence on nearly everything; relative to
+        what they have on themselves, examples that are like the test example come first (Barshan et
+        al. 2020, section 4).
+
+        Args:
+            self_influence: (n_train,) array of `keras_influence.self_influence` with the same
+                settings.
+
+        Returns:
+            `InfluenceScores` with values[i, j] / √self_influence[j]; zero where that is zero.
+
+        Raises:
+            ValueError: it has another shape, or negative entries.
+        """
+        return relative_to(self, self_influence)
+
     # ---- keeping
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -138,6 +180,8 @@ class InfluenceScores:
         settings = {f: getattr(self, f) for f in SETTINGS}
         text = storage.as_json({"version": __version__, **settings})
         arrays = {f: np.asarray(getattr(self, f)) for f in ("values", *ARRAYS)}
+        if self.error is not None:
+            arrays["error"] = self.error
         storage.write_arrays(path, {"settings": np.array(text), **arrays})
 
     @classmethod
@@ -155,7 +199,8 @@ class InfluenceScores:
         saved = json.loads(str(arrays["settings"]))
         settings = {f: saved[f] for f in SETTINGS}
         settings["parameters"] = tuple(settings["parameters"])
-        return cls(**{f: arrays[f] for f in ("values", *ARRAYS)}, **settings)
+        known = {f: arrays[f] for f in ("values", *ARRAYS)}
+        return cls(**known, error=arrays.get("error"), **settings)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> InfluenceScores:

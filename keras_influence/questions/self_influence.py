@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_influence.questions.blocks import solved_blocks
 from keras_influence.questions.case import Case
+from keras_influence.questions.combined import is_several
 from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_indices
@@ -27,7 +28,7 @@ def self_influence(
     per training example, in blocks that share their passes over the data.
 
     Args:
-        model, train: as in `influence`.
+        model, train: as in `influence`; of a list of models, the mean.
         indices: positions of the training examples to answer for, or a mask. Default all.
         **settings: as in `influence`.
 
@@ -38,6 +39,9 @@ def self_influence(
     Raises:
         As `inverse_hvp`.
     """
+    if is_several(model):
+        parts = [self_influence(each, train, indices=indices, **settings) for each in model]
+        return np.mean(parts, axis=0)
     return ask_self_influence(Case.of(model, train, Settings.of(settings)), indices)
 
 

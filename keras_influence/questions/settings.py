@@ -5,8 +5,9 @@ method: `"auto"` weighs the costs (see `Auto`): the dense matrix, preconditioned
     reach the answer; `"nystrom"`, `"arnoldi"`, `"ekfac"`, `"astra"` are made for many right-hand
     sides. Or a solver with options such as `CG(tol=1e-8)`, or its config. All are for the same
     system.
-damping: λ >= 0, or `"auto"`: a tenth of the mean eigenvalue of the curvature, plus what
-    outweighs its most negative one.
+damping: λ >= 0; `"auto"`: a tenth of the mean eigenvalue of the curvature, plus what
+    outweighs its most negative one; or `"training"`: 1 / (learning rate x steps) of the SGD that
+    trained the model, which is how far a training that was stopped early saw.
 curvature: `"hessian"`, ∇²L of the compiled loss with its regularisers; `"gauss_newton"`,
     Jᵀ(∇²ℓ)J plus the regularisers' Hessian; or, where an answer may come from either, `"auto"`:
     the Hessian where it is positive definite with this damping, else Gauss-Newton, with a
@@ -48,7 +49,7 @@ class DataArguments(TypedDict, total=False):
 class MatrixArguments(DataArguments, total=False):
     """Keyword arguments of questions about one matrix; see `Settings`."""
 
-    damping: float | Literal["auto"]
+    damping: float | Literal["auto", "training"]
     curvature: str
 
 
@@ -62,6 +63,14 @@ class SettingsArguments(SpectrumArguments, total=False):
     """Keyword arguments of questions that take a solve; see `Settings`."""
 
     method: Any
+
+
+class LayerArguments(TypedDict, total=False):
+    """Keyword arguments of questions about the last layer; see `Settings`."""
+
+    batch_size: int | None
+    class_weight: dict[int, float] | None
+    verbose: int | Literal["auto"]
 
 
 class PathArguments(DataArguments, total=False):
@@ -81,7 +90,7 @@ class Settings:
     """
 
     method: Any = "auto"
-    damping: float | Literal["auto"] = 0.01
+    damping: float | Literal["auto", "training"] = 0.01
     curvature: str = "auto"
     batch_size: int | None = None
     class_weight: dict[int, float] | None = None
@@ -94,7 +103,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         solvers.get(self.method)
-        if not (isinstance(self.damping, str) and self.damping == "auto"):
+        if not (isinstance(self.damping, str) and self.damping in ("auto", "training")):
             check_number("damping", self.damping)
         if not isinstance(self.curvature, str) or self.curvature not in self.curvatures:
             raise ValueError(
@@ -163,7 +172,7 @@ class InverseSettings(Settings):
 class SpectrumSettings(InverseSettings):
     """Of questions about the spectrum of one matrix: nothing is solved."""
 
-    damping: float | Literal["auto"] = 0.0
+    damping: float | Literal["auto", "training"] = 0.0
     fixed: ClassVar[tuple[str, ...]] = ("method",)
 
 
@@ -180,6 +189,13 @@ class PathSettings(Settings):
 
     curvature: str = "hessian"
     fixed: ClassVar[tuple[str, ...]] = ("method", "damping", "curvature")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings(PathSettings):
+    """Of questions about the last layer, which is θ."""
+
+    fixed: ClassVar[tuple[str, ...]] = (*PathSettings.fixed, "variables")
 
 
 def takes(kind: type[Settings]) -> Callable[[Function], Function]:

@@ -17,7 +17,7 @@ _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistri
 # Operations in a millisecond or in five, which one vector by itself takes at least.
 _CONVOLVED, _RECURRENT = 3e7, 1.5e8
 # What a vectorised map ends in where it cannot follow an operation.
-_NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
+NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
 
 
 def kernel(*extras):
@@ -79,7 +79,7 @@ class Kernels:
         except NotDifferentiableError:
             self._compiled.pop(key, None)  # Run once more, it would end in another error.
             raise
-        except _NOT_VECTORISED:
+        except NOT_VECTORISED:
             if not many or self.loop:
                 raise
         # Control flow of some kinds cannot be vectorised, at tracing or when it is run.

@@ -13,8 +13,12 @@ from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, warn
 
 
-def check_model(model):
-    """Raise unless `model` is a built, compiled Keras model with finite trainable weights."""
+def check_model(model, hidden=True):
+    """Raise unless `model` is a built, compiled Keras model with finite trainable weights.
+
+    Args:
+        hidden: warn of what training minimises beside the compiled loss.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
     if not model.built and not model.variables:
@@ -32,7 +36,8 @@ def check_model(model):
     for variable in model.trainable_variables:
         if not np.isfinite(variable.numpy()).all():
             raise ValueError(f"`model` has NaN or infinite values in {variable.path}.")
-    _warn_about_hidden_objective(model)
+    if hidden:
+        _warn_about_hidden_objective(model)
     coarse = sorted({v.dtype for v in model.trainable_variables if v.dtype in _COARSE})
     if coarse:
         warn(

@@ -58,7 +58,7 @@ class CompiledLoss:
 
     Args:
         model: a built and compiled Keras model. Held weakly.
-        variables: the variables that make up θ.
+        variables: the variables that make up θ, which may be others than the trainable ones.
         reading: how `compute_loss` is read, from `readings`.
         added: what layers add by `add_loss`; see `facts.Facts`.
     """
@@ -130,9 +130,10 @@ class CompiledLoss:
     @contextlib.contextmanager
     def at(self, theta):
         """The model with the values `theta`, in full precision, no variable assigned."""
-        values = {id(v): value for v, value in zip(self.parameters.variables, theta)}
-        model = self._model()
-        mapping = [(v, values.get(id(v), v.value)) for v in model.trainable_variables]
+        mapping = list(zip(self.parameters.variables, theta))
+        chosen = {id(v) for v in self.parameters.variables}
+        rest = (v for v in self._model().trainable_variables if id(v) not in chosen)
+        mapping += [(v, v.value) for v in rest]
         with self.with_values(mapping):
             yield
 

@@ -1,0 +1,52 @@
+"""How long a model was trained, as damping: what a short training leaves of a curvature.
+
+Gradient descent from far away for a time t shrinks the error along an eigenvector of
+the curvature with eigenvalue σ by 1 - e^(-σt), so that (1 - e^(-σt))/σ stands where a minimum
+has 1/σ. That is t for σ below 1/t and 1/σ above, as is 1/(σ + 1/t): damping 1/t.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_influence import _keras
+
+# Steps at which a schedule is asked for its rate.
+_SAMPLE = 1000
+
+
+def training_damping(model: Any) -> tuple[float, str]:
+    """λ = 1 / (learning rate x steps) of the model's optimizer, and the reason in words.
+
+    Momentum μ makes a step as long as 1/(1 - μ) of them. A rate that callbacks have changed
+    counts as it is now; that of a schedule as it was at each step.
+
+    Raises:
+        ValueError: the optimizer is another than SGD, whose steps are no descent along the
+            gradient, or has done no step.
+    """
+    optimizer = model.optimizer
+    if not isinstance(optimizer, keras.optimizers.SGD):
+        name = "no optimizer" if optimizer is None else type(optimizer).__name__
+        raise ValueError(
+            "`damping='training'` needs the learning rate of SGD as a time of gradient descent; "
+            f"other optimizers' steps are none. Received: {name}. Give a number, or 'auto'."
+        )
+    steps = int(optimizer.iterations)
+    if not steps:
+        raise ValueError(
+            "`damping='training'` needs an optimizer that has trained the model: it has done no "
+            "step. Give a number, or 'auto'."
+        )
+    schedule = _keras.schedule_of(optimizer)
+    rates = np.float64(optimizer.learning_rate)
+    if schedule is not None:
+        every = optimizer.gradient_accumulation_steps or 1
+        some = np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int))
+        rates = np.array([schedule(every * (step + 1) - 1) for step in some], np.float64)
+    time = steps * rates.mean()
+    time = float(time / (1 - optimizer.momentum))
+    return 1 / time, f"damping 1/{time:.3g}: {steps} steps of training"

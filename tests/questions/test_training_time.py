@@ -1,0 +1,72 @@
+"""`damping="training"`: the length of a training, and what it predicts of one that was short."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from tests import truth
+
+
+def trained(optimizer, x, y, epochs):
+    """Linear regression by full-batch steps from zero."""
+    model = truth.ridge_model(x.shape[1])
+    truth.set_flat(model, np.zeros(x.shape[1]))
+    model.compile(optimizer, "mse")
+    replay = ki.Replay(x, y, batch_size=len(x))
+    model.fit(replay.data, epochs=epochs, shuffle=False, verbose=0, callbacks=[replay])
+    return model, replay
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.normal(size=(30, 3))
+    return x, x @ rng.normal(size=(3, 1)) + rng.normal(size=(30, 1))
+
+
+SGD, schedules = keras.optimizers.SGD, keras.optimizers.schedules
+
+
+@pytest.mark.parametrize(
+    "optimizer, time",
+    [
+        (SGD(0.25), 6 * 0.25),
+        (SGD(0.25, momentum=0.75), 6 * 0.25 * 4),
+        (SGD(schedules.PiecewiseConstantDecay([1], [0.5, 0.25])), 2 * 0.5 + 4 * 0.25),
+        (SGD(0.25, gradient_accumulation_steps=2), 3 * 0.25),
+    ],
+    ids=["plain", "momentum", "schedule", "accumulation"],
+)
+def test_it_is_one_over_rate_times_steps(optimizer, time, data):
+    model, _ = trained(optimizer, *data, epochs=6)
+    scores = ki.influence(model, data, data, damping="training", method="direct")
+    assert scores.damping == pytest.approx(1 / time)
+    assert "of training" in scores.reason
+
+
+def test_it_predicts_a_training_that_was_stopped_early(rng):
+    """It is the right decade: a minimum would let directions of little curvature count too much."""
+    x = rng.normal(size=(60, 4)) * np.array([1.0, 0.3, 0.1, 0.03])
+    y = x @ rng.normal(size=(4, 1)) + 0.1 * rng.normal(size=(60, 1))
+    test = x[:5] + 0.1 * rng.normal(size=(5, 4)), y[:5]
+    model, replay = trained(SGD(0.05), x, y, epochs=60)
+    run = replay.influence(test).values
+
+    def off(damping):
+        options = {"damping": damping, "method": "direct"}
+        return truth.relative_error(ki.influence(model, test, (x, y), **options).values, run)
+
+    known = 1 / (60 * 0.05)
+    decades = {damping: off(damping) for damping in known * 10.0 ** np.arange(-2, 3)}
+    assert off("training") == pytest.approx(min(decades.values()))
+    assert off("training") < off(0.0) / 3
+
+
+def test_what_has_no_such_time_is_refused(data):
+    model, _ = trained("adam", *data, epochs=1)
+    with pytest.raises(ValueError, match="needs the learning rate of SGD.*Received: Adam"):
+        ki.influence(model, data, data, damping="training")
+    with pytest.raises(ValueError, match="has done no step"):
+        ki.influence(truth.ridge_model(3), data, data, damping="training")
+    with pytest.raises((ValueError, TypeError), match="`damping`"):
+        ki.influence(truth.ridge_model(3), data, data, damping="trained")
