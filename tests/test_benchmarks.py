@@ -81,7 +81,7 @@ def traces(monkeypatch):
 
 
 def test_other_numbers_of_examples_are_not_traced_again(traces, rng):
-    """One vector and several are two programs: CG needs both if its last column is alone."""
+    """Nor is what conjugate gradients are preconditioned by."""
     model = truth.softmax_model(4, 3, l2=truth.L2)
 
     def call(n_train, n_test):
@@ -91,7 +91,7 @@ def test_other_numbers_of_examples_are_not_traced_again(traces, rng):
     call(20, 2)
     call(20, 1)
     assert sorted(set(traces)) == [
-        *("example_gradients", "gauss_newton", "scores", "value_and_gradient"),
+        *("_raw", "example_gradients", "gauss_newton", "scores", "value_and_gradient"),
     ]
     traces.clear()
     call(37, 5)

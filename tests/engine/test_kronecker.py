@@ -246,6 +246,7 @@ def test_few_weights_outside_all_layers_are_solved_exactly(float64, rng):
     assert truth.relative_error(solution.x[:, rest], expected) < 1e-9
 
 
+@pytest.mark.slow
 def test_of_many_weights_outside_all_layers_the_diagonal_is_right_on_average(float64, rng):
     model, rest = _custom()
     operator = _operator(model, (rng.normal(size=(N, 5)), rng.normal(size=(N, 1))), batch_size=2)
@@ -294,7 +295,7 @@ def test_confident_models_keep_the_closed_form_in_float32(classes, scale, rng):
     kernel, bias = model.get_weights()
     model.set_weights([kernel * scale, bias])
     x = rng.normal(size=(64, 8)).astype("float32")
-    operator = _operator(model, (x, model.predict(x, verbose=0).argmax(1)))
+    operator = _operator(model, (x, model.predict(x, verbose=0).argmax(1)), batch_size=64)
     (block,) = operator.kronecker(400, seed=1)
     assert operator._objective.pseudo._roots == ("softmax",)
     z = x.astype("float64") @ (kernel * scale).astype("float64")

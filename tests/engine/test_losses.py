@@ -268,6 +268,7 @@ def fused_ctc(y, z):
     return tf.cast(tf.compat.v1.nn.ctc_loss(labels, z, steps), tf.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.CTC(), fused_ctc])
 def test_ctc_has_no_second_derivative_in_tensorflow(loss, rng):
     inputs = keras.Input((5, 4))

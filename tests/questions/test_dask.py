@@ -142,6 +142,7 @@ def test_an_explainer_and_a_store(problem, tmp_path):
     assert truth.relative_error(stored.values[:], expected) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_a_product_and_scores_hold_one_chunk_at_a_time():
     """160 MB of data in chunks of 8 MB; the scores of two test examples for all of them."""

@@ -182,6 +182,7 @@ def test_without_model_and_data_there_are_positions(scores, tmp_path):
     assert "Suspicious" not in page.text
 
 
+@pytest.mark.slow
 def test_a_thousand_training_and_two_hundred_test_images_stay_under_15_mb(rng, tmp_path):
     """Noise is what compresses worst."""
     for shape in ((32, 32, 3), (64, 64, 3)):
