@@ -71,6 +71,33 @@ def name_of(target: Target | None) -> str:
     return "target" if name == "<lambda>" else name
 
 
+def meaning_lines(scores: Any) -> list[str]:
+    """The sign and unit of scores, for their `repr`."""
+    signs = (
+        ("helpful, a proponent", "harmful, an opponent")
+        if scores.target == "test loss"
+        else ("leaving j out raises it", "leaving j out lowers it")
+    )
+    unit = "the loss" if scores.target == "test loss" else f"`{scores.target}`"
+    over = ", over √self-influence of j" if scores.details.get("relative") else ""
+    best, worst = _extremes(scores.values)
+    return [
+        f"  values[i, j]  predicted change of {scores.target} i if training example j were",
+        f"                left out, in units of {unit}{over}",
+        f"  positive      {signs[0]}{best}",
+        f"  negative      {signs[1]}{worst}",
+    ]
+
+
+def _extremes(values: Any) -> tuple[str, str]:
+    """The strongest of all in words, where that is no long reading from a disk."""
+    if not isinstance(values, np.ndarray):
+        return "", ""
+    pairs = [np.unravel_index(place, values.shape) for place in (values.argmax(), values.argmin())]
+    best, worst = (f"; strongest: values[{i}, {j}] = {values[i, j]:+.3g}" for i, j in pairs)
+    return best, worst
+
+
 def evidence_lines(result: Any) -> list[str]:
     """How a result was computed and how well, for its `repr`."""
     return [*_solution_lines(result), *_models_line(result)]

@@ -13,7 +13,13 @@ import numpy as np
 
 from keras_influence import storage
 from keras_influence.questions.combined import averaged, relative_to
-from keras_influence.questions.evidence import ARRAYS, SETTINGS, about_line, evidence_lines
+from keras_influence.questions.evidence import (
+    ARRAYS,
+    SETTINGS,
+    about_line,
+    evidence_lines,
+    meaning_lines,
+)
 from keras_influence.questions.ranking import Ranking, Strongest, joined
 from keras_influence.version import __version__
 
@@ -102,36 +108,8 @@ class InfluenceScores:
         return joined(rankings)
 
     def __repr__(self) -> str:
-        signs = (
-            ("helpful, a proponent", "harmful, an opponent")
-            if self.target == "test loss"
-            else ("leaving j out raises it", "leaving j out lowers it")
-        )
-        unit = "the loss" if self.target == "test loss" else f"`{self.target}`"
-        over = ", over √self-influence of j" if self.details.get("relative") else ""
-        best, worst = self._extremes()
-        return "\n".join(
-            [
-                f"InfluenceScores: {self.n_test} test x {self.n_train} training examples",
-                f"  values[i, j]  predicted change of {self.target} i if training example j were",
-                f"                left out, in units of {unit}{over}",
-                f"  positive      {signs[0]}{best}",
-                f"  negative      {signs[1]}{worst}",
-                about_line(self),
-                *evidence_lines(self),
-            ]
-        )
-
-    def _extremes(self) -> tuple[str, str]:
-        """The strongest of all in words, where that is no long reading from a disk."""
-        if not isinstance(self.values, np.ndarray):
-            return "", ""
-        places = (self.values.argmax(), self.values.argmin())
-        pairs = [np.unravel_index(place, self.values.shape) for place in places]
-        best, worst = (
-            f"; strongest: values[{i}, {j}] = {self.values[i, j]:+.3g}" for i, j in pairs
-        )
-        return best, worst
+        first = f"InfluenceScores: {self.n_test} test x {self.n_train} training examples"
+        return "\n".join([first, *meaning_lines(self), about_line(self), *evidence_lines(self)])
 
     # ---- of several models, and beside self-influence
 
