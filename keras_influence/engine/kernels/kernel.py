@@ -14,6 +14,7 @@ from keras_influence.engine.kernels import primitives
 # A vectorised map turns each convolution into a wider one, which was slower than
 # a loop on CPU, and it cannot follow the while-loops of recurrent layers.
 _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
+_LOOPS = ("While", "StatelessWhile")
 # Operations in a millisecond or in five, which one vector by itself takes at least.
 _CONVOLVED, _RECURRENT = 3e7, 1.5e8
 # What a vectorised map ends in where it cannot follow an operation.
@@ -150,6 +151,10 @@ class _Compiled:
             )
         except LookupError as error:
             raise not_differentiable(error) from error
+        # Inside a while-loop TensorFlow would see it when it is run: as an error, or as a crash.
+        missing = _missing_gradient(self._function.graph)
+        if missing:
+            raise not_differentiable(missing)
 
     def accepts(self, flat):
         return all(s.is_compatible_with(t.shape) for s, t in zip(self.specs, flat))
@@ -157,12 +162,8 @@ class _Compiled:
     def __call__(self, flat, weight, values):
         try:
             return self._function(flat, weight, values)
-        except tf.errors.OpError as error:
-            # Inside a while-loop it shows only when run, and not the same each time.
-            missing = _missing_gradient(self._function.graph)
-            if missing or isinstance(error, tf.errors.NotFoundError):
-                raise not_differentiable(missing or error) from error
-            raise
+        except tf.errors.NotFoundError as error:
+            raise not_differentiable(error) from error
 
 
 class NotDifferentiableError(ValueError):
@@ -170,7 +171,9 @@ class NotDifferentiableError(ValueError):
 
 
 def _missing_gradient(graph):
-    """The name of a node that stands for a gradient which TensorFlow does not have, or None."""
+    """The name of a node in a loop that stands for a gradient which TensorFlow does not have, or None."""
+    if not any(op.type in _LOOPS for op in graph.get_operations()):
+        return None
     definition = graph.as_graph_def()
     functions = [definition.node, *(f.node_def for f in definition.library.function)]
     names = (node.name for nodes in functions for node in nodes if node.op == "SymbolicGradient")
