@@ -190,10 +190,16 @@ def test_a_target_that_reads_what_has_changed(rng):
         assert truth.relative_error(found.values[0], expected) < 1e-6
 
 
-def test_an_example_without_a_finite_gradient_is_named(rng):
+def _rooted():
+    """√(x₁ + x₂), without a finite gradient at x = 0."""
     inputs = keras.Input((2,))
     model = _compiled(ops.sqrt(layers.Dense(1, use_bias=False)(inputs)), inputs, "mse")
     model.set_weights([np.ones((2, 1))])
+    return model
+
+
+def test_an_example_without_a_finite_gradient_is_named(rng):
+    model = _rooted()
     x, y = rng.uniform(1, 2, (20, 2)), rng.normal(size=(20, 1))
     x[13] = 0
     with pytest.raises(ValueError, match="example 13 of `test`"):
@@ -201,12 +207,10 @@ def test_an_example_without_a_finite_gradient_is_named(rng):
 
 
 @pytest.mark.parametrize(
-    "method", ["auto", "direct", "cg", ki.CG(preconditioner="auto"), "lissa", "ekfac", "minres"]
+    "method", ["auto", "direct", "cg", ki.CG(preconditioner=None), "lissa", "ekfac", "minres"]
 )
 def test_a_training_example_without_a_finite_gradient_is_named_by_all_solvers(method, rng):
-    inputs = keras.Input((2,))
-    model = _compiled(ops.sqrt(layers.Dense(1, use_bias=False)(inputs)), inputs, "mse")
-    model.set_weights([np.ones((2, 1))])
+    model = _rooted()
     x, y = rng.uniform(1, 2, (60, 2)), rng.normal(size=(60, 1))
     x[43] = 0
     with pytest.raises(ValueError, match="example 43 of `train`"):

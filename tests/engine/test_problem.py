@@ -1,5 +1,7 @@
 """Problem: a model and its data, against closed forms, and unchanged by what it is asked."""
 
+import gc
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -77,3 +79,26 @@ def test_it_follows_the_weights_of_its_model(problem, closed, data, rng):
     assert truth.relative_error(problem.losses(problem.train), data[2] * closed.losses(theta)) < (
         1e-9
     )
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_while_a_kernel_is_traced(enabled, data):
+    """And it is collected afterwards as it was before."""
+    seen = []
+
+    def loss(y, z):
+        if tf.is_symbolic_tensor(z):
+            seen.append(gc.isenabled())
+        return tf.reduce_mean(tf.square(z - tf.cast(tf.reshape(y, [-1, 1]), z.dtype)), -1)
+
+    model = truth.softmax_model(4, 3, L2)
+    model.compile("sgd", loss)
+    problem = Problem(model, data)
+    (gc.enable if enabled else gc.disable)()
+    seen.clear()
+    try:
+        problem.curvature("hessian").matmat(np.ones((1, problem.parameters.size)))
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+    assert seen and not any(seen)
