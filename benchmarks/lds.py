@@ -1,28 +1,29 @@
 """Linear datamodelling scores of attribution methods, all against the same retrained models.
 
-Protocol (Park et al. 2023, section 2). Data: the first 1,000 training and 200 test images of
-Fashion-MNIST. Models: an MLP 784-64-10 and a conv net (8 and 16 filters 3 x 3, stride 2,
-dense), ReLU, L2 of 1e-3 on kernels, SGD with momentum for 30 epochs (`lds_models.py`). 100
-random subsets of half the data for the MLP, 60 for the conv net (seed 0), each trained from
-scratch with seeds 0, 1, 2; the output is the margin log(p / (1 - p)) of the right class, averaged
-over the seeds. Scores are of models trained on all data with seeds 100, 101, ...; the rows
-"x 3" are the mean of the scores of three such models. The interval is a 95 % bootstrap
-interval over test examples; the table is over the first 100 of the 200 test images (--tests).
+Protocol (Park et al. 2023, section 2). Data: the first training and test images of Fashion-MNIST.
+Models: `lds_models.py`; `mlp` is 784-64-10, `conv` a net of 8 and 16 filters 3 x 3, stride 2, both
+with L2 of 1e-3 on kernels and SGD with momentum for 30 epochs on 1,000 images; `astra`,
+`dattri_lr` and `dattri_mlp` are published protocols. Random subsets of half the data (seed 0),
+each trained from scratch with seeds 0, 1, 2 (of the published ones with five); the output is the margin log(p / (1 - p)) of the right
+class or the loss, averaged over the seeds. Scores are of models trained on all data with seeds
+100, 101, ...; the rows "x 3" are the mean of the scores of three such models. The interval is a
+95 % bootstrap interval over test examples; the table is over the first 100 of them (--tests).
 
     python benchmarks/lds.py FOLDER [--models mlp conv] [--only-train] [--export OUT] [--peers DIR]
 
-FOLDER keeps the outputs of the subset models and all scores, so that a second call resumes.
+FOLDER keeps the outputs of the subset models and all scores, so that a second call resumes;
+--seeds 1 trains with the first seed alone, and a later call with more goes on from there.
 
 --export writes OUT/<model>.npz for other libraries, plain arrays only:
-    x_train (1000, 28, 28, 1) float32 in [0, 1], y_train (1000,) int64, x_test, y_test likewise
-    outputs (subsets, 3, 200): margin by subset, seed and test example
-    masks (subsets, 1000) bool: which training examples a subset had
-    weights_<k>_<i>: weight i of reference model k = 0..4, trained on all data, in the order of
+    x_train (n, 28, 28, 1) float32, y_train (n,) int64, x_test, y_test likewise
+    outputs (subsets, seeds, n_test): margin or loss by subset, seed and test example
+    masks (subsets, n) bool: which training examples a subset had
+    weights_<k>_<i>: weight i of reference model k = 0..2, trained on all data, in the order of
         Keras's `model.weights`: kernel, bias of each layer; dense kernels are (in, out), conv
         kernels (height, width, in, out), activations are flattened as (height, width, channel)
-    logits_<k> (200, 10): what reference model k says, to check a port against
---peers DIR reads DIR/<model>/<method>.npz files with `scores` (200, 1000) in this package's
-sign (positive: leaving the training example out raises the margin), and adds them as rows.
+    logits_<k> (n_test, 10): what reference model k says, to check a port against
+--peers DIR reads DIR/<model>/<method>.npz files with `scores` (n_test, n) in this package's
+sign (positive: leaving the training example out raises the output), and adds them as rows.
 """
 
 import argparse
@@ -35,41 +36,41 @@ import warnings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import lds_models
 import numpy as np
 from lds_methods import METHODS
+from lds_models import PROTOCOLS
 from problems import environment
 
 from keras_influence.evaluation import lds, subset_outputs
 
-SUBSETS, SEEDS = {"mlp": 100, "conv": 60}, (0, 1, 2)
-REFERENCES = tuple(range(100, 105))
+REFERENCES = (100, 101, 102)
 
 
-def main(folder, kinds, only_train, export, peers, tests):
-    train, unseen, name = lds_models.data()
-    print(f"{name}, n = {len(train[1])}, {len(unseen[1])} test examples, margin as output")
-    print(f"Subsets of 50 %, {len(SEEDS)} seeds each. {environment()}\n", flush=True)
-    for kind in kinds:
+def main(options):
+    print(environment(), flush=True)
+    for kind in options.models:
+        protocol, folder = PROTOCOLS[kind], options.folder / kind
+        train, unseen, name = protocol.data()
         keras.utils.set_random_seed(0)
         start = time.perf_counter()
         outputs = subset_outputs(
-            lds_models.build(kind),
+            protocol.build(),
             unseen,
             train,
-            fit=lds_models.fit,
-            target=lds_models.margin,
-            subsets=SUBSETS[kind],
-            seeds=SEEDS,
-            folder=folder / kind / "outputs",
+            fit=protocol.fit,
+            target=protocol.target,
+            subsets=protocol.subsets,
+            seeds=tuple(range(options.seeds or protocol.seeds)),
+            folder=folder / "outputs",
         )
-        print(f"{outputs!r}: {time.perf_counter() - start:.0f} s", flush=True)
-        models = [reference(kind, seed, train, folder / kind) for seed in REFERENCES]
-        if export is not None:
-            write(export, kind, train, unseen, outputs, models)
-        if not only_train:
-            test, outputs = first(tests, unseen, outputs)
-            table(kind, folder / kind, outputs, models, train, test, peers)
+        print(f"\n{kind}, {name}, n = {len(train[1])}. {outputs!r}")
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+        models = [reference(protocol, seed, train, folder) for seed in REFERENCES]
+        if options.export is not None:
+            write(options.export, kind, train, unseen, outputs, models)
+        if not options.only_train:
+            test, outputs = first(options.tests, unseen, outputs)
+            table(kind, folder, outputs, models, train, test, options.peers)
 
 
 def first(count, test, outputs):
@@ -78,13 +79,13 @@ def first(count, test, outputs):
     return (test[0][:count], test[1][:count]), outputs
 
 
-def reference(kind, seed, train, folder):
+def reference(protocol, seed, train, folder):
     """A model trained on all data from that seed, kept in the folder."""
     file = folder / f"reference_{seed}.weights.h5"
     keras.utils.set_random_seed(seed)
-    model = lds_models.build(kind)
+    model = protocol.build()
     if not file.exists():
-        lds_models.fit(model, {"x": train[0], "y": train[1]})
+        protocol.fit(model, {"x": train[0], "y": train[1]})
         model.save_weights(file)
     model.load_weights(file)
     return model
@@ -108,7 +109,7 @@ def table(kind, folder, outputs, models, train, test, peers):
     rows = []
     for name, (compute, count) in sorted(METHODS.items(), key=lambda item: item[1][1]):
         parts, seconds = zip(
-            *(scores(folder, name, compute, k, models[k], test, train) for k in range(count))
+            *(scores(folder, kind, name, compute, k, models[k], test, train) for k in range(count))
         )
         rows.append((lds(parts[0], outputs), name, f"{seconds[0]:.0f}"))
         if count > 1:
@@ -124,7 +125,7 @@ def table(kind, folder, outputs, models, train, test, peers):
     print(flush=True)
 
 
-def scores(folder, name, compute, k, model, test, train):
+def scores(folder, kind, name, compute, k, model, test, train):
     """A method's scores for reference model k and the seconds they took, kept in the folder."""
     slug = "".join(c if c.isalnum() else "_" for c in name)
     file = folder / f"scores_{slug}_{k}_{len(test[1])}.npz"
@@ -133,7 +134,7 @@ def scores(folder, name, compute, k, model, test, train):
         start = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values = np.asarray(compute(model, test, train, lds_models.margin))
+            values = np.asarray(compute(PROTOCOLS[kind], model, test, train))
         np.savez(file, scores=values, seconds=time.perf_counter() - start)
         print(f"{name}, model {k}: {time.perf_counter() - start:.0f} s", flush=True)
     with np.load(file) as found:
@@ -143,10 +144,10 @@ def scores(folder, name, compute, k, model, test, train):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--models", nargs="+", default=["mlp", "conv"])
+    parser.add_argument("--models", nargs="+", default=["mlp", "conv"], choices=PROTOCOLS)
+    parser.add_argument("--seeds", type=int, help="of each subset; default: the protocol's")
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--export", type=pathlib.Path)
     parser.add_argument("--peers", type=pathlib.Path)
     parser.add_argument("--tests", type=int, default=100, help="test examples in the table")
-    o = parser.parse_args()
-    main(o.folder, o.models, o.only_train, o.export, o.peers, o.tests)
+    main(parser.parse_args())

@@ -1,10 +1,8 @@
-"""The rows of the LDS table: name -> (function(model, test, train, target) -> scores, models).
+"""The rows of the LDS table: name -> (function(protocol, model, test, train) -> scores, models).
 
 `models` says over how many reference models the scores are also averaged. A new method is
 one line.
 """
-
-import lds_models
 
 import keras_influence as ki
 from keras_influence import CG, EKFAC, MINRES, Nystrom
@@ -14,14 +12,14 @@ TOL = 0.05
 
 
 def influence(damping, curvature="gauss_newton", method=None):
-    """Influence with these settings, as a function of (model, test, train, target)."""
+    """Influence with these settings, as a function of (protocol, model, test, train)."""
 
-    def compute(model, test, train, target):
+    def compute(protocol, model, test, train):
         return ki.influence(
             model,
             test,
             train,
-            target=target,
+            target=protocol.target,
             damping=damping,
             curvature=curvature,
             method=method or CG(tol=TOL),
@@ -31,10 +29,10 @@ def influence(damping, curvature="gauss_newton", method=None):
     return compute
 
 
-def tracin(model, test, train, target):
-    """Of a copy of the model, trained anew with checkpoints."""
-    copy, checkpoints = lds_models.traced(model, train)
-    return checkpoints.influence(copy, test, train, target=target, verbose=0)
+def tracin(protocol, model, test, train):
+    """Of a copy of the model, trained anew with eleven checkpoints."""
+    copy, checkpoints = protocol.traced(model, train, every=protocol.epochs // 10)
+    return checkpoints.influence(copy, test, train, target=protocol.target, verbose=0)
 
 
 METHODS = {

@@ -1,6 +1,22 @@
-"""The models, data and training of the LDS study, shared by its scripts."""
+"""The protocols of the LDS study: data, models and training, shared by its scripts.
 
+`mlp` and `conv` are our own. The others are published ones, on Fashion-MNIST in place of MNIST:
+
+- `astra`: Wang et al. 2025 (arXiv 2507.14740), after Bae et al. 2024: 6,144 examples, an MLP of
+  512, 256 and 128 units, SGD at 0.03 with momentum 0.9 and weight decay 1e-3 in batches of 64
+  for 20 epochs, the margin. PyTorch's weight decay adds 1e-3 times each weight to its gradient:
+  the same as L2(5e-4) of every kernel and bias.
+- `dattri_lr`, `dattri_mlp`: the benchmarks of dattri 0.3 (`dattri/benchmark/datasets/mnist`):
+  5,000 and 500 examples with pixels of mean 0 and deviation 1, softmax regression by SGD at 0.01
+  for 20 epochs; an MLP of 128 and 64 units with dropout of a tenth, momentum 0.9, 50 epochs;
+  batches of 64, no regulariser, the test loss.
+
+All train on shuffled batches, and a ragged last one is dropped.
+"""
+
+import dataclasses
 import weakref
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -10,46 +26,8 @@ from problems import fashion_mnist
 from keras_influence import TracIn
 
 layers = keras.layers
-
-N_TRAIN, N_TEST = 1000, 200
-BATCH_SIZE, RATE, MOMENTUM = 50, 0.05, 0.9
-_L2 = 1e-3
-
-
-def data():
-    """`(x, y)` of train and test: the first images of each Fashion-MNIST file."""
-    x, y, name = fashion_mnist(N_TRAIN)
-    x_test, y_test, _ = fashion_mnist(N_TEST, "test")
-    return (x, y), (x_test, y_test), name
-
-
-def build(kind):
-    """An untrained model that returns logits; L2(1e-3) on all kernels."""
-    l2 = {"kernel_regularizer": keras.regularizers.L2(_L2)}
-    relu = {"activation": "relu", **l2}
-    body = {
-        "mlp": [layers.Flatten(), layers.Dense(64, **relu)],
-        "conv": [
-            layers.Conv2D(8, 3, strides=2, padding="same", **relu),
-            layers.Conv2D(16, 3, strides=2, padding="same", **relu),
-            layers.Flatten(),
-        ],
-    }[kind]
-    return _compiled(keras.Sequential([keras.Input((28, 28, 1)), *body, layers.Dense(10, **l2)]))
-
-
-def _compiled(model):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM), loss)
-    return model
-
-
-def traced(model, train, epochs=30, every=3):
-    """An untrained copy of `model`, trained by `model.fit` as `fit` does, and its `TracIn`."""
-    copy, tracin = _compiled(keras.models.clone_model(model)), TracIn(every=every)
-    rate = keras.callbacks.LearningRateScheduler(lambda epoch: RATE * (1 - epoch / epochs))
-    copy.fit(*train, epochs=epochs, batch_size=BATCH_SIZE, callbacks=[rate, tracin], verbose=0)
-    return copy, tracin
+# Of Fashion-MNIST's training pixels.
+_MEAN, _DEVIATION = 0.2860, 0.3530
 
 
 def margin(x, y, y_pred):
@@ -59,27 +37,77 @@ def margin(x, y, y_pred):
     return tf.reduce_sum(right * y_pred, 1) - tf.reduce_logsumexp(others, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One study: how many examples of what, which model, how it is trained, what is explained.
+
+    `decay`: the rate goes down to zero linearly over the epochs.
+    """
+
+    body: Callable
+    n_train: int = 1000
+    n_test: int = 200
+    l2: float = 0.0
+    biases: bool = False
+    rate: float = 0.05
+    momentum: float = 0.9
+    decay: bool = False
+    epochs: int = 30
+    batch_size: int = 50
+    subsets: int = 100
+    seeds: int = 5
+    normalised: bool = False
+    target: Callable | None = margin
+
+    def data(self):
+        """`(x, y)` of train and test: the first images of each file; and what they are."""
+        x, y, name = fashion_mnist(self.n_train)
+        x_test, y_test, _ = fashion_mnist(self.n_test, "test")
+        if self.normalised:
+            x, x_test = ((images - _MEAN) / _DEVIATION for images in (x, x_test))
+        return (x, y), (x_test, y_test), name
+
+    def build(self):
+        """An untrained model that returns logits."""
+        l2 = keras.regularizers.L2(self.l2) if self.l2 else None
+        options = {"kernel_regularizer": l2, "bias_regularizer": l2 if self.biases else None}
+        body = self.body(options | {"activation": "relu"})
+        stack = [keras.Input((28, 28, 1)), *body, layers.Dense(10, **options)]
+        return self._compiled(keras.Sequential(stack))
+
+    def _compiled(self, model):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(self.rate, momentum=self.momentum), loss)
+        return model
+
+    def rates(self):
+        """The rate of each epoch, as a function of its number."""
+        return lambda epoch: self.rate * (1 - epoch / self.epochs if self.decay else 1)
+
+    def traced(self, model, train, every):
+        """An untrained copy of `model`, trained by `model.fit` as `fit` does, and its `TracIn`."""
+        copy, tracin = self._compiled(keras.models.clone_model(model)), TracIn(every=every)
+        callbacks = [keras.callbacks.LearningRateScheduler(self.rates()), tracin]
+        options = {"epochs": self.epochs, "batch_size": self.batch_size, "verbose": 0}
+        copy.fit(*train, callbacks=callbacks, **options)
+        return copy, tracin
+
+    def fit(self, model, data):
+        """SGD in one compiled loop: as `model.fit`, without a millisecond of its own a step."""
+        x, y, size = data["x"], data["y"], self.batch_size
+        steps = len(x) // size
+        orders = [np.random.permutation(len(x))[: steps * size] for _ in range(self.epochs)]
+        rates = np.repeat([self.rates()(epoch) for epoch in range(self.epochs)], steps)
+        if model not in _loops:
+            _loops[model] = _loop(model, size, self.momentum)
+        order = np.stack(orders).reshape(-1, size).astype(np.int32)
+        _loops[model](tf.constant(x), tf.constant(y), order, rates.astype(np.float32))
+
+
 _loops = weakref.WeakKeyDictionary()
 
 
-def fit(model, data, epochs=30):
-    """SGD with momentum, the rate going down to zero linearly, in one compiled loop.
-
-    The same as `model.fit` with a schedule, but without its overhead of a millisecond a step.
-    Shuffled anew each epoch, a ragged last batch is dropped.
-    """
-    x, y = data["x"], data["y"]
-    orders = [np.random.permutation(len(x)) for _ in range(epochs)]
-    steps = len(x) // BATCH_SIZE
-    order = np.stack([o[: steps * BATCH_SIZE].reshape(steps, BATCH_SIZE) for o in orders])
-    rates = np.repeat(RATE * (1 - np.arange(epochs) / epochs), steps).astype(np.float32)
-    if model not in _loops:
-        _loops[model] = _loop(model)
-    order = order.reshape(-1, BATCH_SIZE).astype(np.int32)
-    _loops[model](tf.constant(x), tf.constant(y), order, rates)
-
-
-def _loop(model):
+def _loop(model, batch_size, momentum):
     velocity = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in model.trainable_variables]
     variables = [v.value for v in model.trainable_variables]
 
@@ -87,7 +115,7 @@ def _loop(model):
         input_signature=[
             tf.TensorSpec([None, 28, 28, 1]),
             tf.TensorSpec([None], tf.int64),
-            tf.TensorSpec([None, BATCH_SIZE], tf.int32),
+            tf.TensorSpec([None, batch_size], tf.int32),
             tf.TensorSpec([None]),
         ]
     )
@@ -101,7 +129,49 @@ def _loop(model):
                 y_pred = model(tf.gather(x, rows), training=True)
                 loss = model.compute_loss(y=right, y_pred=y_pred)
             for v, w, g in zip(velocity, variables, tape.gradient(loss, variables)):
-                v.assign(MOMENTUM * v - rates[step] * g)
+                v.assign(momentum * v - rates[step] * g)
                 w.assign_add(v)
 
     return loop
+
+
+def _dense(*units, dropout=None):
+    def body(options):
+        stack = [layers.Flatten()]
+        for size in units:
+            stack.append(layers.Dense(size, **options))
+            stack += [] if dropout is None else [layers.Dropout(dropout)]
+        return stack
+
+    return body
+
+
+def _convolutions(options):
+    strided = {"strides": 2, "padding": "same", **options}
+    return [layers.Conv2D(8, 3, **strided), layers.Conv2D(16, 3, **strided), layers.Flatten()]
+
+
+_OURS = {"l2": 1e-3, "decay": True, "seeds": 3}
+_DATTRI = {
+    "n_train": 5000,
+    "n_test": 500,
+    "rate": 0.01,
+    "batch_size": 64,
+    "normalised": True,
+    "target": None,
+}
+PROTOCOLS = {
+    "mlp": Protocol(_dense(64), **_OURS),
+    "conv": Protocol(_convolutions, subsets=60, **_OURS),
+    "astra": Protocol(
+        _dense(512, 256, 128),
+        n_train=6144,
+        l2=5e-4,
+        biases=True,
+        rate=0.03,
+        epochs=20,
+        batch_size=64,
+    ),
+    "dattri_lr": Protocol(_dense(), momentum=0.0, epochs=20, **_DATTRI),
+    "dattri_mlp": Protocol(_dense(128, 64, dropout=0.1), epochs=50, **_DATTRI),
+}

@@ -2,6 +2,7 @@
 
 import gc
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,3 +103,28 @@ def test_no_garbage_is_collected_while_a_kernel_is_traced(enabled, data):
     finally:
         gc.enable()
     assert seen and not any(seen)
+
+
+def test_a_length_that_varies_is_traced_once_by_the_kernels_that_come_later(rng):
+    tracing = []
+
+    def pool(t):
+        tracing.append(not tf.executing_eagerly())
+        return tf.reduce_mean(t, 1)
+
+    inputs = keras.Input((None, 3))
+    outputs = keras.layers.Dense(2)(keras.layers.Lambda(pool, output_shape=(3,))(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile(loss="mse")
+    parts = [(rng.normal(size=(5, size, 3)), rng.normal(size=(5, 2))) for size in (4, 6, 5)]
+    batches = tf.data.Dataset.from_generator(
+        lambda: iter(parts),
+        output_signature=(tf.TensorSpec([None, None, 3]), tf.TensorSpec([None, 2])),
+    )
+    problem = Problem(model, batches)
+    problem.value_and_gradient()
+    tracing.clear()
+    found = problem.curvature("gauss_newton").matmat(np.eye(8))
+    assert sum(tracing) == 1
+    rows = np.concatenate([np.c_[x.mean(1), np.ones(5)] for x, _ in parts])
+    assert truth.relative_error(found, np.kron(rows.T @ rows / 15, np.eye(2))) < 1e-5

@@ -55,6 +55,7 @@ class Kernels:
         self.weighting = weighting
         self.loop = loop
         self._compiled = {}
+        self._shapes = {}
 
     def run(self, owner, function, extras, batch, weight, values):
         """Run a kernel, compiled before if its like has been."""
@@ -67,15 +68,18 @@ class Kernels:
         many = any(name == "vectors" and len(v) > 1 for name, v in zip(extras, values))
         layout = tuple((t.dtype, t.shape.rank) for t in flat)
         skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
+        shapes = self._seen(flat, (skeleton, layout))
         key = (function.__name__, many, skeleton, layout, len(vector))
         wide = (function.__name__, True, *key[2:])
         if wide in self._compiled and self._compiled[wide].accepts(flat):
             key, many = wide, True  # One vector goes with what has been traced for many.
-        compile_ = functools.partial(self._compile, owner, function, extras, batch, len(vector))
+        compile_ = functools.partial(
+            self._compile, owner, function, extras, batch, shapes, len(vector), many
+        )
         try:
             known = self._compiled.get(key)
             if known is None or not known.accepts(flat):
-                known = self._compiled[key] = compile_(known, many)
+                known = self._compiled[key] = compile_()
             return known(flat, vector, values)
         except NotDifferentiableError:
             self._compiled.pop(key, None)  # Run once more, it would end in another error.
@@ -86,7 +90,7 @@ class Kernels:
         # Control flow of some kinds cannot be vectorised, at tracing or when it is run.
         self.loop = True
         try:
-            known = self._compiled[key] = compile_(None, many)
+            known = self._compiled[key] = compile_()
             return known(flat, vector, values)
         except Exception:
             # It was not that: what is wrong with these data says nothing about others.
@@ -98,9 +102,15 @@ class Kernels:
         """Trace everything anew when it is next asked for."""
         self._compiled = {}
 
-    def _compile(self, owner, function, extras, batch, length, known, many):
+    def _seen(self, flat, layout):
+        """The shapes of batches like this one; an axis that any kernel has seen to vary is open."""
+        known = self._shapes.get(layout) or [t.shape for t in flat]
+        self._shapes[layout] = [_relaxed(t, shape) for t, shape in zip(flat, known)]
+        return self._shapes[layout]
+
+    def _compile(self, *about):
         with _keras.lock, _without_collection():
-            return _Compiled(self, owner, function, extras, batch, length, known, many)
+            return _Compiled(self, *about)
 
 
 @contextlib.contextmanager
@@ -124,12 +134,11 @@ def _dtype_of(name, dtype):
 
 
 class _Compiled:
-    """One traced kernel; axes other than the first relax only when they are seen to vary."""
+    """One traced kernel, for batches of these shapes."""
 
-    def __init__(self, kernels, owner, function, extras, batch, length, known, many):
+    def __init__(self, kernels, owner, function, extras, batch, specs, length, many):
         flat, dtype = tf.nest.flatten(batch), owner.parameters.dtype
-        specs = known.specs if known else [t.shape for t in flat]
-        self.specs = [_relaxed(t, spec) for t, spec in zip(flat, specs)]
+        self._specs = specs
         skeleton = tf.nest.map_structure(lambda _: 0, batch)
         shapes = {
             "vectors": [None if many else 1, owner.parameters.size],
@@ -145,7 +154,7 @@ class _Compiled:
 
         try:
             self._function = tf.function(trace, autograph=False).get_concrete_function(
-                [tf.TensorSpec(shape, t.dtype) for shape, t in zip(self.specs, flat)],
+                [tf.TensorSpec(shape, t.dtype) for shape, t in zip(self._specs, flat)],
                 tf.TensorSpec([length], dtype),
                 tuple(tf.TensorSpec(shapes[name], _dtype_of(name, dtype)) for name in extras),
             )
@@ -157,7 +166,7 @@ class _Compiled:
             raise not_differentiable(missing)
 
     def accepts(self, flat):
-        return all(s.is_compatible_with(t.shape) for s, t in zip(self.specs, flat))
+        return all(s.is_compatible_with(t.shape) for s, t in zip(self._specs, flat))
 
     def __call__(self, flat, weight, values):
         try:
