@@ -8,6 +8,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, TwoLevel
+from keras_influence.engine.layers import matrix_part
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.factors.kronecker import Block, Kronecker
 from keras_influence.linalg.operators import Damped
@@ -473,3 +474,17 @@ def test_threads_that_ask_one_model_about_other_data_do_not_meet(float64, rng):
     for blocks, expected in zip(together, alone * 2):
         for block, other in zip(blocks, expected):
             assert block.eigenvalues == pytest.approx(other.eigenvalues, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 60, 700])
+def test_eigenvectors_of_a_wide_layer_with_few_rows(rng, rows):
+    """A wide matrix of low rank is not taken as a whole, and has eigenvectors all the same."""
+    a = rng.normal(size=(rows, 600)) * np.exp(rng.normal(size=600))
+    moment = (a.T @ a).astype(np.float32)
+    q = matrix_part._eigenvectors(moment).astype(np.float64)
+    assert np.abs(q.T @ q - np.eye(600)).max() < 1e-5
+    found = q.T @ moment @ q
+    values = np.diag(found)
+    assert np.abs(found - np.diag(values)).max() <= 1e-5 * values.max()
+    expected, noise = np.linalg.svd(a)[1] ** 2, 1e-5 * values.max()
+    assert np.allclose(np.sort(values)[::-1][:rows][:600], expected, rtol=1e-3, atol=noise)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import scipy.linalg
 import tensorflow as tf
 
 from keras_influence.engine.layers.sites import Site
@@ -13,6 +14,10 @@ from keras_influence.linalg.factors.kronecker import Block
 _NUMBERS = 2**24
 # A side of a matrix with more than this has no eigenbasis: its own axes stand in for it.
 _LARGEST = 6000
+# Smaller matrices have their eigenvectors soon enough.
+_SMALL = 500
+# What is smaller than this part of the largest second moment is rounding in float32.
+_NOISE = 1e-6
 
 
 class MatrixPart:
@@ -133,9 +138,33 @@ def _turned(t, basis):
 
 
 def _eigenvectors(moment):
+    """Orthonormal eigenvectors as columns; those of eigenvalue zero in any basis."""
     if not moment.size:
         return moment
-    return np.linalg.eigh((moment + moment.T) / 2)[1]
+    moment = (moment + moment.T) / 2
+    low = _low_rank(moment)
+    return np.linalg.eigh(moment)[1] if low is None else low
+
+
+def _low_rank(moment):
+    """The same of a matrix that few rows add up to, by Cholesky with pivots; None of others.
+
+    A wide layer has fewer rows than inputs where examples are few, and its eigenvectors would
+    take longer than all the rest.
+    """
+    size = len(moment)
+    if size < _SMALL:
+        return None
+    (pstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (moment,))
+    largest = moment.diagonal().max()
+    factor, order, rank, _ = pstrf(moment, tol=_NOISE * largest, lower=1)
+    if rank > size // 3 or largest <= 0:
+        return None
+    lower = np.tril(factor[:, :rank])
+    values, vectors = np.linalg.eigh(lower.T @ lower)
+    columns = np.empty_like(lower)
+    columns[order - 1] = lower @ (vectors / np.sqrt(values))
+    return scipy.linalg.qr(columns, mode="full")[0]
 
 
 def _square_of_indices(indices, delta, height):
