@@ -233,5 +233,6 @@ def over_vectors(function, vectors, loop):
     if vectors.shape[0] == 1:
         return function(vectors[0])[None]
     if loop:
-        return tf.map_fn(function, vectors)
+        # More iterations at a time take memory, and no less time.
+        return tf.map_fn(function, vectors, parallel_iterations=1)
     return tf.vectorized_map(function, vectors, warn=False)
