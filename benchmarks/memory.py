@@ -29,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def measured(what, name, n, vectors, seed=0):
-    """Megabytes by which the process grows at most while it works; see `_Peak`."""
+    """Megabytes by which the process grows at most while it works; see `Peak`."""
     command = [sys.executable, __file__, what, name, str(n), str(vectors), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -60,7 +60,7 @@ def _resident():
     return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-class _Peak:
+class Peak:
     """The largest resident size while the block ran, sampled every 5 ms."""
 
     def __enter__(self):
@@ -108,7 +108,7 @@ def main(what, name, n, vectors, seed):
         ki.hvp(model, v[:, : min(vectors, 2)], (x[:512], y[:512]))
         action = functools.partial(ki.hvp, model, v, (x, y))
     start = time.perf_counter()
-    with _Peak() as peak:
+    with Peak() as peak:
         action()
     seconds = time.perf_counter() - start
     print(
