@@ -12,6 +12,7 @@ if _keras_package.backend.backend() != "tensorflow":
 from keras_influence import evaluation
 from keras_influence.callbacks import InfluenceCallback
 from keras_influence.engine.data.in_order import in_order
+from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.engine.loss.smooth import SmoothHinge
 from keras_influence.errors import (
     ConvergenceWarning,
@@ -83,6 +84,7 @@ __all__ = [
     "TopInfluence",
     "TracIn",
     "TwoLevel",
+    "WholeSet",
     "__version__",
     "evaluation",
     "find_label_issues",

@@ -54,6 +54,7 @@ CLASSES = {
     "Replay": "x, y, *, batch_size, seed, sample_weight, class_weight, folder, budget",
     "SmoothHinge": "temperature, reduction, name",
     "TracIn": "every, folder",
+    "WholeSet": "function",
 }
 
 SOLVERS = {

@@ -67,7 +67,7 @@ def name_of(target: Target | None) -> str:
     """What scores are the change of, in words."""
     if target is None:
         return "test loss"
-    name = getattr(target, "__name__", "<lambda>")
+    name = getattr(getattr(target, "function", target), "__name__", "<lambda>")
     return "target" if name == "<lambda>" else name
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
-from keras_influence.questions.blocks import Target, gradient_blocks
+from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import Checkpoint
 from keras_influence.questions.evidence import name_of
 from keras_influence.questions.scores import InfluenceScores
@@ -152,7 +152,7 @@ class TracIn(keras.callbacks.Callback):
         """
         found = PathSettings.of(settings)
         problem = _quiet(found).problem(model, train)
-        test = problem.read(test, "test")
+        test = read_test(problem, test, target)
 
         def agreement() -> np.ndarray:
             blocks = gradient_blocks(problem, test, target)
