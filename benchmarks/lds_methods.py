@@ -37,6 +37,24 @@ def tracin(model, test, train, target):
     return checkpoints.influence(copy, test, train, target=target, verbose=0)
 
 
+def source(model, test, train, target):
+    """Of such a copy, which is another training than that of the reference model."""
+    copy, checkpoints = lds_models.traced(model, train)
+    method = EKFAC(pseudo_gradients=4)
+    about = copy, test, train, checkpoints
+    return ki.source_influence(*about, method=method, target=target, verbose=0)
+
+
+def trak(dim, damping=0.0):
+    """TRAK of the margin, as a function of (model, test, train, target)."""
+
+    def compute(model, test, train, target):
+        options = {"dim": dim, "damping": damping, "verbose": 0}
+        return ki.trak_influence(model, test, train, target=target, **options)
+
+    return compute
+
+
 METHODS = {
     "gradient dot product (damping 1e6)": (influence(1e6), 3),
     "Gauss-Newton, CG, damping 1": (influence(1.0), 1),
@@ -48,6 +66,9 @@ METHODS = {
     "EKFAC(4), damping 0.001": (influence(0.001, method=EKFAC(pseudo_gradients=4)), 3),
     "EKFAC(4), damping 0.0001": (influence(0.0001, method=EKFAC(pseudo_gradients=4)), 1),
     "TracIn, 11 checkpoints": (tracin, 3),
+    "SOURCE, 3 segments, EKFAC(4), 11 checkpoints": (source, 3),
+    "TRAK, 512 dimensions": (trak(512), 3),
+    "TRAK, 2,048 dimensions, damping 0.01": (trak(2048, 0.01), 3),
     "Hessian, MINRES, damping 0.1": (influence(0.1, "hessian", MINRES(tol=TOL)), 1),
     "Hessian, MINRES, damping 0.01": (influence(0.01, "hessian", MINRES(tol=TOL)), 1),
 }

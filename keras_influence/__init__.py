@@ -46,19 +46,27 @@ from keras_influence.questions.label_issues import LabelIssues, find_label_issue
 from keras_influence.questions.losses import losses
 from keras_influence.questions.products import hvp, inverse_hvp, operator
 from keras_influence.questions.replay.replay import Replay
+from keras_influence.questions.replay.several import replay_influence
 from keras_influence.questions.reporting import write_report
 from keras_influence.questions.representer import representer_influence
 from keras_influence.questions.scores import InfluenceScores
-from keras_influence.questions.self_influence import self_influence
+from keras_influence.questions.self_influence import (
+    AveragedSelfInfluence,
+    averaged_self_influence,
+    self_influence,
+)
+from keras_influence.questions.source import source_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
 from keras_influence.questions.top import TopInfluence, top_influence
 from keras_influence.questions.tracin import TracIn
+from keras_influence.questions.trak import trak_influence
 from keras_influence.version import __version__
 
 __all__ = [
     "ASTRA",
     "Arnoldi",
     "Auto",
+    "AveragedSelfInfluence",
     "CG",
     "ConvergenceWarning",
     "CurvatureWarning",
@@ -86,6 +94,7 @@ __all__ = [
     "TwoLevel",
     "WholeSet",
     "__version__",
+    "averaged_self_influence",
     "evaluation",
     "find_label_issues",
     "group_influence",
@@ -101,9 +110,12 @@ __all__ = [
     "operator",
     "parameter_influence",
     "prepare",
+    "replay_influence",
     "representer_influence",
     "self_influence",
+    "source_influence",
     "top_influence",
+    "trak_influence",
     "verify",
     "with_change",
     "write_report",
