@@ -10,6 +10,7 @@ over the seeds. Scores are of models trained on all data with seeds 100, 101, ..
 interval over test examples; the table is over the first 100 of the 200 test images (--tests).
 
     python benchmarks/lds.py FOLDER [--models mlp conv] [--only-train] [--export OUT] [--peers DIR]
+        [--methods SOURCE TRAK]  (rows whose names begin so; all by default)
 
 FOLDER keeps the outputs of the subset models and all scores, so that a second call resumes.
 
@@ -46,7 +47,7 @@ SUBSETS, SEEDS = {"mlp": 100, "conv": 60}, (0, 1, 2)
 REFERENCES = tuple(range(100, 105))
 
 
-def main(folder, kinds, only_train, export, peers, tests):
+def main(folder, kinds, only_train, export, peers, tests, methods):
     train, unseen, name = lds_models.data()
     print(f"{name}, n = {len(train[1])}, {len(unseen[1])} test examples, margin as output")
     print(f"Subsets of 50 %, {len(SEEDS)} seeds each. {environment()}\n", flush=True)
@@ -69,7 +70,7 @@ def main(folder, kinds, only_train, export, peers, tests):
             write(export, kind, train, unseen, outputs, models)
         if not only_train:
             test, outputs = first(tests, unseen, outputs)
-            table(kind, folder / kind, outputs, models, train, test, peers)
+            table(kind, folder / kind, outputs, models, train, test, peers, methods)
 
 
 def first(count, test, outputs):
@@ -103,10 +104,11 @@ def write(folder, kind, train, test, outputs, models):
     print(f"exported {folder / kind}.npz", flush=True)
 
 
-def table(kind, folder, outputs, models, train, test, peers):
+def table(kind, folder, outputs, models, train, test, peers, methods):
     """One row per method, best first."""
     rows = []
-    for name, (compute, count) in sorted(METHODS.items(), key=lambda item: item[1][1]):
+    chosen = {name: row for name, row in METHODS.items() if name.startswith(tuple(methods))}
+    for name, (compute, count) in sorted(chosen.items(), key=lambda item: item[1][1]):
         parts, seconds = zip(
             *(scores(folder, name, compute, k, models[k], test, train) for k in range(count))
         )
@@ -148,5 +150,6 @@ if __name__ == "__main__":
     parser.add_argument("--export", type=pathlib.Path)
     parser.add_argument("--peers", type=pathlib.Path)
     parser.add_argument("--tests", type=int, default=100, help="test examples in the table")
+    parser.add_argument("--methods", nargs="+", default=[""], help="beginnings of rows' names")
     o = parser.parse_args()
-    main(o.folder, o.models, o.only_train, o.export, o.peers, o.tests)
+    main(o.folder, o.models, o.only_train, o.export, o.peers, o.tests, o.methods)

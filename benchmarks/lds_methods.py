@@ -68,7 +68,7 @@ METHODS = {
     "TracIn, 11 checkpoints": (tracin, 3),
     "SOURCE, 3 segments, EKFAC(4), 11 checkpoints": (source, 3),
     "TRAK, 512 dimensions": (trak(512), 3),
-    "TRAK, 2,048 dimensions, damping 0.01": (trak(2048, 0.01), 3),
+    "TRAK, 2,048 dimensions, damping 1": (trak(2048, 1.0), 3),
     "Hessian, MINRES, damping 0.1": (influence(0.1, "hessian", MINRES(tol=TOL)), 1),
     "Hessian, MINRES, damping 0.01": (influence(0.01, "hessian", MINRES(tol=TOL)), 1),
 }

@@ -32,7 +32,9 @@ OTHER_FUNCTIONS = {
     "replay_influence": "replays, test, target, *, verbose",
     "representer_influence": ("model, test, train, *, target, batch_size, class_weight, verbose"),
     "source_influence": (f"model, test, train, tracin, *, segments, method, target, {DATA}"),
-    "trak_influence": (f"model, test, train, *, output, target, dim, damping, seed, {DATA}"),
+    "trak_influence": (
+        f"model, test, train, *, output, target, dim, damping, seed, tracin, {DATA}"
+    ),
     "prepare": f"model, train, *, {SETTINGS}",
     "load_prepared": "model, train, path, *, class_weight, verbose",
     "in_order": "data, path",

@@ -129,7 +129,7 @@ def _solution_lines(result: Any) -> list[str]:
         return [f"  projected     to {size}; order means something, size does not"]
     if solver == "SOURCE":
         parts = f"{result.details['segments']} segments of training"
-        return [f"  unrolled      {parts}, {result.passes:.0f} checkpoints, {result.curvature!r}"]
+        return [f"  unrolled      {parts}, {result.passes:.0f} checkpoints"]
     if result.curvature == "none":
         return [f"  summed by     {solver} over {result.passes:.0f} checkpoints, no curvature"]
     worst = f"largest relative residual {result.residual.max():.1e}"

@@ -57,7 +57,7 @@ def source_influence(
     in units of the loss, as in `influence`. No minimum is assumed, and no damping is needed: a
     direction that training has not seen counts t_l, not 1/0. Of an endless training it is `influence`.
 
-    It needs no more than `TracIn` keeps. Where steps are so large that they overshoot (a learning
+    It needs no more than `TracIn` keeps; `weight_decay` of the optimizer counts as curvature. Where steps are so large that they overshoot (a learning
     rate times curvature near 1), (1 - ηC)^k is not exp(-ηkC) any more. `Replay` is the exact derivative.
 
     Args:
@@ -72,7 +72,8 @@ def source_influence(
         **settings: `batch_size`, `class_weight`, `variables`, `verbose`, as in `influence`.
 
     Returns:
-        `InfluenceScores` with `curvature="gauss_newton"`; no linear system was solved.
+        `InfluenceScores` with `curvature="none"`, as no linear system was solved; `details` has the
+        times t_l.
 
     Raises:
         ValueError: there are too few checkpoints, or not of this model; another optimizer than SGD
@@ -108,7 +109,7 @@ def source_influence(
             "config": {"segments": segments, "method": how.get_config()},
         },
         details={"segments": segments, "times": steps.times.tolist()},
-        curvature="gauss_newton",
+        curvature="none",
         damping=0.0,
         target=name_of(target),
         parameters=tuple(v.path for v in problem.parameters.variables),
@@ -123,12 +124,14 @@ class _Steps:
         model: the model.
         checkpoints: of the training, M of them.
         times: (L,) how long gradient descent went in each segment.
+        decay: of the weights by the optimizer, in units of an eigenvalue.
         shares: (L, M) of each checkpoint in the means of each segment; rows add up to 1.
     """
 
     model: Any
     checkpoints: list[Checkpoint]
     times: np.ndarray
+    decay: float
     shares: np.ndarray
 
     @classmethod
@@ -140,7 +143,7 @@ class _Steps:
         """
         checkpoints = tracin.checkpoints
         check_checkpoints(checkpoints, model)
-        momentum = sgd_of(model, "SOURCE", "Take `Replay`, which knows any optimizer.").momentum
+        optimizer = sgd_of(model, "SOURCE", "Take `Replay`, which knows any optimizer.")
         if problem.facts.sums and _keras.has_regularisers(model):
             raise ValueError(
                 "SOURCE should know by how much regularisers count in a step; with a loss that is a sum "
@@ -166,7 +169,10 @@ class _Steps:
             share[a:b] += weights / 2
             share[a + 1 : b + 1] += weights / 2
             share /= weights.sum()
-        return cls(model, checkpoints, unit * times / (1 - momentum), shares)
+        # A step with momentum goes as far as 1/(1 - μ) of them, but for the decay of weights.
+        slower = 1 - optimizer.momentum
+        decay = (optimizer.weight_decay or 0.0) * slower / unit
+        return cls(model, checkpoints, unit * times / slower, decay, shares)
 
     @contextlib.contextmanager
     def standing(self, i: int) -> Iterator[None]:
@@ -179,7 +185,7 @@ class _Steps:
 
     def curvature(self, problem: Problem, how: EKFAC | Direct, share: np.ndarray) -> Kronecker:
         """The mean Gauss-Newton matrix over a segment, by its eigenvectors."""
-        matrix, places = problem.curvature("gauss_newton"), np.flatnonzero(share)
+        matrix, places = problem.curvature("gauss_newton"), np.flatnonzero(share).tolist()
         if isinstance(how, EKFAC):
             moments = [(share[i], functools.partial(self.standing, i)) for i in places]
             return Kronecker(matrix.kronecker_over(moments, how.pseudo_gradients, how.seed), 0.0)
@@ -201,10 +207,10 @@ class _Steps:
         parts = np.empty((len(curvatures), *rows.shape))
         for place in reversed(range(len(curvatures))):
             curvature, time = curvatures[place], self.times[place]
-            decay = time * np.maximum(curvature.eigenvalues, 0)
+            passed = time * (np.maximum(curvature.eigenvalues, 0) + self.decay)
             coordinates = curvature.turned(rows)
-            parts[place] = curvature.turned_back(coordinates * (time * _mean_decay(decay)))
-            rows = curvature.turned_back(coordinates * np.exp(-decay))
+            parts[place] = curvature.turned_back(coordinates * (time * _mean_decay(passed)))
+            rows = curvature.turned_back(coordinates * np.exp(-passed))
         return parts
 
 

@@ -20,10 +20,12 @@ from keras_influence import _keras
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
+from keras_influence.questions.checkpoints import check_checkpoints, weights_restored
 from keras_influence.questions.combined import is_several
 from keras_influence.questions.evidence import name_of
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
+from keras_influence.questions.tracin import TracIn
 from keras_influence.validate import check_number
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def trak_influence(
     dim: int = 512,
     damping: float = 0.0,
     seed: int = 0,
+    tracin: TracIn | None = None,
     **settings: Unpack[PathArguments],
 ) -> InfluenceScores:
     """Influence with projected gradients in place of gradients, and their products as curvature.
@@ -75,6 +78,8 @@ def trak_influence(
         dim: rows of P; it should be well below n. From p on the gradients are taken as they are.
         damping: λ.
         seed: of P: row d is `tf.random.stateless_normal((p,), (seed, d))` / √dim.
+        tracin: the `TracIn` of the model's training: the mean over its checkpoints after the first, as
+            over a list of models. Being of one run they are less apart, and `error` is too small.
         **settings: `batch_size`, `class_weight`, `variables`, `verbose`, as in `influence`.
 
     Returns:
@@ -84,22 +89,45 @@ def trak_influence(
     Raises:
         ValueError: there is no likelihood and no `output`; the matrix is singular; and as `influence`.
     """
-    if is_several(model):
-        about: dict[str, Any] = {"output": output, "target": target, "dim": dim, "damping": damping}
-        parts = [
-            trak_influence(each, test, train, seed=seed + k, **about, **settings)
-            for k, each in enumerate(model)
-        ]
-        return InfluenceScores.averaged(parts)
-    found = PathSettings.of(settings)
     check_number("dim", dim, low=1, integer=True)
     check_number("damping", damping)
     check_number("seed", seed, integer=True)
-    problem = dataclasses.replace(found, verbose=0).problem(model, train)
+    about = output, target, dim, float(damping), PathSettings.of(settings)
+    if is_several(model):
+        if tracin is not None:
+            raise ValueError(
+                "`tracin` is for one model. Average what each model gives with its own."
+            )
+        parts = [_of_one(m, test, train, seed + k, *about) for k, m in enumerate(model)]
+        return InfluenceScores.averaged(parts)
+    if tracin is None:
+        return _of_one(model, test, train, seed, *about)
+    check_checkpoints(tracin.checkpoints, model)
+    parts = []
+    with weights_restored(model):
+        for k, checkpoint in enumerate(tracin.checkpoints[1:]):
+            model.set_weights(checkpoint.arrays())
+            parts.append(_of_one(model, test, train, seed + k, *about))
+    return InfluenceScores.averaged(parts)
+
+
+def _of_one(
+    model: Any,
+    test: Any,
+    train: Any,
+    seed: int,
+    output: Target | None,
+    target: Target | None,
+    dim: int,
+    damping: float,
+    settings: PathSettings,
+) -> InfluenceScores:
+    """Of one model with the weights that it has."""
+    problem = dataclasses.replace(settings, verbose=0).problem(model, train)
     examples = read_test(problem, test, target)
     projection = _Projection(problem, dim, seed)
     asked = projection.of(gradient_blocks(problem, examples, target), examples.n)
-    slopes = projection.of_training_losses(Progress(found.verbose))
+    slopes = projection.of_training_losses(Progress(settings.verbose))
     features, saturated = _features(problem, projection, slopes, output)
     matrix = features.T @ features / problem.n + damping * np.eye(features.shape[1])
     values = asked @ _solved(matrix, slopes.T, problem.n - saturated, damping) / problem.n
@@ -112,7 +140,7 @@ def trak_influence(
         solver={"class_name": "TRAK", "config": {"dim": dim, "seed": seed}},
         details={"dim": projection.dim, "saturated": saturated},
         curvature="none",
-        damping=float(damping),
+        damping=damping,
         target=name_of(target),
         parameters=tuple(v.path for v in problem.parameters.variables),
     )

@@ -72,7 +72,7 @@ def slopes(start, train, test, steps, step):
         theta, velocity = start, np.zeros_like(start)
         for _ in range(steps):
             velocity = step["momentum"] * velocity - step["rate"] * closed.gradient(theta)
-            theta = theta + velocity
+            theta = (1 - step["rate"] * step["weight_decay"]) * theta + velocity
         return truth.SoftmaxRegression(*test, CLASSES, 0).losses(theta)
 
     h = 1e-4
@@ -99,13 +99,16 @@ def test_it_is_the_formula_with_dense_matrices(train, test):
     assert (truth.get_flat(model) == before).all()
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
-def test_it_comes_near_the_derivative_of_the_training(momentum, train, test):
+@pytest.mark.filterwarnings("ignore:The optimizer's weight_decay")
+@pytest.mark.parametrize(
+    "step", [{"momentum": 0.0, "weight_decay": 0.0}, {"momentum": 0.5, "weight_decay": 0.2}]
+)
+def test_it_comes_near_the_derivative_of_the_training(step, train, test):
     """Segments of one interval each leave the exponential for the power, of first order in the rate."""
     errors = []
     for rate, epochs in ((0.1, 40), (0.025, 160)):
-        model, tracin, path = trained(SGD(rate, momentum), train, epochs, every=epochs // 20)
-        exact = slopes(path[0], train, test, epochs, {"rate": rate, "momentum": momentum})
+        model, tracin, path = trained(SGD(rate, **step), train, epochs, every=epochs // 20)
+        exact = slopes(path[0], train, test, epochs, {"rate": rate, **step})
         fine, coarse = (
             ki.source_influence(model, test, train, tracin, segments=s, method="direct").values[
                 :, :8
@@ -203,3 +206,17 @@ def test_a_sum_counts_visits(train, test):
         options = {"segments": 2, "method": "direct"}
         found.append(ki.source_influence(model, test, train, tracin, **options).values)
     assert truth.relative_error(found[1], found[0]) < 1e-6
+
+
+def test_of_a_net_it_comes_near_the_exact_derivative_of_the_run(train, test):
+    """Segments and Kronecker factors, of a net that was stopped early, beside `Replay`."""
+    dense = keras.layers.Dense
+    net = keras.Sequential([keras.Input((4,)), dense(8, "tanh"), dense(CLASSES, "softmax")])
+    net.compile(SGD(0.2, momentum=0.5), "sparse_categorical_crossentropy")
+    replay, tracin = ki.Replay(*train, batch_size=8), ki.TracIn(every=2)
+    net.fit(replay.data, epochs=20, shuffle=False, verbose=0, callbacks=[replay, tracin])
+    exact = replay.influence(test).values
+    method = ki.EKFAC(pseudo_gradients=20)
+    scores = ki.source_influence(net, test, train, tracin, segments=5, method=method).values
+    assert np.corrcoef(scores.ravel(), exact.ravel())[0, 1] > 0.95
+    assert abs(np.polyfit(scores.ravel(), exact.ravel(), 1)[0] - 1) < 0.2

@@ -120,6 +120,29 @@ def test_a_list_of_models_has_projections_of_its_own(rng):
     assert truth.relative_error(2 * scores.error, abs(parts[0] - parts[1])) < 1e-7
 
 
+def test_checkpoints_are_averaged_and_the_model_stays_as_it_is(rng):
+    train = rng.normal(size=(N, 4)), rng.integers(0, CLASSES, N)
+    test = rng.normal(size=(2, 4)), rng.integers(0, CLASSES, 2)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    tracin, path = ki.TracIn(), []
+    kept = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: path.append(truth.get_flat(model))
+    )
+    model.fit(*train, epochs=2, verbose=0, callbacks=[tracin, kept])
+    truth.set_flat(model, path[1] + 1)
+    scores = ki.trak_influence(model, test, train, dim=5, seed=7, target=margin, tracin=tracin)
+    assert (truth.get_flat(model) == path[1] + 1).all()
+    parts = []
+    for k, theta in enumerate(path):
+        truth.set_flat(model, theta)
+        parts.append(closed_form(model, train, test, projection_of(model, 5, 7 + k)))
+    assert truth.relative_error(scores.values, np.mean(parts, 0)) < 1e-7
+    with pytest.raises(ValueError, match="`tracin` is for one model"):
+        ki.trak_influence([model, model], test, train, tracin=tracin)
+
+
 def test_squared_errors_need_an_output(ridge):
     """Of ridge regression by its outputs with all 4 dimensions: H without the penalty is 2 XᵀX / n."""
     model, train, test = ridge
