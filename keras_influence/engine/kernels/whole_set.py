@@ -78,9 +78,7 @@ def value_of_set(objective, batches, target):
     Raises:
         ValueError: the function fails, or returns something else than one finite number.
     """
-    with objective.at(objective.parameters.tensors()):
-        outputs = rows.joined([objective.called(batch)[2] for batch in batches])
-    return float(_called(target, batches, outputs))
+    return float(_value(target, *_together(objective, batches)))
 
 
 def gradient_of_set(objective, batches, target):
@@ -89,13 +87,11 @@ def gradient_of_set(objective, batches, target):
     Raises:
         ValueError: also where f does not depend on the outputs.
     """
-    theta = objective.parameters.tensors()
-    with objective.at(theta):
-        outputs = rows.joined([objective.called(batch)[2] for batch in batches])
+    x, y, outputs = _together(objective, batches)
     flat = tf.nest.flatten(outputs)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(flat)
-        value = _called(target, batches, outputs)
+        value = _value(target, x, y, outputs)
     slopes = tape.gradient(value, flat)
     if all(slope is None for slope in slopes):
         raise ValueError(
@@ -103,7 +99,8 @@ def gradient_of_set(objective, batches, target):
             "a count, a rank or an argmax has no slope. Take a smooth stand-in, as a sigmoid for "
             "a step, and TensorFlow or `keras.ops` in place of NumPy."
         )
-    slopes, total, start = filled(slopes, flat), np.zeros(objective.parameters.size), 0
+    slopes, theta = filled(slopes, flat), objective.parameters.tensors()
+    total, start = np.zeros(objective.parameters.size), 0
     for batch in batches:
         stop = start + rows.size(batch)
         total += _pulled_back(objective, theta, batch, [s[start:stop] for s in slopes])
@@ -129,15 +126,22 @@ def _pulled_back(objective, theta, batch, slopes):
     return objective.parameters.flatten(found).numpy().astype(np.float64)
 
 
-def _called(target, batches, outputs):
-    """f as a scalar tensor."""
+def _together(objective, batches):
+    """x and y of all examples, and the model's outputs for them."""
     batches = list(batches)
     if len({rows.layout(batch) for batch in batches}) > 1:
         raise ValueError(
             "`target` is about the whole test set, whose examples should have the same shape in "
             "all batches. Pad them alike."
         )
+    with objective.at(objective.parameters.tensors()):
+        outputs = rows.joined([objective.called(batch)[2] for batch in batches])
     x, y, _ = keras.utils.unpack_x_y_sample_weight(rows.joined(batches))
+    return x, y, outputs
+
+
+def _value(target, x, y, outputs):
+    """f as a scalar tensor."""
     try:
         value = tf.convert_to_tensor(target.function(x, y, outputs))
     except Exception as error:
