@@ -124,6 +124,16 @@ def test_all_questions_take_it(train, test, tmp_path):
     assert truth.relative_error(explained.values[0], expected) < 1e-9
 
 
+def test_a_report_is_about_single_examples(train, test, tmp_path):
+    pytest.importorskip("jinja2")
+    model, path = truth.softmax_model(4, CLASSES, L2), tmp_path / "report.html"
+    about, target = (test, train), ki.WholeSet(gap)
+    with pytest.raises(ValueError, match="a report shows them one by one"):
+        ki.write_report(model, path, *about, target=target)
+    ki.influence(model, *about, target=target).report(path, train=train)
+    assert "“gap”" in path.read_text()
+
+
 def test_a_store_tells_two_functions_apart(train, test, tmp_path):
     pytest.importorskip("zarr")
     model, folder = truth.softmax_model(4, CLASSES, L2), tmp_path / "scores.zarr"
