@@ -3,13 +3,15 @@
 Protocol (Park et al. 2023, section 2). Data: the first training and test images of Fashion-MNIST.
 Models: `lds_models.py`; `mlp` is 784-64-10, `conv` a net of 8 and 16 filters 3 x 3, stride 2, both
 with L2 of 1e-3 on kernels and SGD with momentum for 30 epochs on 1,000 images; `astra`,
-`dattri_lr` and `dattri_mlp` are published protocols. Random subsets of half the data (seed 0),
-each trained from scratch with seeds 0, 1, 2 (of the published ones with five); the output is the margin log(p / (1 - p)) of the right
-class or the loss, averaged over the seeds. Scores are of models trained on all data with seeds
-100, 101, ...; the rows "x 3" are the mean of the scores of three such models. The interval is a
-95 % bootstrap interval over test examples; the table is over the first 100 of them (--tests).
+`dattri_lr` and `dattri_mlp` are published protocols. Random subsets of half the data (seed 0), each
+trained from scratch with seeds 0, 1, 2 (of the published ones with five); the output is the margin
+log(p / (1 - p)) of the right class or the loss, averaged over the seeds. Scores are of models
+trained on all data with seeds 100, 101, 102; the rows "x 3" are the mean of the scores of all three.
+The interval is a 95 % bootstrap interval over test examples; the table is over the first 100 of
+them (--tests).
 
     python benchmarks/lds.py FOLDER [--models mlp conv] [--only-train] [--export OUT] [--peers DIR]
+        [--methods SOURCE TRAK]  (rows whose names begin so; all by default)
 
 FOLDER keeps the outputs of the subset models and all scores, so that a second call resumes;
 --seeds 1 trains with the first seed alone, and a later call with more goes on from there.
@@ -70,7 +72,7 @@ def main(options):
             write(options.export, kind, train, unseen, outputs, models)
         if not options.only_train:
             test, outputs = first(options.tests, unseen, outputs)
-            table(kind, folder, outputs, models, train, test, options.peers)
+            table(kind, folder, outputs, models, train, test, options)
 
 
 def first(count, test, outputs):
@@ -104,10 +106,11 @@ def write(folder, kind, train, test, outputs, models):
     print(f"exported {folder / kind}.npz", flush=True)
 
 
-def table(kind, folder, outputs, models, train, test, peers):
+def table(kind, folder, outputs, models, train, test, options):
     """One row per method, best first."""
     rows = []
-    for name, (compute, count) in sorted(METHODS.items(), key=lambda item: item[1][1]):
+    chosen = {name: row for name, row in METHODS.items() if name.startswith(tuple(options.methods))}
+    for name, (compute, count) in sorted(chosen.items(), key=lambda item: item[1][1]):
         parts, seconds = zip(
             *(scores(folder, kind, name, compute, k, models[k], test, train) for k in range(count))
         )
@@ -115,7 +118,7 @@ def table(kind, folder, outputs, models, train, test, peers):
         if count > 1:
             total = f"{sum(seconds):.0f}"
             rows.append((lds(np.mean(parts, 0), outputs), f"{name} x {count}", total))
-    for file in sorted((peers / kind).glob("*.npz")) if peers else ():
+    for file in sorted((options.peers / kind).glob("*.npz")) if options.peers else ():
         values = np.load(file)["scores"][: len(test[1])]
         rows.append((lds(values, outputs), f"peer: {file.stem}", ""))
     print(f"\n| {kind}: method | LDS | 95 % interval | seconds |\n|---|---|---|---|")
@@ -150,4 +153,5 @@ if __name__ == "__main__":
     parser.add_argument("--export", type=pathlib.Path)
     parser.add_argument("--peers", type=pathlib.Path)
     parser.add_argument("--tests", type=int, default=100, help="test examples in the table")
+    parser.add_argument("--methods", nargs="+", default=[""], help="beginnings of rows' names")
     main(parser.parse_args())

@@ -12,6 +12,7 @@ if _keras_package.backend.backend() != "tensorflow":
 from keras_influence import evaluation
 from keras_influence.callbacks import InfluenceCallback
 from keras_influence.engine.data.in_order import in_order
+from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.engine.loss.smooth import SmoothHinge
 from keras_influence.errors import (
     ConvergenceWarning,
@@ -45,19 +46,27 @@ from keras_influence.questions.label_issues import LabelIssues, find_label_issue
 from keras_influence.questions.losses import losses
 from keras_influence.questions.products import hvp, inverse_hvp, operator
 from keras_influence.questions.replay.replay import Replay
+from keras_influence.questions.replay.several import replay_influence
 from keras_influence.questions.reporting import write_report
 from keras_influence.questions.representer import representer_influence
 from keras_influence.questions.scores import InfluenceScores
-from keras_influence.questions.self_influence import self_influence
+from keras_influence.questions.self_influence import (
+    AveragedSelfInfluence,
+    averaged_self_influence,
+    self_influence,
+)
+from keras_influence.questions.source import source_influence
 from keras_influence.questions.spectrum import hessian_eigenvalues, hessian_trace
 from keras_influence.questions.top import TopInfluence, top_influence
 from keras_influence.questions.tracin import TracIn
+from keras_influence.questions.trak import trak_influence
 from keras_influence.version import __version__
 
 __all__ = [
     "ASTRA",
     "Arnoldi",
     "Auto",
+    "AveragedSelfInfluence",
     "CG",
     "ConvergenceWarning",
     "CurvatureWarning",
@@ -83,7 +92,9 @@ __all__ = [
     "TopInfluence",
     "TracIn",
     "TwoLevel",
+    "WholeSet",
     "__version__",
+    "averaged_self_influence",
     "evaluation",
     "find_label_issues",
     "group_influence",
@@ -99,9 +110,12 @@ __all__ = [
     "operator",
     "parameter_influence",
     "prepare",
+    "replay_influence",
     "representer_influence",
     "self_influence",
+    "source_influence",
     "top_influence",
+    "trak_influence",
     "verify",
     "with_change",
     "write_report",

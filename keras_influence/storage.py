@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and fingerprints of what a result depends on."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -205,6 +206,9 @@ def _described(value, depth=4):
     if isinstance(value, (tuple, frozenset)):
         parts = [_described(v, depth) for v in value]
         return tuple(sorted(parts, key=repr) if isinstance(value, frozenset) else parts)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and depth:
+        held = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+        return type(value).__qualname__, _described(held, depth)
     if not callable(value) or not depth:
         # What may change as the function runs is no part of what it is.
         return type(value).__qualname__

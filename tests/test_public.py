@@ -28,7 +28,13 @@ QUESTIONS = {
 }
 
 OTHER_FUNCTIONS = {
+    "averaged_self_influence": f"models, train, *, indices, {SETTINGS}",
+    "replay_influence": "replays, test, target, *, verbose",
     "representer_influence": ("model, test, train, *, target, batch_size, class_weight, verbose"),
+    "source_influence": (f"model, test, train, tracin, *, segments, method, target, {DATA}"),
+    "trak_influence": (
+        f"model, test, train, *, output, target, dim, damping, seed, tracin, {DATA}"
+    ),
     "prepare": f"model, train, *, {SETTINGS}",
     "load_prepared": "model, train, path, *, class_weight, verbose",
     "in_order": "data, path",
@@ -39,6 +45,7 @@ OTHER_FUNCTIONS = {
 }
 
 CLASSES = {
+    "AveragedSelfInfluence": "values, error, models",
     "InfluenceCallback": "test, train, every, folder, log_dir, report, **options",
     "InfluenceMixin": "",
     "InfluenceModel": "*args, **kwargs",
@@ -54,6 +61,7 @@ CLASSES = {
     "Replay": "x, y, *, batch_size, seed, sample_weight, class_weight, folder, budget",
     "SmoothHinge": "temperature, reduction, name",
     "TracIn": "every, folder",
+    "WholeSet": "function",
 }
 
 SOLVERS = {

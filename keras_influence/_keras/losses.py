@@ -49,6 +49,14 @@ def uses_loss(model, functions):
     return sorted({fn.__name__ for fn in found if fn is not None and _in(fn, functions)})
 
 
+def only_uses_losses(model, functions):
+    """Whether a model is compiled with losses, each of which is one of these functions."""
+    if not has_default_loss(model) or model._compile_loss is None:
+        return False
+    losses = model._compile_loss._flat_losses or ()
+    return bool(losses) and all(_in(getattr(e.loss, "fn", None), functions) for e in losses)
+
+
 def _in(function, functions):
     return any(function is known for known in functions)
 

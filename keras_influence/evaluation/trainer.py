@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.copies import CopyError, Worker, seeded, shortened
+from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import CompiledLoss
 from keras_influence.engine.problem import Problem
 from keras_influence.engine.selection import select
+from keras_influence.questions.blocks import read_test
 
 # How far a copy's outputs and loss may be from its model's, relatively, by the bytes of a weight.
 _TOLERANCES = {2: 0.1, 4: 1e-3, 8: 1e-3}
@@ -86,13 +88,15 @@ class Trainer:
 
     def read(self, test, target=None):
         """Test data as batches, checked against the model, its loss and `target`."""
-        test = self.problem.read(test, "test")
-        if target is not None:
+        test = read_test(self.problem, test, target)
+        if target is not None and not isinstance(target, WholeSet):
             checks.check_target(target, self.problem.objective, test, self.problem.facts.own())
         return test
 
     def outputs(self, test, target=None):
         """The loss of each test example, or `target` of it, (n_test,) float64, as the copy is."""
+        if isinstance(target, WholeSet):
+            return np.array([value_of_set(self.problem.objective, test, target)])
         if target is not None:
             return self.problem.targets(test, target)
         return self.problem.losses(test)

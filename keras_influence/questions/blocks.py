@@ -15,13 +15,14 @@ import numpy as np
 
 from keras_influence.engine.data.held import Batches
 from keras_influence.engine.data.rows import take
+from keras_influence.engine.kernels.whole_set import Together, WholeSet, gradient_of_set
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import ConvergenceWarning, warn
 from keras_influence.linalg.solvers import Solution, Solver
 from keras_influence.progress import Progress
 from keras_influence.questions.plans import Attempt
 
-Target = Callable[[Any, Any, Any], Any]
+Target = Callable[[Any, Any, Any], Any] | WholeSet
 
 # Bytes that a block may take while it is solved for, and about how many of them a solver takes
 # for one number of a right-hand side: block CG holds a dozen arrays of them in float64.
@@ -29,6 +30,12 @@ _MEMORY, _BYTES = 1e9, 100
 # Beyond this many, what right-hand sides do to each other (k² numbers, k³ operations) costs more
 # than what they share saves.
 _MOST = 1000
+
+
+def read_test(problem: Problem, test: Any, target: Target | None) -> Any:
+    """Test examples as `Batches`; those of a `WholeSet` as a `Together`, which is asked as one."""
+    examples = problem.read(test, "test")
+    return Together(examples) if isinstance(target, WholeSet) else examples
 
 
 def block_size(parameters: int, memory: float = _MEMORY) -> int:
@@ -159,8 +166,11 @@ def gradient_blocks(
     bars: Bars | None = None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """∇ of the examples block by block, as positions and (k, p); as in `solved_blocks`."""
-    size = size or block_size(problem.parameters.size)
     dtype = problem.parameters.dtype.as_numpy_dtype
+    if isinstance(target, WholeSet):
+        yield slice(0, 1), gradient_of_set(problem.objective, examples, target)[None].astype(dtype)
+        return
+    size = size or block_size(problem.parameters.size)
     title = f"Gradients of {examples.n} examples"
     step = bars or problem.progress.stage(title, examples.n)
     first, filled, rows = start, 0, np.empty((0, 0))

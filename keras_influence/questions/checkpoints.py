@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import zipfile
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -58,3 +61,29 @@ class Checkpoint:
                 f"`folder` should hold checkpoints of TracIn; {path} is none, or is damaged: {error}"
             ) from error
         return cls(int(epoch), int(steps), float(time), path)
+
+
+def check_checkpoints(checkpoints: list[Checkpoint], model: Any) -> None:
+    """Raise unless these are checkpoints of a training of this model."""
+    if not checkpoints or not checkpoints[-1].steps:
+        raise ValueError(
+            "TracIn has no checkpoints of a training. Call `model.fit(..., callbacks=[tracin])` "
+            "first, or `TracIn.load(folder)`."
+        )
+    found = [a.shape for a in checkpoints[0].arrays()]
+    expected = [tuple(w.shape) for w in model.weights]
+    if found != expected:
+        raise ValueError(
+            "`model` should be the one that was trained: its weights have shapes "
+            f"{expected}, the checkpoints {found}."
+        )
+
+
+@contextlib.contextmanager
+def weights_restored(model: Any) -> Iterator[None]:
+    """Whatever weights the model is given meanwhile, it has its own again afterwards."""
+    weights = model.get_weights()
+    try:
+        yield
+    finally:
+        model.set_weights(weights)

@@ -67,7 +67,7 @@ def name_of(target: Target | None) -> str:
     """What scores are the change of, in words."""
     if target is None:
         return "test loss"
-    name = getattr(target, "__name__", "<lambda>")
+    name = getattr(getattr(target, "function", target), "__name__", "<lambda>")
     return "target" if name == "<lambda>" else name
 
 
@@ -124,6 +124,12 @@ def _solution_lines(result: Any) -> list[str]:
         near = result.details["rounding"]
         words = "to the bit" if not near else f"to {near:.1e} of a step"
         return [f"  derivative    of {result.details['steps']} steps of training, replayed {words}"]
+    if solver == "TRAK":
+        size = f"{result.details['dim']} dimensions, damping {result.damping:g}"
+        return [f"  projected     to {size}; order means something, size does not"]
+    if solver == "SOURCE":
+        parts = f"{result.details['segments']} segments of training"
+        return [f"  unrolled      {parts}, {result.passes:.0f} checkpoints"]
     if result.curvature == "none":
         return [f"  summed by     {solver} over {result.passes:.0f} checkpoints, no curvature"]
     worst = f"largest relative residual {result.residual.max():.1e}"

@@ -18,6 +18,7 @@ from keras_influence.questions.blocks import (
     bars_over,
     block_size,
     gradient_blocks,
+    read_test,
     solved,
 )
 from keras_influence.questions.case import Case
@@ -78,7 +79,7 @@ def ask_group_influence(
         )
     problem = case.problem
     positions = [as_positions(g, problem.n, f"groups[{i}]") for i, g in enumerate(groups)]
-    examples = problem.read(test, "test")
+    examples = read_test(problem, test, target)
 
     def question(attempt: Attempt) -> np.ndarray:
         values = np.empty((examples.n, len(groups)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_influence.questions.blocks import Target, solved_blocks
+from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
 from keras_influence.questions.combined import is_several
 from keras_influence.questions.evidence import Evidence, described
@@ -48,7 +48,7 @@ def influence(
             (batch,), to be explained in place of the test loss: a margin, a class's
             logit, a regression output. A positive score then means that leaving the
             training example out would raise the target. Written with TensorFlow or
-            `keras.ops`.
+            `keras.ops`. `WholeSet(function)` is one number of all of them: one row.
         store: a folder to write the scores to, block by block, in Zarr's format; for more of them
             than fit into memory, and for long runs. The same call with the same store goes on
             where one before it was cut off. `InfluenceScores.open` reads it later. Needs zarr.
@@ -82,7 +82,7 @@ def ask_influence(
     """`influence` for a `Case`."""
     check_store(store)
     problem = case.problem
-    examples = problem.read(test, "test")
+    examples = read_test(problem, test, target)
     if store is not None:
         fill_store(store, case, examples, target)
         return InfluenceScores.open(store)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.questions.blocks import Target, solved_blocks
+from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
 from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
@@ -61,7 +61,7 @@ def ask_input_influence(
     asked = problem.train
     if indices is not None:
         asked = asked.subset(as_indices(indices, problem.n, "indices"))
-    examples = problem.read(test, "test")
+    examples = read_test(problem, test, target)
 
     def question(attempt: Attempt) -> np.ndarray:
         values = np.empty((examples.n, asked.n, _width(x)), problem.parameters.dtype.as_numpy_dtype)

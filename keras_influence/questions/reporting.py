@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.questions.blocks import Target
 from keras_influence.questions.case import Case
 from keras_influence.questions.influence import ask_influence
@@ -64,6 +65,11 @@ def write_report(
         ImportError: Jinja2 or Pillow is missing.
         And as `influence`.
     """
+    if isinstance(target, WholeSet):
+        raise ValueError(
+            "`target` should be about single examples here: a report shows them one by one. Of a "
+            "`WholeSet`, `influence(...).report(path, train=train)` shows what it can."
+        )
     options = Options(k, rows, suspicious, class_names, feature_names, show, title)
     check_page(path)
     case = Case.of(model, train, Settings.of(settings))

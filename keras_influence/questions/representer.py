@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_influence.progress import Progress
-from keras_influence.questions.blocks import Target, gradient_blocks
+from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.evidence import name_of
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import LayerArguments, LayerSettings, takes
@@ -59,7 +59,7 @@ def representer_influence(
     l2 = float(kernel.regularizer.l2)
     chosen = dataclasses.replace(found, variables=[kernel], verbose=0)
     problem = chosen.problem(model, train)
-    examples = problem.read(test, "test")
+    examples = read_test(problem, test, target)
     shown = Progress(found.verbose).stage("Representer points", examples.n)
     values = np.empty((examples.n, problem.n))
     for where, rows in gradient_blocks(problem, examples, target):

@@ -48,8 +48,8 @@ class InfluenceScores:
         passes: passes over the training data that the solve took, all test examples together.
         solver: configuration of the solver that was used.
         details: what else the solver says, e.g. LiSSA's scale.
-        curvature: "hessian" or "gauss_newton", whichever was used; "none" for `TracIn` and
-            `Replay`, whose values are of training itself, in the same sign and unit.
+        curvature: "hessian" or "gauss_newton", whichever was used; "none" where no system was
+            solved, as of `TracIn`, `Replay` or SOURCE, in the same sign and unit.
         damping: λ.
         reason: why this solver and this curvature, where they were chosen automatically.
         target: what `values` predict the change of: "test loss", or a function's name.
@@ -155,12 +155,11 @@ class InfluenceScores:
         Args:
             path: file name; `.npz` is added if it is missing.
         """
-        settings = {f: getattr(self, f) for f in SETTINGS}
-        text = storage.as_json({"version": __version__, **settings})
+        about = {"version": __version__, **{f: getattr(self, f) for f in SETTINGS}}
         arrays = {f: np.asarray(getattr(self, f)) for f in ("values", *ARRAYS)}
         if self.error is not None:
             arrays["error"] = self.error
-        storage.write_arrays(path, {"settings": np.array(text), **arrays})
+        storage.write_arrays(path, {"settings": np.array(storage.as_json(about)), **arrays})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> InfluenceScores:
@@ -205,9 +204,7 @@ class InfluenceScores:
             import pandas
         except ImportError as error:
             raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        frame = pandas.DataFrame(np.asarray(self.values))
-        frame.index.name, frame.columns.name = "test", "train"
-        return frame
+        return pandas.DataFrame(np.asarray(self.values)).rename_axis(index="test", columns="train")
 
     def plot(self, test: Any = None, train: Any = None, **options: Any) -> Any:
         """A gallery: test examples beside their strongest proponents and opponents.

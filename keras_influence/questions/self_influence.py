@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,52 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@dataclasses.dataclass(frozen=True)
+class AveragedSelfInfluence:
+    """The mean of several models' self-influence.
+
+    Attributes:
+        values: (n,) means, in units of the loss times n.
+        error: (n,) their standard errors.
+        models: how many.
+    """
+
+    values: np.ndarray
+    error: np.ndarray
+    models: int
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = np.asarray(self.values, dtype)
+        return array.copy() if copy and array is self.values else array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@takes(Settings)
+def averaged_self_influence(
+    models: Sequence[Any], train: Any, *, indices: Any = None, **settings: Unpack[SettingsArguments]
+) -> AveragedSelfInfluence:
+    """The mean of `self_influence` over several models, with its standard error.
+
+    Args:
+        models: two or more that were trained alike with other seeds.
+        train, indices: as in `self_influence`.
+        **settings: as in `influence`.
+
+    Returns:
+        An `AveragedSelfInfluence`, which NumPy takes as an array of its means.
+
+    Raises:
+        TypeError, ValueError: `models` is no list of two or more; and as `inverse_hvp`.
+    """
+    if not is_several(models):
+        raise TypeError(f"`models` should be a list of models. Received: {type(models).__name__}")
+    parts = np.stack([self_influence(m, train, indices=indices, **settings) for m in models])
+    error = parts.std(0, ddof=1) / np.sqrt(len(parts))
+    return AveragedSelfInfluence(parts.mean(0), error, len(parts))
+
+
 @takes(Settings)
 def self_influence(
     model: Any, train: Any, *, indices: Any = None, **settings: Unpack[SettingsArguments]
@@ -28,7 +76,8 @@ def self_influence(
     per training example, in blocks that share their passes over the data.
 
     Args:
-        model, train: as in `influence`; of a list of models, the mean.
+        model, train: as in `influence`; of a list of models, the mean, whose standard error
+            `averaged_self_influence` gives.
         indices: positions of the training examples to answer for, or a mask. Default all.
         **settings: as in `influence`.
 
@@ -40,8 +89,7 @@ def self_influence(
         As `inverse_hvp`.
     """
     if is_several(model):
-        parts = [self_influence(each, train, indices=indices, **settings) for each in model]
-        return np.mean(parts, axis=0)
+        return averaged_self_influence(model, train, indices=indices, **settings).values
     return ask_self_influence(Case.of(model, train, Settings.of(settings)), indices)
 
 

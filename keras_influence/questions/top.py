@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_influence import storage
-from keras_influence.questions.blocks import Target, solved_blocks
+from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
 from keras_influence.questions.evidence import (
     ARRAYS,
@@ -152,7 +152,7 @@ def ask_top_influence(
     """`top_influence` for a `Case`."""
     check_number("k", k, low=1, integer=True)
     problem = case.problem
-    examples = problem.read(test, "test")
+    examples = read_test(problem, test, target)
 
     def question(attempt: Attempt) -> TopInfluence:
         evidence, proponents, opponents = Evidence(examples.n), [], []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -14,8 +13,12 @@ import numpy as np
 
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
-from keras_influence.questions.blocks import Target, gradient_blocks
-from keras_influence.questions.checkpoints import Checkpoint
+from keras_influence.questions.blocks import Target, gradient_blocks, read_test
+from keras_influence.questions.checkpoints import (
+    Checkpoint,
+    check_checkpoints,
+    weights_restored,
+)
 from keras_influence.questions.evidence import name_of
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
@@ -152,7 +155,7 @@ class TracIn(keras.callbacks.Callback):
         """
         found = PathSettings.of(settings)
         problem = _quiet(found).problem(model, train)
-        test = problem.read(test, "test")
+        test = read_test(problem, test, target)
 
         def agreement() -> np.ndarray:
             blocks = gradient_blocks(problem, test, target)
@@ -201,13 +204,13 @@ class TracIn(keras.callbacks.Callback):
         self, function: Callable[[], np.ndarray], problem: Problem, progress: Progress
     ) -> np.ndarray:
         """∫ function dt along the checkpoints; for a summed loss, dt counts visits instead."""
-        self._check(problem.model)
+        check_checkpoints(self.checkpoints, problem.model)
         last = self.checkpoints[-1]
         per_step = last.epoch / last.steps if problem.facts.sums else 1.0
         count = len(self.checkpoints)
         shown = progress.over(self.checkpoints, f"TracIn, {count} checkpoints", count)
         total = np.zeros(())
-        with _weights_restored(problem.model):
+        with weights_restored(problem.model):
             for checkpoint, share in zip(shown, self._shares()):
                 problem.model.set_weights(checkpoint.arrays())
                 total = total + per_step * share * function()
@@ -218,30 +221,7 @@ class TracIn(keras.callbacks.Callback):
         intervals = np.diff([c.time for c in self.checkpoints])
         return (np.append(0, intervals) + np.append(intervals, 0)) / 2
 
-    def _check(self, model: Any) -> None:
-        if not self.checkpoints or not self.checkpoints[-1].steps:
-            raise ValueError(
-                "TracIn has no checkpoints of a training. Call `model.fit(..., callbacks=[tracin])` "
-                "first, or `TracIn.load(folder)`."
-            )
-        found = [a.shape for a in self.checkpoints[0].arrays()]
-        expected = [tuple(w.shape) for w in model.weights]
-        if found != expected:
-            raise ValueError(
-                "`model` should be the one that was trained: its weights have shapes "
-                f"{expected}, the checkpoints {found}."
-            )
-
 
 def _quiet(settings: PathSettings) -> PathSettings:
     """The bar is that of the checkpoints."""
     return dataclasses.replace(settings, verbose=0)
-
-
-@contextlib.contextmanager
-def _weights_restored(model: Any) -> Iterator[None]:
-    weights = model.get_weights()
-    try:
-        yield
-    finally:
-        model.set_weights(weights)

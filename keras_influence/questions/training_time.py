@@ -28,13 +28,7 @@ def training_damping(model: Any) -> tuple[float, str]:
         ValueError: the optimizer is another than SGD, whose steps are no descent along the
             gradient, or has done no step.
     """
-    optimizer = model.optimizer
-    if not isinstance(optimizer, keras.optimizers.SGD):
-        name = "no optimizer" if optimizer is None else type(optimizer).__name__
-        raise ValueError(
-            "`damping='training'` needs the learning rate of SGD as a time of gradient descent; "
-            f"other optimizers' steps are none. Received: {name}. Give a number, or 'auto'."
-        )
+    optimizer = sgd_of(model, "`damping='training'`", "Give a number, or 'auto'.")
     steps = int(optimizer.iterations)
     if not steps:
         raise ValueError(
@@ -50,3 +44,24 @@ def training_damping(model: Any) -> tuple[float, str]:
     time = steps * rates.mean()
     time = float(time / (1 - optimizer.momentum))
     return 1 / time, f"damping 1/{time:.3g}: {steps} steps of training"
+
+
+def sgd_of(model: Any, name: str, way_out: str) -> Any:
+    """The model's optimizer, whose steps go along the gradient.
+
+    Args:
+        model: a compiled model.
+        name: of what needs it, for the message.
+        way_out: what to do without.
+
+    Raises:
+        ValueError: it is another than SGD.
+    """
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.SGD):
+        return optimizer
+    found = "no optimizer" if optimizer is None else type(optimizer).__name__
+    raise ValueError(
+        f"{name} needs the learning rate of SGD as a time of gradient descent; other "
+        f"optimizers' steps are none. Received: {found}. {way_out}"
+    )

@@ -9,9 +9,22 @@ _CURVATURES = {
         "and logistic models it is the Hessian."
     ),
     "hessian": "The Hessian: all second derivatives of the compiled loss, regularisers included.",
-    "none": (
+}
+# Of scores that solve no system, by what they were made with.
+_WITHOUT_SOLVING = {
+    "TracIn": (
         "None. These scores are a sum along the checkpoints of training: how much the visits to "
         "a training example lowered a test loss."
+    ),
+    "Replay": "None. These scores are the derivative of the training run, through all of its steps.",
+    "Representer": "None. These scores are the terms of which the last layer's kernel is the sum.",
+    "SOURCE": (
+        "The Gauss-Newton matrix, averaged over each of a few segments of training: the scores follow "
+        "through them what a missing example would have changed."
+    ),
+    "TRAK": (
+        "In its place the products of randomly projected gradients, without the loss's second "
+        "derivative: the order of the scores means something, their size does not."
     ),
 }
 
@@ -91,7 +104,9 @@ def statements(scores, verification=None):
     found = [_about_verification(verification)]
     if scores.curvature != "none":
         found += [_about_solves(scores), _about_damping(scores)]
-    found.append(Statement("Curvature", (_CURVATURES[scores.curvature],)))
+    solver = scores.solver["class_name"]
+    words = _CURVATURES.get(scores.curvature) or _WITHOUT_SOLVING[solver]
+    found.append(Statement("Curvature", (words,)))
     if scores.reason:
         found.append(Statement("Why this way", (_sentence(scores.reason),)))
     if scores.parameters:

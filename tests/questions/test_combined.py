@@ -39,9 +39,15 @@ def test_a_list_of_models_is_averaged(models):
     deviation = expected - expected.mean(0)
     assert truth.relative_error(scores.error, np.sqrt((deviation**2).sum(0) / 2 / 3)) < 1e-5
     assert "mean of       3 models" in repr(scores)
-    own = ki.self_influence(models, train, damping=0.0)
-    expected = np.mean([closed_form(m, train, test)[1] for m in models], axis=0)
-    assert truth.relative_error(own, expected) < 1e-6
+    each = np.stack([closed_form(m, train, test)[1] for m in models])
+    assert truth.relative_error(ki.self_influence(models, train, damping=0.0), each.mean(0)) < 1e-6
+    own = ki.averaged_self_influence(models, train, damping=0.0, indices=[1, 7, 30])
+    assert truth.relative_error(own, each[:, [1, 7, 30]].mean(0)) < 1e-6
+    deviation = np.sqrt(((each - each.mean(0)) ** 2).sum(0) / 2 / 3)[[1, 7, 30]]
+    assert truth.relative_error(own.error, deviation) < 1e-5
+    assert (len(own), own.models) == (3, 3)
+    with pytest.raises(TypeError, match="`models` should be a list"):
+        ki.averaged_self_influence(models[0], train)
 
 
 def test_the_error_is_saved_and_one_model_has_none(models, tmp_path):
@@ -55,16 +61,24 @@ def test_the_error_is_saved_and_one_model_has_none(models, tmp_path):
 
 def test_replays_are_averaged_too(rng):
     x, y = rng.normal(size=(12, 4)), rng.normal(size=(12, 1))
-    parts = []
+    replays, parts = [], []
     for seed in (0, 1):
         keras.utils.set_random_seed(seed)
         model = truth.ridge_model(4)
         replay = ki.Replay(x, y, batch_size=4, seed=seed)
         model.fit(replay.data, shuffle=False, epochs=2, verbose=0, callbacks=[replay])
         parts.append(replay.influence((x[:2], y[:2])))
-    scores = ki.InfluenceScores.averaged(parts)
+        replays.append(replay)
+    scores = ki.replay_influence(replays, (x[:2], y[:2]))
     assert (scores.values == (parts[0].values + parts[1].values) / 2).all()
     assert truth.relative_error(2 * scores.error, abs(parts[0].values - parts[1].values)) < 1e-9
+    other = ki.Replay(x[::-1], y[::-1], batch_size=4)
+    with pytest.raises(ValueError, match="the same training data in the same order"):
+        ki.replay_influence([replays[0], other], (x[:2], y[:2]))
+    with pytest.raises(TypeError, match="`replays` should be `Replay`s"):
+        ki.replay_influence(replays[0].model.layers, (x[:2], y[:2]))
+    with pytest.raises(ValueError, match="two models or more"):
+        ki.replay_influence(replays[:1], (x[:2], y[:2]))
 
 
 def test_relative_scores_are_over_the_root_of_self_influence(models):

@@ -230,10 +230,17 @@ def test_other_targets_and_paths_have_words_of_their_own(images, tmp_path):
     page = Page(margins.report(tmp_path / "r.html", *images))
     assert "in units of “margin”" in page.text
     assert "1 of 2 linear systems" in page.text
-    path = scores_of(VALUES, curvature="none", passes=3.0)
-    page = Page(path.report(tmp_path / "r.html", *images))
-    assert "checkpoints of training" in page.text
-    assert "linear systems" not in page.text
+    for name, words in (
+        ("TracIn", "checkpoints of training"),
+        ("Replay", "derivative of the training run"),
+        ("Representer", "the last layer's kernel"),
+        ("SOURCE", "segments of training"),
+        ("TRAK", "randomly projected"),
+    ):
+        path = scores_of(VALUES, curvature="none", solver={"class_name": name, "config": {}})
+        page = Page(path.report(tmp_path / "r.html", *images))
+        assert words in page.text
+        assert "linear systems" not in page.text
 
 
 def test_missing_packages_are_named(scores, tmp_path, monkeypatch):

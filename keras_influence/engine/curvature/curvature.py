@@ -5,6 +5,7 @@ import numpy as np
 from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
+from keras_influence.engine.layers.averaged import AveragedStatistics
 from keras_influence.engine.layers.footprint import vectors_together
 from keras_influence.engine.layers.kronecker import Statistics, are_worth_it
 from keras_influence.engine.layers.scoring import check_gradients
@@ -85,6 +86,12 @@ class Curvature(LinearOperator):
         except NotFiniteError:
             self._refuse_bad_examples()
             raise
+
+    def kronecker_over(self, moments, pseudo_gradients, seed):
+        """`kronecker` of the mean over moments of training, given as to `AveragedStatistics`."""
+        about = self._ground, self._batches, self._facts.train(), seed, self._progress
+        statistics = AveragedStatistics(moments, *about)
+        return statistics.blocks(pseudo_gradients, self._regulariser(seed))
 
     def layers_are_worth_it(self):
         return are_worth_it(self._objective, self._footprint.work * self.n)

@@ -91,9 +91,13 @@ class Recorder(keras.callbacks.Callback):
         return {
             "batch_size": self._order.batch_size,
             "seed": self._order.seed,
-            "data": storage.fingerprint_of_batches([self._whole]),
+            "data": self.fingerprint_of_data(),
             "model": [[*v.shape] for v in self._step.state.variables],
         }
+
+    def fingerprint_of_data(self) -> str:
+        """A checksum of the training data, in the order of scores' columns."""
+        return storage.fingerprint_of_batches([self._whole])
 
     # ---- while training
 

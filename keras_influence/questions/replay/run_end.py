@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 
 from keras_influence import _keras
-from keras_influence.engine.data.held import Batches
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.kernels.steps import TrainingStep
+from keras_influence.engine.kernels.whole_set import (
+    Together,
+    WholeSet,
+    gradient_of_set,
+    value_of_set,
+)
 from keras_influence.engine.layers.footprint import vectors_together
 from keras_influence.engine.loss import checks
 from keras_influence.engine.problem import Problem
@@ -45,9 +50,10 @@ class RunEnd:
                 ]
 
     @property
-    def test(self) -> Batches:
-        """The test examples."""
-        return self._problem.train
+    def test(self) -> Any:
+        """The test examples, as `Batches`, or `Together`."""
+        batches = self._problem.train
+        return Together(batches) if isinstance(self._target, WholeSet) else batches
 
     def together(self, batch_size: int) -> int:
         """How many vectors go through a step at once."""
@@ -59,6 +65,11 @@ class RunEnd:
         facts, own = self._problem.facts, self._problem.facts.own()
         variables = [v for v in self._step.state.variables if self._is_of_the_model(v)]
         objective = Objective(self._model, variables, facts.reading, facts.added)
+        if isinstance(self._target, WholeSet):
+            row = self._empty(1)
+            row[:, self._columns] = gradient_of_set(objective, self.test, self._target)
+            yield row
+            return
         if self._target is not None:
             checks.check_target(self._target, objective, self.test, own)
         rows = self._empty(0)
@@ -86,6 +97,8 @@ class RunEnd:
     def outputs(self, state: np.ndarray) -> np.ndarray:
         """Each test loss, or target, of a run that ended in this state, (n_test,)."""
         with self._standing_at(state[self._columns]):
+            if isinstance(self._target, WholeSet):
+                return np.array([value_of_set(self._problem.objective, self.test, self._target)])
             if self._target is not None:
                 return self._problem.targets(self.test, self._target)
             return self._problem.losses(self.test)
