@@ -84,6 +84,11 @@ class Protocol:
         """The rate of each epoch, as a function of its number."""
         return lambda epoch: self.rate * (1 - epoch / self.epochs if self.decay else 1)
 
+    def time(self, n):
+        """How far gradient descent goes in a training on n examples: its learning rates' sum."""
+        rates = sum(self.rates()(epoch) for epoch in range(self.epochs))
+        return rates * (n // self.batch_size) / (1 - self.momentum)
+
     def traced(self, model, train, every):
         """An untrained copy of `model`, trained by `model.fit` as `fit` does, and its `TracIn`."""
         copy, tracin = self._compiled(keras.models.clone_model(model)), TracIn(every=every)
