@@ -90,12 +90,13 @@ def task(options):
     x, y, _ = fashion_mnist(options.train)
     tests = options.test if options.task == "fill" else options.top
     test = tuple(part[:tests] for part in fashion_mnist(options.test, "test")[:2])
-    model, weights = MODELS["mlp"](), options.folder / "model.weights.h5"
-    if not weights.exists():
+    model, file = MODELS["mlp"](), options.folder / "model.npz"
+    if not file.exists():
         keras.utils.set_random_seed(0)
         model.fit(x, y, epochs=2, batch_size=128, verbose=0)
-        model.save_weights(weights)
-    model.load_weights(weights)
+        np.savez(file, *model.get_weights())
+    with np.load(file) as weights:
+        model.set_weights([weights[name] for name in weights.files])
     start = time.perf_counter()
     with Peak() as peak:
         about = {"method": "ekfac", "damping": 0.01, "verbose": 0}

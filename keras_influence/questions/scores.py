@@ -42,7 +42,7 @@ class InfluenceScores:
     Attributes:
         values: (n_test, n_train), in units of the loss. An array, or a `zarr.Array` that is read
             from the disk as it is indexed; see `open`.
-        residual: (n_test,) relative residual of each solve, on the full data.
+        residual: (n_test,) relative residual of each solve, on the full data; see `EKFAC` for its.
         iterations: (n_test,) iterations of each solve.
         converged: (n_test,) whether `residual` is within the solver's tolerance.
         passes: passes over the training data that the solve took, all test examples together.

@@ -214,3 +214,18 @@ def test_missed_tolerance_warns_with_the_residual(rng):
 def test_vectors_are_rows(rows, x0, message):
     with pytest.raises(ValueError, match=message):
         CG().solve(Dense(np.eye(4)), rows, x0=x0)
+
+
+@pytest.mark.parametrize("count", [1, 16, 80])
+def test_residuals_of_an_approximation_that_is_not_judged(rng, count):
+    """Of few rows each its own, of many the root mean square of five neighbours."""
+    eigenvalues = np.geomspace(1, 1e-3, 400)
+    matrix, _ = spectral(eigenvalues)
+    v = rng.normal(size=(count, 400)) * rng.uniform(0.1, 10, (count, 1))
+    solution = Arnoldi(rank=20).solve(Damped(Dense(matrix), 0.05), v)
+    left = v - solution.x @ (matrix + 0.05 * np.eye(400))
+    true = np.linalg.norm(left, axis=1) / np.linalg.norm(v, axis=1)
+    if count > 16:
+        true = np.sqrt((true.reshape(16, 5) ** 2).mean(1)).repeat(5)
+    assert np.abs(solution.residual / true - 1).max() < (1e-12 if count <= 16 else 0.25)
+    assert solution.residual.min() > 0.1
