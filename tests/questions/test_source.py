@@ -131,7 +131,7 @@ def test_it_comes_near_the_derivative_of_the_training(step, train, test):
 def test_where_the_curvature_is_constant_ekfac_is_exact(rng):
     """Linear regression: C = 2 E[x xᵀ] + 2 l2 I; one segment takes the mean gradient for all of it."""
     x, y = rng.normal(size=(N, 4)), rng.normal(size=(N, 1))
-    model, rate, epochs = truth.ridge_model(4, L2), 0.02, 60
+    model, rate, epochs = truth.ridge_model(4, L2), 0.02, 30
     start, path = truth.get_flat(model), []
     model.compile(SGD(rate), "mse")
     tracin = ki.TracIn()
