@@ -8,6 +8,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence.engine.passes.journey import JourneyError
+from keras_influence.engine.problem import Problem
 from tests import truth
 from tests.conftest import set_precision
 from tests.truth import L2
@@ -91,6 +92,16 @@ def test_a_model_and_its_kernels_are_made_once_in_a_process(problem, client):
         operator.matmat(np.eye(15)[:2])
         seen.append(client.run(_made))
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_what_a_pass_costs_knows_of_the_workers(problem, client):
+    model, train, _ = problem
+    assert Problem(model, train).costs()["workers"] == 4  # Threads, for ten chunks.
+    few = tuple(part[:27] for part in train)
+    assert Problem(model, few).costs()["workers"] == 2  # There are no more chunks.
+    assert Problem(model, tuple(map(np.asarray, train))).costs()["workers"] == 0
+    with dask.config.set(scheduler="threads"):
+        assert Problem(model, train).costs()["workers"] == 0
 
 
 def _made():
