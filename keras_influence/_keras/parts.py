@@ -26,7 +26,7 @@ def parts_of(layer):
     own = {
         name: value
         for name, value in vars(layer).items()
-        if name not in vars(bare) and not name.startswith("_self_")
+        if name not in (*vars(bare), "history") and not name.startswith("_self_")
     }
     tracked = {name: list(getattr(layer, name)) for name in _TRACKED}
     compiled = None
@@ -48,7 +48,7 @@ def parts_of(layer):
 
 
 def empty(cls):
-    """An object of a class of layers, its `__init__` not called."""
+    """An object of one of Keras's classes, its `__init__` not called."""
     return cls.__new__(cls)
 
 

@@ -21,9 +21,12 @@ def reduced(thing):
     if isinstance(thing, type) or not hasattr(thing, "get_config") or not _roots(thing, "keras"):
         return NotImplemented
     own = _own_classes(thing)
-    if _keras.has_parts(thing) and own and not any("get_config" in vars(cls) for cls in own):
+    if own and not any("get_config" in vars(cls) for cls in own):
         # What Keras makes of the arguments of `__init__` is not all of them in each version.
-        return _keras.empty, (own[0],), _keras.parts_of(thing), None, None, _put_together
+        if _keras.has_parts(thing):
+            return _keras.empty, (own[0],), _keras.parts_of(thing), None, None, _put_together
+        if isinstance(thing, keras.Loss):
+            return _keras.empty, (own[0],), vars(thing)
     state = copies.state_of(thing) if isinstance(thing, keras.Layer) else None
     return _configured, (*rebuilding.described(thing), state)
 
