@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 BEGIN = """
@@ -80,6 +82,7 @@ assert softmax.weights[0].value.device.endswith("CPU:1")
 """
 
 
+@pytest.mark.slow
 def test_answers_are_right_wherever_the_model_is():
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + STRATEGY + PLACES],
