@@ -1,7 +1,9 @@
 """Rebuilding a model from its config, with the user's own classes and functions in it."""
 
+import base64
 import contextlib
 import inspect
+import marshal
 import textwrap
 import threading
 import types
@@ -56,7 +58,7 @@ def described(model):
             # Keras says that lambdas are unsafe to load: these are live ones.
             warnings.filterwarnings("ignore", message="The object being serialized.*lambda")
             config = keras.saving.serialize_keras_object(model)
-        config = _acceptable(config, known)
+        config = _acceptable(_with_lambdas(config, _lambdas(model), known), known)
     except Exception as error:  # Of any kind: the model's own code runs in it.
         raise CopyError(shortened(error)) from error
     doubtful = ambiguous & set(_names_in(config))
@@ -118,6 +120,8 @@ def _custom_objects(model):
     """
     known, ambiguous = {}, set()
     for thing in _held(model):
+        if _is_lambda(thing):
+            continue
         name = keras.saving.get_registered_name(thing)
         if known.setdefault(name, thing) is not thing:
             ambiguous.add(name)
@@ -137,7 +141,7 @@ def _held(model):
         elif isinstance(thing, (list, tuple, set)):
             waiting.extend(thing)
         elif isinstance(thing, types.FunctionType):
-            if _is_foreign(thing) and thing.__name__ != "<lambda>":
+            if _is_foreign(thing):
                 yield thing
         elif hasattr(thing, "get_config") and not isinstance(thing, type):
             if _is_foreign(type(thing)):
@@ -154,6 +158,48 @@ def _is_foreign(thing):
         return True
     # A class that stands in for a registered one (see models.py) is made by it.
     return not issubclass(thing, registered)
+
+
+def _lambdas(model):
+    return [thing for thing in _held(model) if _is_lambda(thing)]
+
+
+def _is_lambda(thing):
+    return isinstance(thing, types.FunctionType) and thing.__name__ == "<lambda>"
+
+
+def _with_lambdas(config, lambdas, known):
+    """A config in which lambdas go by names of their own, which become known.
+
+    Keras writes their code down, without the globals that it reads; and in an activation so that
+    it cannot read it itself.
+    """
+    if isinstance(config, (list, tuple)):
+        return type(config)(_with_lambdas(item, lambdas, known) for item in config)
+    if not isinstance(config, dict):
+        return config
+    code = _code_in(config)
+    found = [thing for thing in lambdas if thing.__code__ == code]
+    if len(found) == 1:
+        name = f"<lambda {lambdas.index(found[0])}>"
+        known[name] = found[0]
+        return {
+            "module": "builtins",
+            "class_name": "function",
+            "config": name,
+            "registered_name": name,
+        }
+    return {key: _with_lambdas(value, lambdas, known) for key, value in config.items()}
+
+
+def _code_in(config):
+    """The code of a lambda that Keras has written down in one of its three ways, else None."""
+    if config.get("class_name") == "__lambda__":
+        config = config["config"]
+    text = config.get("code") if "closure" in config else None
+    if set(config) == {"value"} and isinstance(config["value"], tuple):
+        text = config["value"][0]
+    return marshal.loads(base64.b64decode(text)) if isinstance(text, str) else None
 
 
 def _acceptable(config, known):

@@ -107,6 +107,21 @@ def test_what_is_not_registered_is_found_in_the_model(rng, copy):
     assert not set(map(id, twin.variables)) & set(map(id, model.variables))
 
 
+FACTOR = 3.0
+
+
+def test_lambdas_keep_what_they_read(rng):
+    """Globals, also in activations; cells, where two lambdas have the same code."""
+    scaled = [keras.layers.Lambda(lambda t, k=k: t * k) for k in (2.0, 5.0)]
+    dense = keras.layers.Dense(2, activation=lambda t: t + FACTOR)
+    layers = [keras.Input((3,)), dense, keras.layers.Lambda(lambda t: t * FACTOR), *scaled]
+    model = keras.Sequential(layers)
+    x = rng.normal(size=(4, 3))
+    kernel, bias = model.get_weights()
+    expected = (x @ kernel + bias + 3) * 3 * 2 * 5
+    assert truth.relative_error(np.asarray(copies.same(model)(x)), expected) < 1e-14
+
+
 def test_copying_registers_nothing(rng):
     before = dict(keras.saving.get_custom_objects())
     copies.same(own_classes())

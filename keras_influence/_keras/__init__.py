@@ -25,6 +25,7 @@ from keras_influence._keras.losses import (
     uses_loss,
     weighted_values,
 )
+from keras_influence._keras.parts import empty, has_parts, parts_of, put_together
 from keras_influence._keras.training import (
     averages_of,
     learning_rate_of,
@@ -44,11 +45,13 @@ __all__ = [
     "calls_as_keras_does",
     "calls_of_compiled_loss",
     "compute_loss",
+    "empty",
     "frozen_variables",
     "functional_init_arguments",
     "get_data_adapter",
     "has_compiled_loss",
     "has_default_loss",
+    "has_parts",
     "has_regularisers",
     "learning_rate_of",
     "lock",
@@ -57,6 +60,8 @@ __all__ = [
     "loss_state",
     "loss_values",
     "only_uses_losses",
+    "parts_of",
+    "put_together",
     "regularisers",
     "takes_logits",
     "schedule_of",

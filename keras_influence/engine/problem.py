@@ -17,7 +17,7 @@ from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.facts import check_loss, find_facts
 from keras_influence.engine.loss.runs import check_runs
 from keras_influence.engine.passes.ground import Ground
-from keras_influence.engine.passes.passes import each, total
+from keras_influence.engine.passes.passes import each, spread, total
 from keras_influence.engine.selection import select
 from keras_influence.progress import Progress
 
@@ -219,11 +219,13 @@ class Problem:
 
     def costs(self):
         """What products with the curvature cost, for who chooses a solver by that; see `Auto`."""
+        workers = spread(self.train)
         return {
             "work": self.footprint.work,
             "layers": are_worth_it(self.objective, self.footprint.work * self.n),
-            "batches": len(self.train),
+            "batches": len(self.train) / max(1, workers),
             "alone": work_alone(self.model),
+            "workers": workers,
         }
 
     def as_rows(self, rows):

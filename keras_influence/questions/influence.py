@@ -10,6 +10,7 @@ from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
 from keras_influence.questions.combined import is_several
 from keras_influence.questions.evidence import Evidence, described
+from keras_influence.questions.memory import check_fits
 from keras_influence.questions.plans import Attempt
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
@@ -62,6 +63,8 @@ def influence(
 
     Raises:
         StaleError: `store` has scores of another model, other data or other settings.
+        RuntimeError: another call is filling `store`.
+        MemoryError: the scores do not fit into memory, and there is no `store`.
         ImportError: `store` is given, and zarr is missing.
         And as `inverse_hvp`.
     """
@@ -86,6 +89,7 @@ def ask_influence(
     if store is not None:
         fill_store(store, case, examples, target)
         return InfluenceScores.open(store)
+    check_fits(examples.n, problem.n, problem.parameters.dtype.as_numpy_dtype)
 
     def question(attempt: Attempt) -> InfluenceScores:
         dtype = problem.parameters.dtype.as_numpy_dtype

@@ -60,11 +60,19 @@ def fill_store(store: Path, case: Case, examples: Batches, target: Target | None
 
     Raises:
         StaleError: what is there is of another model, other data or other settings.
+        RuntimeError: another call is filling it.
     """
-    found = _Store.at(pathlib.Path(store), case, examples, target)
-    if found.done == examples.n:
-        return
+    path = pathlib.Path(store)
+    contents = json.loads(storage.as_json(_contents(case, examples, target)))
+    if not path.exists():
+        _create(path, contents, case, examples)
+    with store_files.alone(path):
+        found = _Store.of(path, contents)
+        if found.done < examples.n:
+            _fill(found, case, examples, target)
 
+
+def _fill(found: _Store, case: Case, examples: Batches, target: Target | None) -> None:
     def question(attempt: Attempt) -> None:
         found.begin(attempt.plans, described(case.problem, attempt.plan, target))
         blocks = solved_blocks(
@@ -100,15 +108,12 @@ class _Store:
         self._arrays = store_files.open_arrays(path)
 
     @classmethod
-    def at(cls, path: pathlib.Path, case: Case, examples: Batches, target: Target | None) -> _Store:
-        """The store at a path, made there if there is none.
+    def of(cls, path: pathlib.Path, contents: dict[str, Any]) -> _Store:
+        """The store at a path.
 
         Raises:
-            StaleError: the one that is there is of something else.
+            StaleError: it is of something else.
         """
-        contents = json.loads(storage.as_json(_contents(case, examples, target)))
-        if not path.exists():
-            _create(path, contents, case, examples)
         state = store_files.read_state(path) or {}
         change = _change(state["of"], contents)
         if change:

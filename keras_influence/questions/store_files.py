@@ -13,6 +13,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ from keras_influence.questions.evidence import ARRAYS
 _CHUNK = 2**22
 _NAME = "keras_influence"
 _TYPES = {"residual": "float64", "iterations": "int64", "converged": "bool"}
+# What is read where nothing was written, by whoever opens the arrays of a store without us.
+_UNKNOWN = {"residual": np.nan}
 
 
 def open_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -49,7 +52,10 @@ def open_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def create(path: pathlib.Path, shape: tuple[int, int], dtype: str, state: dict[str, Any]) -> None:
-    """A store with no scores yet, (n_test, n_train), there whole or not at all."""
+    """A store with no scores yet, (n_test, n_train), there whole or not at all.
+
+    Another call may have made it in the meantime: then that is the store.
+    """
     block = state["block"]
     chunks = (block, min(shape[1], max(1, _CHUNK // block)))
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
@@ -57,11 +63,45 @@ def create(path: pathlib.Path, shape: tuple[int, int], dtype: str, state: dict[s
     try:
         _array(partial / "values", shape, chunks, dtype, fill_value=np.nan)
         for name in ARRAYS:
-            _array(partial / name, shape[:1], chunks[:1], _TYPES[name])
+            fill = _UNKNOWN.get(name, 0)
+            _array(partial / name, shape[:1], chunks[:1], _TYPES[name], fill_value=fill)
         write_state(partial, state)
-        os.replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if read_state(path) is None:
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path) -> Iterator[None]:
+    """Keep other calls from writing to a store, of this and of other processes.
+
+    The system lets go of it when a process ends, however it ends.
+
+    Raises:
+        RuntimeError: another call is writing to it.
+    """
+    if sys.platform == "win32":  # Where such a lock would also keep readers out.
+        yield
+        return
+    import fcntl
+
+    # A file of the store that is never written again; open to write, as locks over NFS ask for.
+    with (path / "values" / "zarr.json").open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise RuntimeError(
+                f"`store` is being filled by another call, which has not ended: {os.fspath(path)!r}. "
+                "Wait for it, or end its process: what it has done is kept, and the same call goes "
+                "on there. Or choose another `store`."
+            ) from error
+        except OSError:
+            pass  # A file system without locks, as some of clusters are.
+        yield
 
 
 def open_arrays(path: pathlib.Path) -> dict[str, Any]:

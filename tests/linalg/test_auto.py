@@ -43,6 +43,24 @@ def test_auto_counts_what_calls_and_vectors_take_by_themselves(size, batches, al
 
 
 @pytest.mark.parametrize(
+    ("size", "n", "workers", "expected", "slow"),
+    [
+        (10**5, 10**6, 0, EKFAC, False),
+        (10**5, 10**6, 64, CG, False),  # Their shares are within the budget.
+        (10**6, 64_000, 64, EKFAC, True),  # As is a share of 1,000 examples; what is sent is not.
+        (10**6, 1000, 0, CG, False),
+        (10**6, 64_000, 1, EKFAC, False),
+        (2000, 64, 64, CG, True),
+    ],
+)
+def test_auto_counts_what_is_sent_to_workers(size, n, workers, expected, slow):
+    solver, reason = Auto().choose(size, n, 3, workers=workers)
+    assert type(solver) is expected
+    assert ("take longer to send than to work" in reason) is slow
+    assert (f", {workers} workers" in reason) is (workers > 0)
+
+
+@pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: Arnoldi(rank=0), "`rank`"),

@@ -91,6 +91,10 @@ def cut_off(monkeypatch, call, solve=2, chunk=None):
         call()
 
 
+def files_in(folder):
+    return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
 # ---- what is written, and read
 
 
@@ -264,7 +268,10 @@ ki.influence(model, test, train, store=f"{folder}/scores.zarr", **options)
 
 @pytest.mark.parametrize(("moment", "done"), [("chunk", 3), ("state", 6), ("after", 6)])
 def test_killed(moment, done, train, test, exact, solves, tmp_path):
-    """Within a block's chunks; before its attributes are renamed into place; and right after."""
+    """Within a block's chunks; before its attributes are renamed into place; and right after.
+
+    As long as it lives, no other process may write to its store.
+    """
     model = network()
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "data.npz", x=train[0], y=train[1], x_test=test[0], y_test=test[1])
@@ -273,6 +280,10 @@ def test_killed(moment, done, train, test, exact, solves, tmp_path):
     )
     try:
         assert child.stdout.readline() == "now\n"
+        before = files_in(tmp_path)
+        with pytest.raises(RuntimeError, match="`store` is being filled by another call"):
+            ki.influence(model, test, train, store=tmp_path / "scores.zarr", **OPTIONS)
+        assert solves == [] and files_in(tmp_path) == before
     finally:
         child.kill()
     assert child.wait() == -signal.SIGKILL
@@ -285,6 +296,16 @@ def test_killed(moment, done, train, test, exact, solves, tmp_path):
     assert truth.relative_error(np.asarray(scores), plain.values) < 1e-9
     assert (scores.iterations == plain.iterations).all()
     assert scores.passes == plain.passes
+
+
+def test_of_two_calls_that_make_a_store_at_once_both_find_it(tmp_path):
+    state = {"block": 3, "done": 0}
+    for mark in ("first", "second"):
+        store_files.create(tmp_path / "s", (8, 20), "float32", {**state, "mark": mark})
+    assert store_files.read_state(tmp_path / "s")["mark"] == "first"
+    arrays = store_files.open_arrays(tmp_path / "s")
+    assert np.isnan(arrays["values"][:]).all() and np.isnan(arrays["residual"][:]).all()
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
 
 # ---- plans
@@ -400,11 +421,11 @@ CHANGES = [
 def test_a_store_of_something_else_is_refused(change, words, train, test, tmp_path):
     model = network()
     ki.influence(model, test, train, store=tmp_path / "s", **OPTIONS)
-    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    before = files_in(tmp_path)
     model, test, train, options = change(model, test, train)
     with pytest.raises(StaleError, match=rf"store of scores in .*{words}.*another `store`"):
         ki.influence(model, test, train, store=tmp_path / "s", **{**OPTIONS, **options})
-    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+    assert files_in(tmp_path) == before
 
 
 def test_the_size_of_batches_may_change(train, test, tmp_path, monkeypatch):

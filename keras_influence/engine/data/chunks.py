@@ -1,4 +1,4 @@
-"""Dask arrays as chunks of rows, computed when they are asked for; Dask is imported only for them."""
+"""Dask arrays and tables as chunks of rows, computed when they are asked for; Dask is imported only for them."""
 
 import dataclasses
 
@@ -38,7 +38,8 @@ class Form:
 class Chunks:
     """A tuple of arrays, at least one of them Dask's, cut into chunks of rows.
 
-    All are cut as the first Dask array among them is, the plain ones too.
+    All are cut as the first Dask array among them is, the plain ones too. Dask's tables are
+    the arrays of their columns, as pandas' are for Keras.
 
     Args:
         data: `(x, y)` or `(x, y, sample_weight)`, nested structures too.
@@ -55,6 +56,7 @@ class Chunks:
     """
 
     def __init__(self, data, name, class_weight=None):
+        data = _without_tables(data)
         for part, label in zip(data, PARTS):
             for leaf in tf.nest.flatten(part):
                 _check_chunks(leaf, f"{label} of `{name}`", label)
@@ -85,7 +87,26 @@ class Chunks:
 
 
 def _is_dask(leaf):
-    return type(leaf).__module__.partition(".")[0] == "dask"
+    # Until 2025 its tables were a package of their own.
+    return type(leaf).__module__.partition(".")[0] in ("dask", "dask_expr")
+
+
+def _is_table(leaf):
+    return _is_dask(leaf) and hasattr(type(leaf), "to_dask_array")
+
+
+def _without_tables(data):
+    """A tuple with arrays in place of tables, whose lengths are counted in one pass together."""
+    tables = [leaf for leaf in tf.nest.flatten(data) if _is_table(leaf)]
+    if not tables:
+        return data
+    import dask
+
+    lengths = iter(dask.compute(*(table.map_partitions(len) for table in tables)))
+    return tf.nest.map_structure(
+        lambda leaf: leaf.to_dask_array(lengths=tuple(next(lengths))) if _is_table(leaf) else leaf,
+        data,
+    )
 
 
 def _check_chunks(leaf, what, label):
@@ -95,8 +116,8 @@ def _check_chunks(leaf, what, label):
 
     if not isinstance(leaf, da.Array):
         raise TypeError(
-            f"{what} should be a Dask array. Received: {type(leaf).__name__}. Of a table, "
-            f"`{label}.to_dask_array(lengths=True)` is one."
+            f"{what} should be a Dask array or table. Received: {type(leaf).__name__}, of which "
+            "`dask.array.from_delayed` or `dask.dataframe.from_delayed` make one."
         )
     if not isinstance(leaf._meta, np.ndarray):
         raise TypeError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_influence.engine.data.compute import client_of, connected
+from keras_influence.engine.data.compute import awaited, client_of, started
 from keras_influence.engine.passes.journey import Parcel
 from keras_influence.engine.passes.run import Run
 from keras_influence.engine.passes.sums import added, in_eights
@@ -24,20 +24,16 @@ def total(work, ground, batches, values):
     tasks = _tasks(_sum, work, ground, batches, values)
     while len(tasks) > 1:
         tasks = list(in_eights(tasks, lambda some: add(list(some))))
-    with connected():
-        return client_of().compute(tasks[0], sync=True)
+    return awaited(*started(client_of(), tasks))
 
 
 def each(work, ground, batches, values):
     """As `passes.each`; results stay where they are until it is their turn."""
     tasks = _tasks(_list, work, ground, batches, values)
-    with connected():
-        futures = client_of().compute(tasks)[::-1]
+    futures = started(client_of(), tasks)[::-1]
     while futures:
-        with connected():
-            # Popped, so that the cluster may forget it.
-            found = futures.pop().result()
-        yield from found
+        # Popped, so that the cluster may forget it.
+        yield from awaited(futures.pop())
 
 
 def _tasks(kind, work, ground, batches, values):

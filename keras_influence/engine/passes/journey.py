@@ -10,8 +10,9 @@ import weakref
 
 import keras
 
-from keras_influence import _keras, copies, rebuilding
+from keras_influence import _keras, rebuilding
 from keras_influence.engine.kernels.objective import Objective
+from keras_influence.engine.passes import baggage
 from keras_influence.storage import fingerprint_of_weights
 
 # What has been made in this process, by key; the oldest goes when there are more than so many. A
@@ -64,11 +65,18 @@ class Parcel:
         return cls(key, content, settings())
 
     def arrived(self):
-        """The thing, in the settings that it was sent in, which the process then has."""
+        """The thing, in the settings that it was sent in, which the process then has.
+
+        Raises:
+            JourneyError: Keras cannot make its model again.
+        """
         with _lock:
             if settings() != self.settings:
                 _set(self.settings)
-            return _once(self.key, lambda: pickle.loads(self.content))
+            try:
+                return _once(self.key, lambda: pickle.loads(self.content))
+            except rebuilding.CopyError as error:
+                raise JourneyError(error.reason) from error
 
 
 def _once(key, make):
@@ -101,11 +109,14 @@ def _pickled(thing):
 
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj):
-            return _reduced(obj) if isinstance(obj, Objective) else super().reducer_override(obj)
+            found = _reduced(obj) if isinstance(obj, Objective) else baggage.reduced(obj)
+            return super().reducer_override(obj) if found is NotImplemented else found
 
     file = io.BytesIO()
     try:
         Pickler(file).dump(thing)
+    except rebuilding.CopyError as error:
+        raise JourneyError(error.reason) from error
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise JourneyError(str(error)) from error
     return file.getvalue()
@@ -126,17 +137,13 @@ def _parcel_of(model):
     state = _keras.loss_state(model), fingerprint_of_weights(model.weights), settings()
     known = _sent.get(model)
     if known is None or known[0] != state:
-        try:
-            config, objects = rebuilding.described(model)
-            packed = _Model(config, objects, copies.state_of(model), state[1])
-        except copies.CopyError as error:
-            raise JourneyError(error.reason) from error
+        packed = _Model(model, state[1])
         known = _sent[model] = state, Parcel.of(packed)
     return known[1]
 
 
 class _Model:
-    """What a model is made of; unpickled it is the model."""
+    """A model and the fingerprint of its weights; unpickled it is the model."""
 
     def __init__(self, *parts):
         self._parts = parts
@@ -145,14 +152,9 @@ class _Model:
         return _model, self._parts
 
 
-def _model(config, objects, state, weights):
-    try:
-        model = rebuilding.rebuilt(config, objects)
-        copies.restore(model, state)
-    except copies.CopyError as error:
-        raise JourneyError(error.reason) from error
+def _model(model, weights):
     if fingerprint_of_weights(model.weights) != weights:
-        raise JourneyError("rebuilt from its config it has other weights")
+        raise JourneyError("made again it has other weights")
     return model
 
 

@@ -47,6 +47,13 @@ def each(work, ground, batches, *values):
             yield from work(ground, Run(part, place.number, place.start), *values)
 
 
+def spread(batches):
+    """How many chunks of a data set are worked on at once elsewhere; 0 if passes are made here."""
+    if not isinstance(batches, ChunkedBatches) or client_of() is None:
+        return 0
+    return max(1, min(len(batches.places), sum(client_of().nthreads().values())))
+
+
 def _counted(batches, step, done=0):
     for count, batch in enumerate(batches, done + 1):
         yield batch

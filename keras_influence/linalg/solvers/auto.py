@@ -1,5 +1,7 @@
 """What `method="auto"` chooses, and why."""
 
+import math
+
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct
@@ -19,6 +21,9 @@ _RANK, _RANK_OTHERS = 1000, 50
 _CALL = 1e8
 # Vectors that share a call, and what is soon enough for no other way to be weighed: a second or two.
 _TOGETHER, _SOON = 64, 5e10
+# Examples with which a worker of a cluster is busy for as long as vectors take to be sent and sums to
+# be fetched, for each doubling of the workers: what `benchmarks/scaling.py` prints, rounded.
+_SENT = 400
 # Gradient passes that are always affordable: a few epochs of training.
 _EPOCHS = 25
 
@@ -51,8 +56,9 @@ class Auto:
         *,
         work: float | None = None,
         layers: bool = True,
-        batches: int = 1,
+        batches: float = 1,
         alone: float = 0.0,
+        workers: int = 0,
     ) -> tuple[Solver, str]:
         """A solver for some right-hand sides.
 
@@ -66,6 +72,9 @@ class Auto:
             batches: of the training examples.
             alone: operations in the time that a product takes at least, where vectors do not go
                 through a batch together.
+            workers: of a cluster, that share the examples; 0 if there is none. A pass then takes
+                the time of their shares, and that of what is sent, which grows with the
+                parameters and not with the examples.
 
         Returns:
             `(solver, reason)`.
@@ -73,7 +82,11 @@ class Auto:
         about = f"auto: {size} parameters, {n} examples, {count} right-hand sides"
         if size <= _SMALL and size * batches * alone <= _SOON:
             return Direct(), f"{about}: the dense matrix is small"
-        unit = 6.0 * n * (work or size)
+        unit = share = 6.0 * n * (work or size) / max(1, workers)
+        if workers:
+            unit += 6.0 * size * _SENT * math.log2(2 * workers)
+            about += f", {workers} workers"
+            about += ", which take longer to send than to work" if unit > 2 * share else ""
         allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
 
         def cost(products: float, calls: float) -> float:

@@ -66,6 +66,32 @@ def test_all_parts_are_cut_as_x_is_whatever_they_are():
         assert [t.decode() for t in np.ravel(x)] == [f"text {i}" for i in y.numpy()]
 
 
+def test_tables_are_what_pandas_tables_are():
+    """A filter leaves parts of unknown length, one of them empty; columns are cast as together."""
+    dd, pandas = pytest.importorskip("dask.dataframe"), pytest.importorskip("pandas")
+    columns = {"a": X[:, 0], "b": np.arange(12) * 3, "label": Y, "weight": Y / 4}
+    table = dd.from_pandas(pandas.DataFrame(columns), npartitions=4)
+    some = table[table["label"] > 3]
+    data = some[["a", "b"]], some["label"], some["weight"]
+    batches = data_room.read(data, 2)
+    kept = np.arange(4, 12)
+    x, y, w = (np.concatenate(part) for part in zip(*batches))
+    assert np.array_equal(x, np.stack([X[kept, 0], kept * 3], 1)) and x.dtype == float
+    assert np.array_equal(np.ravel(y), kept) and np.array_equal(np.ravel(w), kept / 4)
+    assert batches.n == 8 and len(batches) == 5  # Of the parts of 3 rows, one is empty.
+    nested = {"a": some["a"], "b": some["b"].to_dask_array(lengths=True)}, some["label"]
+    x, _ = data_room.read(nested, 8).head(8)
+    assert np.array_equal(np.ravel(x["a"]), X[kept, 0]) and np.array_equal(x["b"], kept * 3)
+
+
+@pytest.mark.filterwarnings("ignore:Dask currently has limited support")
+def test_a_table_of_words():
+    dd, pandas = pytest.importorskip("dask.dataframe"), pytest.importorskip("pandas")
+    words = dd.from_pandas(pandas.DataFrame({"a": list("abcde")}), npartitions=2)
+    found = data_room.read((words["a"], Y[:5]), 2).head(5)[0]
+    assert b"".join(np.ravel(found)) == b"abcde"
+
+
 def test_classes_are_weighted_as_in_fit():
     batches = data_room.read(
         chunked(), 4, class_weight={0: 3.0, **dict.fromkeys(range(1, 12), 1.0)}
@@ -141,7 +167,7 @@ WRONG = {
     "empty": ((chunked()[0][:0], Y[:0]), "at least one example"),
     "not arrays": (
         (chunked()[0], dask.delayed(Y)),
-        "y of `train` should be a Dask array. Received: Delayed.*to_dask_array",
+        "y of `train` should be a Dask array or table. Received: Delayed.*from_delayed",
     ),
 }
 

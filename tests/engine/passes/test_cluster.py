@@ -1,6 +1,7 @@
 """Passes in the processes of a cluster: closed forms, the same bits, and a model's way there."""
 
 import functools
+import threading
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence.engine.passes.journey import JourneyError
+from keras_influence.engine.problem import Problem
 from tests import truth
 from tests.conftest import set_precision
 from tests.truth import L2
@@ -91,6 +93,16 @@ def test_a_model_and_its_kernels_are_made_once_in_a_process(problem, client):
         operator.matmat(np.eye(15)[:2])
         seen.append(client.run(_made))
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_what_a_pass_costs_knows_of_the_workers(problem, client):
+    model, train, _ = problem
+    assert Problem(model, train).costs()["workers"] == 4  # Threads, for ten chunks.
+    few = tuple(part[:27] for part in train)
+    assert Problem(model, few).costs()["workers"] == 2  # There are no more chunks.
+    assert Problem(model, tuple(map(np.asarray, train))).costs()["workers"] == 0
+    with dask.config.set(scheduler="threads"):
+        assert Problem(model, train).costs()["workers"] == 0
 
 
 def _made():
@@ -201,23 +213,67 @@ def test_what_goes_wrong_in_a_worker_is_said_here(problem, client, rng):
         ki.hvp(model, np.ones(15), (bad, y))
 
 
-def test_a_model_that_cannot_be_made_again_is_refused_with_the_way_out(client, rng):
-    class Net(keras.Model):
-        def __init__(self, width):
-            super().__init__()
-            self.dense = keras.layers.Dense(width)
+STRETCH = 0.5  # A global that functions of the models below read.
 
-        def call(self, x):
-            return self.dense(x)
 
+class Scaled(keras.layers.Layer):
+    """No `get_config`, and an argument that none could have."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], initializer="random_normal")
+
+    def call(self, x):
+        return self.function(x * (1 + self.scale))
+
+
+class Net(keras.Model):
+    """No `get_config`; layers in lists and dictionaries, one of them shared."""
+
+    def __init__(self, width, function, held=None):
+        super().__init__()
+        self.blocks = []
+        self.head = keras.layers.Dense(1)
+        shared = keras.layers.Dense(width)
+        self.blocks.extend([keras.layers.Dense(width), shared, Scaled(function)])
+        self.named = {"again": shared, "factor": 2.0}
+        self.held = held
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.named["again"](x) * self.named["factor"])
+
+
+def test_models_of_classes_without_a_config_and_lambdas_on_globals(client, rng):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
-    model = Net(1)
-    model(x)
-    model.compile("sgd", "mse")
     data = da.from_array(x, chunks=(6, 3)), y
+    layers = [keras.layers.Dense(3, lambda t: keras.ops.tanh(STRETCH * t))]
+    layers += [keras.layers.Lambda(lambda t: t * STRETCH), keras.layers.Dense(1)]
+    for model in (
+        Net(3, lambda t: keras.ops.tanh(STRETCH * t)),
+        keras.Sequential([keras.Input((3,)), *layers]),
+    ):
+        model.compile("sgd", lambda y, y_pred: keras.ops.square(y_pred[:, 0] - STRETCH * y[:, 0]))
+        model.fit(x, y, verbose=0)
+        v = rng.normal(size=model.count_params())
+        expected = truth.finite_difference_hvp(model, x, y[:, None], v)
+        assert truth.relative_error(ki.hvp(model, v, data), expected) < 1e-7
+
+
+def test_a_model_that_cannot_be_made_again_is_refused_with_the_way_out(client, rng):
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    data = da.from_array(x, chunks=(6, 3)), y
+    model = Net(3, keras.ops.tanh, held=threading.Lock())
+    model.compile("sgd", "mse")
+    model(x)
+    v = rng.normal(size=model.count_params())
     with pytest.raises(JourneyError, match="cannot be sent to the workers.*scheduler='threads'"):
-        ki.hvp(model, np.ones(4), data)
-    design = np.hstack([x, np.ones((20, 1))])
+        ki.hvp(model, v, data)
     with dask.config.set(scheduler="threads"):
-        found = ki.hvp(model, np.ones(4), data)
-    assert truth.relative_error(found, 2 * design.T @ design @ np.ones(4) / 20) < 1e-12
+        found = ki.hvp(model, v, data)
+    expected = truth.finite_difference_hvp(model, x, y[:, None], v)
+    assert truth.relative_error(found, expected) < 1e-7

@@ -1,5 +1,6 @@
 """Faults of a cluster, with real processes on this machine: nothing is lost, and the bits are the same."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
+from keras_influence.engine.data import compute
 from tests import truth
 from tests.truth import L2
 
@@ -32,45 +34,103 @@ def problem():
     return truth.softmax_model(6, 3, L2), (da.from_array(x, chunks=(25, 6)), y), x, y
 
 
-def killed(client, seconds):
-    """Kill a worker's process after some seconds, and give the thread that does."""
-    pid = client.run(os.getpid).popitem()[1]
+@pytest.fixture(scope="module")
+def cluster():
+    """Three processes, each of which a nanny ends that has more than 1.8 GB."""
+    with distributed.LocalCluster(n_workers=3, **{**OPTIONS, "memory_limit": "1.8GB"}) as cluster:
+        yield cluster
 
-    def kill():
+
+@pytest.fixture
+def client(cluster):
+    with distributed.Client(cluster) as client:
+        client.wait_for_workers(3, timeout=60)
+        yield client
+
+
+def test_a_chunk_of_which_every_worker_dies_is_an_error(client):
+    model, (x, y), _, _ = problem()
+
+    def deadly(chunk):  # Of itself: workers are not to import this module, and TensorFlow, first.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def bear(dask_scheduler, failures):
+        dask_scheduler.allowed_failures, failures = failures, dask_scheduler.allowed_failures
+        return failures
+
+    usual = client.run_on_scheduler(bear, failures=0)
+    with pytest.raises(RuntimeError, match="1 workers died of one task.*`memory_limit=`.*chunk"):
+        ki.hvp(model, np.ones((21, 2)), (x.map_blocks(deadly, meta=x._meta), y))
+    assert usual > 0 and client.run_on_scheduler(bear, failures=usual) == 0
+
+
+def test_workers_that_have_all_stopped_for_want_of_memory_are_an_error(client, monkeypatch):
+    """Dask waits for ever, where a limit leaves no room beside TensorFlow."""
+    monkeypatch.setattr(compute, "_LOOK", 0.5)
+    monkeypatch.setattr(compute, "_PATIENCE", 4)
+    model, train, _, _ = problem()
+
+    def pause_at(dask_worker, share):
+        dask_worker.memory_manager.memory_pause_fraction = share
+
+    client.run(pause_at, share=0.01)
+    with pytest.raises(MemoryError, match="All workers .* have stopped.*0.7 GB.*rechunk"):
+        ki.hvp(model, np.ones((21, 1)), train)
+    client.run(pause_at, share=0.8)
+    assert np.isfinite(ki.hvp(model, np.ones((21, 1)), train)).all()
+
+
+def die():
+    """As by the kernel, where a machine has no memory left."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_memory():
+    """More than the limit, until the nanny sees it."""
+    held = np.ones(2**28)
+    time.sleep(60)
+    del held
+
+
+def after(seconds, client, fault):
+    """Let this befall one of the workers after some seconds, and give the thread that does."""
+
+    def befall():
         time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-        thread.done = time.monotonic()
+        thread.begun = time.monotonic()
+        with contextlib.suppress(OSError):
+            client.run(fault, workers=list(client.scheduler_info()["workers"])[:1])
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=befall)
     thread.start()
     return thread
 
 
 def solve(model, train, vectors):
-    # More steps than it needs, so that a kill falls into the middle.
+    # More steps than it needs, so that a fault falls into the middle.
     return ki.inverse_hvp(model, vectors, train, method=ki.CG(tol=1e-14, max_iter=60), **QUIET)
 
 
 @pytest.mark.filterwarnings("ignore::keras_influence.ConvergenceWarning")
-def test_a_worker_that_is_killed_in_a_solve_changes_nothing():
+def test_workers_that_die_in_a_solve_change_nothing(client):
+    """One is killed, another has no memory left; others make their chunks again."""
     model, train, x, y = problem()
     vectors = np.random.default_rng(1).normal(size=(21, 2))
     with dask.config.set(scheduler="synchronous"):
         expected = solve(model, train, vectors)
-    with (
-        distributed.LocalCluster(n_workers=3, **OPTIONS) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        train = dask.persist(*train)
-        solve(model, train, vectors)
-        begun = time.monotonic()
-        solve(model, train, vectors)
-        took = time.monotonic() - begun
-        for _ in range(2):
-            thread = killed(client, took / 3)
-            found = solve(model, train, vectors)
-            assert thread.done < time.monotonic() - took / 3  # It was in the middle.
-            assert np.array_equal(found, expected)
+    train = dask.persist(*train)
+    solve(model, train, vectors)
+    begun = time.monotonic()
+    solve(model, train, vectors)
+    took = time.monotonic() - begun
+    for fault in (die, take_memory):
+        there = set(client.scheduler_info()["workers"])
+        thread = after(took / 3, client, fault)
+        found = solve(model, train, vectors)
+        assert thread.begun < time.monotonic() - took / 3  # It was in the middle.
+        assert np.array_equal(found, expected)
+        thread.join()
+        assert there - set(client.scheduler_info()["workers"])
     closed = truth.SoftmaxRegression(x, y, 3, L2)
     matrix = closed.hessian(truth.get_flat(model)) + 1e-3 * np.eye(21)
     assert truth.relative_error(matrix @ expected, vectors) < 1e-10

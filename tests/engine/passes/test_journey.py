@@ -54,6 +54,54 @@ def test_a_model_that_gives_other_losses_is_refused(problem):
         journey.Parcel.of(Wrong()).arrived()
 
 
+def test_a_model_without_a_config_arrives_with_all_that_it_holds(rng):
+    """Its weights are in the order in which they were given to it, not in that of its attributes."""
+
+    class Net(keras.Model):
+        def __init__(self, *parts):
+            super().__init__()
+            self.first = []
+            self.norm = keras.layers.Normalization()
+            self.second, self.inner, self.table = parts
+            self.first.append(keras.layers.Dense(3))
+            self.loose = self.add_weight(shape=(3,), initializer="random_normal", name="loose")
+            self.fixed = self.add_weight(shape=(3,), initializer="ones", trainable=False)
+            self.frozen = keras.layers.Dense(3)
+            self.frozen.trainable = False
+            self.drop = keras.layers.Dropout(0.5)
+
+        def call(self, x, training=False):
+            x = self.inner(self.second(self.first[0](self.norm(x)))) + self.loose * self.fixed
+            return self.drop(self.frozen(x), training=training) + self.table[0]
+
+    class Powers(keras.Loss):
+        def __init__(self, power):
+            super().__init__()
+            self.power = power
+
+        def call(self, y, y_pred):
+            return keras.ops.mean(keras.ops.abs(y - y_pred) ** self.power, -1)
+
+    inner = keras.Sequential([keras.layers.Dense(3), keras.layers.BatchNormalization()])
+    x, y = rng.normal(2, 3, (20, 3)), rng.normal(size=(20, 3))
+    model = Net(keras.layers.Dense(3), inner, np.arange(3.0))
+    model.norm.adapt(x)
+    loss = Powers(3.0)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["mae"], loss_weights=0.5)
+    model.fit(x, y, verbose=0, epochs=2)
+    before = {name: value for name, value in vars(model).items() if name != "_lock"}
+    parcel = pickle.loads(pickle.dumps(journey.Parcel.of(Problem(model, (x, y))._ground)))
+    assert {name: value for name, value in vars(model).items() if name != "_lock"} == before
+    there = parcel.arrived().objective.model()
+    assert there is not model and type(there).__name__ == "Net"
+    assert np.array_equal(there(x), model(x))
+    for kind in ("trainable_variables", "non_trainable_variables"):
+        pairs = list(zip(getattr(there, kind), getattr(model, kind), strict=True))
+        assert all(a is not b and np.array_equal(a, b) for a, b in pairs)
+    assert len({v.numpy().tobytes() for v in model.trainable_variables if v.ndim == 2}) == 3
+    assert np.array_equal(there.loss(y, there(x)), loss(y, model(x)))
+
+
 def test_what_is_no_longer_in_use_goes(problem):
     ground = journey.Parcel.of(problem._ground).arrived()
     seen = weakref.ref(ground.objective.model())
