@@ -23,6 +23,7 @@ def build(output, notebooks=True):
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # It says so at each start if it is on.
     output = pathlib.Path(output)
     options = [] if notebooks else ["-D", "nb_execution_mode=off"]
     places = ["-d", str(output / "doctrees"), str(HERE), str(output / "html")]
