@@ -83,7 +83,7 @@ def _reports(app, error):
 def setup(app):
     """What Sphinx calls: pages are read here and on GitHub."""
     app.connect("source-read", _page)
-    app.connect("autodoc-process-docstring", _docstring)
+    app.connect("autodoc-process-docstring", _docstring, priority=400)  # Before napoleon.
     app.connect("build-finished", _reports)
     app.connect("include-read", _included)
     return {"version": version, "parallel_read_safe": True}

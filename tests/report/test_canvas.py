@@ -33,9 +33,7 @@ def test_nothing_global_of_matplotlib_is_touched():
 
 def test_a_notebook_shows_a_figure_without_pyplot():
     """IPython asks an object for `_repr_png_`; it has a printer of its own for pyplot's alone."""
-    figure = canvas.new_axes()[0]
-    assert figure._repr_png_() == canvas.png(figure)
-    assert figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert canvas.new_axes()[0]._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("make", [canvas.new_axes, lambda: canvas.new_figure(1, 1)])
