@@ -37,7 +37,7 @@ METHODS = [
     ("captum", "naive", "loss", 0.01, "batch=200"),
     ("kronfluence", "ekfac", "loss", 0.01, "batch=200"),
     ("kronfluence", "ekfac", "loss", 1000.0, "batch=200"),
-    ("trak", "trak", "margin", 0.01, "dim=128 batch=100"),
+    ("trak", "trak", "margin", 0.01, "dim=2048 ridge=10 batch=100"),
 ]
 
 
