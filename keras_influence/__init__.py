@@ -1,6 +1,14 @@
 """Influence functions for Keras: which training examples made my model predict this?"""
 
-import keras as _keras_package
+try:
+    import keras as _keras_package
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "tensorflow":
+        raise
+    raise ImportError(
+        'keras_influence needs TensorFlow: pip install "keras-influence[cpu]", or '
+        '"keras-influence[tensorflow]" for the full build.'
+    ) from error
 
 if _keras_package.backend.backend() != "tensorflow":
     raise ImportError(

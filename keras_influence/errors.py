@@ -6,14 +6,31 @@ import warnings
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
+# The page whose headings are the anchors below, as a path in this repository. Once the documentation
+# has an address, that goes here.
+DOCS = "docs/what_can_go_wrong.md"
+
+
+def see(anchor):
+    """Where the documentation explains something, as the last sentence of a message."""
+    return f"See {DOCS}#{anchor}"
+
+
+def explained(self):
+    """As `__str__` of an exception or warning: its message, and where its `anchor` is."""
+    return f"{Exception.__str__(self).rstrip('.')}. {see(self.anchor)}"
+
 
 class SolverError(RuntimeError):
     """A linear solve has no usable answer."""
 
+    anchor = "no-answer"
+    __str__ = explained
+
     @property
     def finding(self):
         """What was found, in words; a subclass whose message has advice too leaves that out."""
-        return str(self).rstrip(".")
+        return Exception.__str__(self).rstrip(".")
 
 
 class NegativeCurvatureError(SolverError):
@@ -23,6 +40,8 @@ class NegativeCurvatureError(SolverError):
         eigenvalue: the smallest Ritz value of H + λI that was met. The true
             smallest eigenvalue is at or below it.
     """
+
+    anchor = "negative-curvature"
 
     def __init__(self, eigenvalue, solver):
         self.eigenvalue = float(eigenvalue)
@@ -48,6 +67,7 @@ class UndefinedCurvatureError(SolverError, ValueError):
         finding: why, in words.
     """
 
+    anchor = "undefined-curvature"
     finding = ""
 
     def __init__(self, message, finding):
@@ -62,6 +82,8 @@ class NotFiniteError(SolverError):
         what: what is not finite, in words.
     """
 
+    anchor = "not-finite"
+
     def __init__(self, what="a product with the curvature"):
         super().__init__(
             f"{what} is NaN or infinite: some layer or loss has no finite derivative at these data, "
@@ -73,9 +95,14 @@ class NotFiniteError(SolverError):
 class DivergenceError(SolverError):
     """An iteration grew without bound and was stopped."""
 
+    anchor = "divergence"
+
 
 class StaleError(ValueError):
     """A factorisation, or scores in a store, belong to other weights, data, settings or another loss."""
+
+    anchor = "stale"
+    __str__ = explained
 
     def __init__(self, change, where, what="factorisation", way_out=None):
         super().__init__(
@@ -87,13 +114,22 @@ class StaleError(ValueError):
 class ConvergenceWarning(UserWarning):
     """A solve used up its budget before it reached its tolerance."""
 
+    anchor = "not-converged"
+    __str__ = explained
+
 
 class CurvatureWarning(UserWarning):
     """`curvature="auto"` fell back to Gauss-Newton."""
 
+    anchor = "another-curvature"
+    __str__ = explained
+
 
 class ObjectiveWarning(UserWarning):
     """Part of what was minimised in training is not in the compiled loss."""
+
+    anchor = "hidden-objective"
+    __str__ = explained
 
 
 def warn(message, category):

@@ -11,12 +11,17 @@ import warnings
 
 import keras
 
+from keras_influence.errors import explained
+
 # Keras's registry of names belongs to the whole process.
 _lock = threading.RLock()
 
 
 class CopyError(ValueError):
     """Keras cannot make a copy of a model that is the same model."""
+
+    anchor = "copies"
+    __str__ = explained
 
     def __init__(self, reason):
         super().__init__(

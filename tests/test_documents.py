@@ -17,7 +17,7 @@ from tests.conftest import set_precision
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-FOLDERS = (".", "docs", "benchmarks", "benchmarks/peers", "benchmarks/results")
+FOLDERS = (".", "docs", "docs/notebooks", "benchmarks", "benchmarks/peers", "benchmarks/results")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 WITH_CODE = [path for path in DOCUMENTS if "```python" in path.read_text()]
 README = ROOT / "README.md"

@@ -53,3 +53,33 @@ def test_examples_start_without_messages():
         first = re.findall(r"^(?:import|from) (\w+)", path.read_text(), re.MULTILINE)
         own = [first.index(name) for name in ("quiet", "common") if name in first]
         assert "keras" not in first or (own and min(own) < first.index("keras")), path
+
+
+def test_extras_that_are_promised_exist_and_the_version_stands_in_one_place():
+    parsed = settings()
+    promised = {"cpu", "plot", "report", "store", "dask", "docs", "test"}
+    assert promised <= set(parsed["options.extras_require"])
+    assert parsed["metadata"]["version"] == "attr: keras_influence.version.__version__"
+    version = re.search(r'"(.*)"', (PACKAGE / "version.py").read_text())[1]
+    others = ("setup.cfg", "pyproject.toml", "docs/conf.py", "README.md", "docs/index.md")
+    assert not [name for name in others if version in (ROOT / name).read_text()]
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.abc, sys
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+try:
+    import keras_influence
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_tensorflow_the_line_to_install_is_named():
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert 'needs TensorFlow: pip install "keras-influence[cpu]"' in done.stdout, done.stderr

@@ -1,5 +1,6 @@
 """The seam to matplotlib: what makes figures, and turns them into pictures, stands here."""
 
+import functools
 import io
 
 COLOURS = ("#2166ac", "#b2182b", "#777777", "#1b7837")
@@ -15,7 +16,10 @@ def new_figure(width, height):
         from matplotlib.figure import Figure  # Slow to import, and not needed for scores.
     except ImportError as error:
         raise ImportError("plot() needs matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    # So that a notebook shows it, which by itself shows figures of pyplot only.
+    figure._repr_png_ = functools.partial(png, figure)
+    return figure
 
 
 def new_axes(width=4.6, height=3.8):

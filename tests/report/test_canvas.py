@@ -31,6 +31,11 @@ def test_nothing_global_of_matplotlib_is_touched():
     assert "matplotlib.pyplot" not in set(sys.modules) - before
 
 
+def test_a_notebook_shows_a_figure_without_pyplot():
+    """IPython asks an object for `_repr_png_`; it has a printer of its own for pyplot's alone."""
+    assert canvas.new_axes()[0]._repr_png_().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("make", [canvas.new_axes, lambda: canvas.new_figure(1, 1)])
 def test_without_matplotlib_the_way_out_is_named(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

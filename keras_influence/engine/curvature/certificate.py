@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_influence.engine.layers.culprit import culprit
 from keras_influence.engine.layers.scoring import gradient_of
+from keras_influence.errors import explained
 
 _SEED = 1_703
 # Tolerances for weights of 4 and of 8 bytes: agreement of differences with each other, and with
@@ -25,6 +26,9 @@ _STEP = {4: 3e-3, 8: 1e-4}
 
 class WrongProductError(ValueError):
     """A product with the curvature is not what differences of the gradient say."""
+
+    anchor = "wrong-derivative"
+    __str__ = explained
 
 
 def certify(objective, few, weight, product, many, differences):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_influence.engine.data import rows
 from keras_influence.engine.data.checks import check_batch
 from keras_influence.engine.data.held import SHUFFLE_BUFFER, Batches
+from keras_influence.errors import see
 from keras_influence.storage import quick_fingerprint
 
 # Bytes that a string may have.
@@ -86,5 +87,6 @@ def other_batches(name):
         f"`{name}` gives other batches at each pass, so scores could not be told apart by position. "
         f"`keras_influence.in_order({name})` keeps one pass, in memory or in a file, in a fixed "
         "order. Or remove what is random: `.shuffle(...)` or its reshuffling "
-        "(`reshuffle_each_iteration=False`), augmentation, a shuffle in a PyDataset's `on_epoch_end`."
+        "(`reshuffle_each_iteration=False`), augmentation, a shuffle in a PyDataset's `on_epoch_end`. "
+        f"{see('other-batches')}"
     )

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
+from keras_influence.errors import explained
 
 # A vectorised map turns each convolution into a wider one, which was slower than
 # a loop on CPU, and it cannot follow the while-loops of recurrent layers.
@@ -177,6 +178,9 @@ class _Compiled:
 
 class NotDifferentiableError(ValueError):
     """An operation whose gradient TensorFlow cannot differentiate."""
+
+    anchor = "missing-derivative"
+    __str__ = explained
 
 
 def _missing_gradient(graph):

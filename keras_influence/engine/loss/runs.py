@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.loss.looks import called, few_of, halves, near, rows_of_batch
+from keras_influence.errors import see
 
 
 def check_runs(model, batches, name):
@@ -34,7 +35,7 @@ def check_runs(model, batches, name):
             raise ValueError(
                 "The model's output for an example depends on the other examples of its batch "
                 f"(seen on `{name}`): some layer mixes the rows of a batch at training=False, so "
-                "the part of one example cannot be told."
+                f"the part of one example cannot be told. {see('mixed-examples')}"
             )
     return few
 
@@ -52,7 +53,8 @@ def _check_chance(model, few, name, outputs):
         raise ValueError(
             f"`model` is random at training=False{where}: the same examples have other outputs at "
             "another call, so its loss has no derivative to ask for. Let dropout and noise depend "
-            "on `training`, and a sampling layer give its mean where training is False."
+            "on `training`, and a sampling layer give its mean where training is False. "
+            f"{see('random-model')}"
         )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.errors import explained
 
 MEAN, SUM = "mean", "sum"
 _REDUCTIONS = {"mean": MEAN, "sum_over_batch_size": MEAN, "sum": SUM, "none": SUM, None: SUM}
@@ -22,6 +23,9 @@ _REDUCTIONS = {"mean": MEAN, "sum_over_batch_size": MEAN, "sum": SUM, "none": SU
 
 class RefusedLoss(ValueError):
     """A loss that cannot be taken apart by example, whatever the data are."""
+
+    anchor = "refused-loss"
+    __str__ = explained
 
 
 class Term(NamedTuple):

@@ -13,6 +13,7 @@ import keras
 from keras_influence import _keras, rebuilding
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.passes import baggage
+from keras_influence.errors import explained
 from keras_influence.storage import fingerprint_of_weights
 
 # What has been made in this process, by key; the oldest goes when there are more than so many. A
@@ -26,6 +27,9 @@ _sent = weakref.WeakKeyDictionary()
 
 class JourneyError(ValueError):
     """A model cannot be made again in another process."""
+
+    anchor = "copies"
+    __str__ = explained
 
     def __init__(self, reason):
         super().__init__(
