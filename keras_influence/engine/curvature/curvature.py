@@ -91,11 +91,12 @@ class Curvature(LinearOperator):
 
     def coupling(self, blocks, chosen, draws, seed):
         """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""
-        count = min(self.n, draws)
+        each = -(-draws // self.n)
+        count = min(self.n, -(-draws // each))
         positions = np.random.default_rng(seed).choice(self.n, count, replace=False)
         # Other pseudo-gradients than the blocks are made of.
         statistics = self._statistics(seed + _ANEW)
-        about = blocks, chosen, -(-draws // count), np.sort(positions)
+        about = blocks, chosen, each, np.sort(positions)
         return statistics.coarse(*about, self._regulariser(seed))
 
     def _refuse_bad_examples(self):

@@ -26,6 +26,7 @@ from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.engine.passes.run import Run
 from keras_influence.errors import NotFiniteError
+from keras_influence.linalg.arrays import taking_turns
 
 # Examples on which the form of the outputs' curvature is looked for.
 _FEW = 8
@@ -180,17 +181,18 @@ class Statistics:
             regulariser: as of `blocks`.
         """
         total = np.zeros((len(chosen), len(chosen)))
-        some = self._batches.subset(positions)
+        some = self._batches.subset(positions).in_batches_of(self._batches.largest)
         starts = np.cumsum([0, *(block.positions.size for block in blocks)])
         edges = np.searchsorted(chosen, starts)
         mine = [chosen[a:b] - start for a, b, start in zip(edges, edges[1:], starts)]
         title = "Coupling of the largest directions"
         run = Run(self._progress.over(some, title, len(some)))
-        for raw in _each(self._pseudo, run, self._weight, self._seed, pseudo_gradients):
-            parts = zip(self._pseudo.parts, raw, blocks, mine)
-            found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
-            rows = np.concatenate(found, axis=1)
-            total += rows.T @ rows
+        with taking_turns():
+            for raw in _each(self._pseudo, run, self._weight, self._seed, pseudo_gradients):
+                parts = zip(self._pseudo.parts, raw, blocks, mine)
+                found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
+                entries = np.concatenate(found)
+                total += entries @ entries.T
         total /= some.n * pseudo_gradients
         extra = np.concatenate([block.of_diagonal(regulariser).ravel() for block in blocks])
         return total + np.diag(extra[chosen])

@@ -94,18 +94,27 @@ class MatrixPart:
         return dataclasses.replace(block, eigenvalues=squares[0] * per_example)
 
     def coordinates(self, raw, block, chosen):
-        """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (b, len(chosen))."""
-        height, width = self._positions.shape
-        rows, columns = np.divmod(chosen, width)
+        """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (len(chosen), b)."""
+        rows, columns = np.divmod(chosen, self._positions.shape[1])
+        # Few columns of the bases have a part in what is chosen: nothing is turned into the others.
+        rows, row_of = np.unique(rows, return_inverse=True)
+        columns, column_of = np.unique(columns, return_inverse=True)
         found = []
-        for a, delta in self._slices(raw, len(chosen) * 4):
-            delta = tf.gather(_turned(delta, block.q_outputs), columns, axis=2)
+        for a, delta in self._slices(raw, len(rows) * len(columns) + len(chosen) * 3):
+            delta = _turned_into(delta, block.q_outputs, columns)
             if a.dtype.is_integer:
                 a = tf.cast(a[..., None] == tf.constant(rows, a.dtype), delta.dtype)
             else:
-                a = tf.gather(_turned(a, block.q_inputs), rows, axis=2)
-            found.append(tf.reduce_sum(a * delta, 1).numpy())
-        return np.concatenate(found)
+                a = _turned_into(a, block.q_inputs, rows)
+            if a.shape[1] == 1:
+                pair = tf.transpose(a[:, 0]), tf.transpose(delta[:, 0])
+                entries = tf.gather(pair[0], row_of) * tf.gather(pair[1], column_of)
+            else:
+                pairs = tf.matmul(a, delta, transpose_a=True)
+                pairs = tf.transpose(tf.reshape(pairs, [-1, len(rows) * len(columns)]))
+                entries = tf.gather(pairs, row_of * len(columns) + column_of)
+            found.append(entries.numpy())
+        return np.concatenate(found, axis=1)
 
     def _slices(self, raw, each):
         """a (b, T, K), or indices (b, T), and δ (b, T, O), for some of the examples at a time.
@@ -130,6 +139,10 @@ class MatrixPart:
 
 def _turned(t, basis):
     return t @ tf.cast(basis, t.dtype) if basis.size else t
+
+
+def _turned_into(t, basis, chosen):
+    return _turned(t, basis[:, chosen]) if basis.size else tf.gather(t, chosen, axis=2)
 
 
 def _eigenvectors(moment):
