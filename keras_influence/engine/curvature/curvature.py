@@ -6,8 +6,9 @@ from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers.footprint import vectors_together
-from keras_influence.engine.layers.kronecker import Statistics, are_worth_it
+from keras_influence.engine.layers.kronecker import Statistics
 from keras_influence.engine.layers.scoring import check_gradients
+from keras_influence.engine.layers.worth import are_worth_it
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.ground import Ground
 from keras_influence.engine.passes.passes import total

@@ -20,7 +20,7 @@ from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.kernels.roots import tolerance
 from keras_influence.engine.layers.parts import parts_of
 from keras_influence.engine.layers.pseudo import pseudo_signals, roots_of
-from keras_influence.engine.layers.sites import InnerCallError, linear_layers, weights_of
+from keras_influence.engine.layers.sites import InnerCallError, linear_layers
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import total
@@ -30,8 +30,6 @@ from keras_influence.linalg.arrays import taking_turns
 
 # Examples on which the form of the outputs' curvature is looked for.
 _FEW = 8
-# Multiplications of a product with the curvature, in those of a forward pass.
-_PRODUCT = 3
 
 
 class PseudoGradients:
@@ -95,31 +93,6 @@ class PseudoGradients:
         if not self.parts:
             self.parts = parts_of(self.parameters, found.sites)
         return [found.miss, *(part.raw(self._objective, found) for part in self.parts)]
-
-
-def are_worth_it(objective, work):
-    """Whether the layers' blocks precondition well for what they cost.
-
-    Most of θ has to be in layers that are known, and turning a vector into their bases should
-    take no longer than two products with the curvature.
-
-    Args:
-        objective: an `Objective`.
-        work: multiplications of a forward pass over all of the data.
-    """
-    variables = objective.parameters.variables
-    layers = linear_layers(objective.model(), variables)
-    held = {id(v) for layer in layers for v in weights_of(layer)}
-    known = [v for v in variables if id(v) in held]
-    covered = sum(int(np.prod(v.shape)) for v in known)
-    turning = sum(2 * int(np.prod(v.shape)) * sum(_sides(v)) for v in known)
-    return covered > objective.parameters.size / 2 and turning <= 2 * _PRODUCT * work
-
-
-def _sides(variable):
-    """Rows and columns of a kernel as a matrix; none of what acts on channels."""
-    shape = variable.shape
-    return (int(np.prod(shape[:-1])), int(shape[-1])) if len(shape) > 1 else ()
 
 
 class Statistics:

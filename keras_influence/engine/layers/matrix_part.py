@@ -12,7 +12,7 @@ from keras_influence.linalg.factors.kronecker import Block
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
 _NUMBERS = 2**24
 # A side of a matrix with more than this has no eigenbasis: its own axes stand in for it.
-_LARGEST = 6000
+LARGEST = 6000
 
 
 class MatrixPart:
@@ -47,14 +47,14 @@ class MatrixPart:
         """[Σ a aᵀ, Σ δ δᵀ] over examples and positions; empty where there is to be no basis."""
         height, width = self._positions.shape
         no_basis = np.zeros((0, 0), np.float32)
-        total = [0.0 if height <= _LARGEST else no_basis, 0.0 if width <= _LARGEST else no_basis]
+        total = [0.0 if height <= LARGEST else no_basis, 0.0 if width <= LARGEST else no_basis]
         for a, delta in self._slices(raw, 0):
-            if width <= _LARGEST:
+            if width <= LARGEST:
                 flat = tf.reshape(delta, [-1, width])
                 total[1] = total[1] + tf.matmul(flat, flat, transpose_a=True).numpy()
             if a.dtype.is_integer:
                 total[0] = no_basis
-            elif height <= _LARGEST:
+            elif height <= LARGEST:
                 # An example without weight has no δ; its input should not count either.
                 a = a * tf.cast(tf.reduce_any(delta != 0, 2, keepdims=True), a.dtype)
                 flat = tf.reshape(a, [-1, height])
