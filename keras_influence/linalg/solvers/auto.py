@@ -4,7 +4,6 @@ from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct
 from keras_influence.linalg.solvers.ekfac import EKFAC
-from keras_influence.linalg.solvers.nystrom import Nystrom
 from keras_influence.linalg.solvers.two_level import passes_to_make
 from keras_influence.validate import check_number
 
@@ -95,7 +94,7 @@ class Auto:
 
         sketch = cost(_RANK_NYSTROM, _RANK_NYSTROM)
         ways: list[tuple[float, Solver]] = [
-            (iterative(sketch, *_PRODUCTS_NYSTROM), CG(preconditioner=Nystrom(_RANK_NYSTROM)))
+            (iterative(sketch, *_PRODUCTS_NYSTROM), CG(preconditioner="nystrom"))
         ]
         if bases is not None:
             rank = min(_RANK, size // _MATTER)

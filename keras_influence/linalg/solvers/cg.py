@@ -34,9 +34,9 @@ class CG(Solver):
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
         max_iter: iterations at most.
         preconditioner: what is made once and makes each pass go further: a `TwoLevel`, `EKFAC` or
-            `Nystrom`, None for the plain algorithm, or "auto": a `TwoLevel` where most of the
-            parameters are in layers that it covers, else a `Nystrom(50)`, and nothing where neither can be
-            made.
+            `Nystrom`; None for the plain algorithm; "nystrom" for a `Nystrom(50)` where one can be
+            made; or "auto": a `TwoLevel` where most of the parameters are in layers that it covers,
+            else as "nystrom".
     """
 
     advice = (
