@@ -53,7 +53,7 @@ def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
     x, y = data(name, n)
     model = trained(name, x[:5000], y[:5000], epochs=1, seed=seed)
     rng = np.random.default_rng(seed)
-    size = model.count_params() - sum(int(np.prod(v.shape)) for v in model.non_trainable_variables)
+    size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     v = rng.standard_normal((size, max(*vectors, *score_vectors))).astype(np.float32)
     problem = Problem(model, (x, y))
     sizes = sorted({*(b for b in BATCHES if b < len(x)), len(x)})
