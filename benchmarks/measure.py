@@ -18,7 +18,7 @@ BATCHES = (64, BATCH, 1024)
 # Rows and columns of the matrices whose product is the machine's peak.
 PEAK = 2048
 # Multiplications of a product or a score for one vector, in those of a forward pass, at least.
-OPERATIONS = {"hvp": 2, "scores": 1}
+OPERATIONS = {"hvp": 2, "product": 2, "scores": 1}
 
 
 def gradient_pass(model, x, y, batch_size=BATCH):
@@ -45,8 +45,8 @@ def gradient_pass(model, x, y, batch_size=BATCH):
 def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
     """hvp and scores of one model, as rows of the table.
 
-    hvp is the public function with all that it checks; scores are the part of `influence`
-    that follows the solve. A gradient pass is the fastest of several batch sizes'. "peak" is the
+    hvp is the public function with all that it checks, product the same of an operator that is
+    there, as solvers ask for it; scores are the part of `influence` that follows the solve. A gradient pass is the fastest of several batch sizes'. "peak" is the
     share of the machine's float32 matrix-product peak, by processor time, that the fewest possible
     operations make: two matrix products with each weight for a curvature product, one for a score.
     """
@@ -60,8 +60,11 @@ def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
     actions = {("gradient", b): gradient_pass(model, x, y, b) for b in sizes}
     square = tf.random.normal((PEAK, PEAK))
     actions["peak", 1] = lambda: tf.matmul(square, square).numpy()
+    curvature = problem.curvature("hessian")
     for k in vectors:
+        rows = np.ascontiguousarray(v[:, :k].T)
         actions["hvp", k] = lambda k=k: ki.hvp(model, v[:, :k], (x, y))
+        actions["product", k] = lambda rows=rows: curvature.matmat(rows)
     for k in score_vectors:
         rows = np.ascontiguousarray(v[:, :k].T)
         actions["scores", k] = lambda rows=rows: problem.scores(rows)
