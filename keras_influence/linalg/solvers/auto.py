@@ -24,8 +24,9 @@ _CALL = 3e8
 _TOGETHER, _EACH, _FIRST = 64, 0.6, 1.4
 # Operations of float32 in the time of one of float64, outside of kernels.
 _DOUBLE = 3
-# Gradient passes that are always affordable: a few epochs of training.
-_EPOCHS = 25
+# Gradient passes that are always affordable, a few epochs of training; and parameters for which an exact answer
+# always is.
+_EPOCHS, _SMALL = 25, 1000
 
 
 class Auto:
@@ -103,13 +104,8 @@ class Auto:
         if size <= _LARGE:
             ways.append((cost(size, _TOGETHER, _DOUBLE * size**3 / 3), Direct()))
         passes, solver = min(ways, key=lambda way: way[0])
-        if passes <= allowed:
-            what = (
-                f"{size} products for the matrix"
-                if isinstance(solver, Direct)
-                else "within the budget"
-            )
-            return solver, f"{about}: what costs least, about {passes:.3g} passes; {what}"
+        if passes <= allowed or (size <= _SMALL and not alone):
+            return solver, f"{about}: what costs least, about {passes:.3g} passes over the data"
         return EKFAC(), (
             f"{about}: an exact solve would take about {passes:.3g} passes over the data, more "
             f"than the {allowed:.3g} of the budget. EK-FAC ranks examples much as the exact answer "
