@@ -13,6 +13,12 @@ from keras_influence.engine.problem import Problem
 from keras_influence.questions.plans import Attempt
 
 BATCH = 256
+# Sizes of batches that a gradient pass is tried with, beside all of the data in one.
+BATCHES = (64, BATCH, 1024)
+# Rows and columns of the matrices whose product is the machine's peak.
+PEAK = 2048
+# Multiplications of a product or a score for one vector, in those of a forward pass, at least.
+OPERATIONS = {"hvp": 2, "product": 2, "scores": 1}
 
 
 def gradient_pass(model, x, y, batch_size=BATCH):
@@ -39,41 +45,51 @@ def gradient_pass(model, x, y, batch_size=BATCH):
 def products(name, n, vectors, score_vectors, repeats, limit, seed=0):
     """hvp and scores of one model, as rows of the table.
 
-    hvp is the public function with all that it checks; scores are the part of `influence`
-    that follows the solve.
+    hvp is the public function with all that it checks, product the same of an operator that is
+    there, as solvers ask for it; scores are the part of `influence` that follows the solve. A gradient pass is the fastest of several batch sizes'. "peak" is the
+    share of the machine's float32 matrix-product peak, by processor time, that the fewest possible
+    operations make: two matrix products with each weight for a curvature product, one for a score.
     """
     x, y = data(name, n)
     model = trained(name, x[:5000], y[:5000], epochs=1, seed=seed)
     rng = np.random.default_rng(seed)
-    size = model.count_params() - sum(int(np.prod(v.shape)) for v in model.non_trainable_variables)
+    size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     v = rng.standard_normal((size, max(*vectors, *score_vectors))).astype(np.float32)
     problem = Problem(model, (x, y))
-    actions = {("gradient", 1): gradient_pass(model, x, y)}
+    sizes = sorted({*(b for b in BATCHES if b < len(x)), len(x)})
+    actions = {("gradient", b): gradient_pass(model, x, y, b) for b in sizes}
+    square = tf.random.normal((PEAK, PEAK))
+    actions["peak", 1] = lambda: tf.matmul(square, square).numpy()
+    curvature = problem.curvature("hessian")
     for k in vectors:
+        rows = np.ascontiguousarray(v[:, :k].T)
         actions["hvp", k] = lambda k=k: ki.hvp(model, v[:, :k], (x, y))
+        actions["product", k] = lambda rows=rows: curvature.matmat(rows)
     for k in score_vectors:
         rows = np.ascontiguousarray(v[:, :k].T)
         actions["scores", k] = lambda rows=rows: problem.scores(rows)
     medians, firsts, spreads, processor = alternate(actions, repeats, limit)
-    unit, processor_unit = medians["gradient", 1], processor["gradient", 1]
-    return [
-        {
-            "model": name,
-            "p": size,
-            "n": len(x),
-            "what": what,
-            "vectors": k,
-            "seconds": medians.get((what, k)),
-            "range": spreads.get((what, k)),
-            "first": firsts[what, k],
-            "passes": medians[what, k] / unit if (what, k) in medians else None,
-            "passes_each": medians[what, k] / unit / k if (what, k) in medians else None,
-            "processor_passes_each": (
-                processor[what, k] / processor_unit / k if (what, k) in medians else None
-            ),
-        }
-        for what, k in actions
-    ]
+    best = min(sizes, key=lambda b: processor["gradient", b])
+    unit, processor_unit = medians["gradient", best], processor["gradient", best]
+    peak = 2 * PEAK**3 / processor["peak", 1]
+    about = {"model": name, "p": size, "n": len(x)}
+    rows = []
+    for what, k in actions:
+        key, vectors = (what, k), 1 if what == "gradient" else k
+        label = f"gradient, batches of {k}" if what == "gradient" else what
+        row = about | {"what": label, "vectors": vectors, "first": firsts[key], "seconds": None}
+        if key in medians:
+            flops = 2 * OPERATIONS.get(what, 0) * problem.footprint.work * len(x) * k
+            row |= {
+                "seconds": medians[key],
+                "range": spreads[key],
+                "passes": medians[key] / unit,
+                "passes_each": medians[key] / unit / vectors,
+                "processor_passes_each": processor[key] / processor_unit / vectors,
+                "peak": flops / processor[key] / peak,
+            }
+        rows.append(row)
+    return [row for row in rows if row["what"] != "peak"]
 
 
 class Stages:

@@ -8,7 +8,12 @@ A pass is one product with all right-hand sides that are still in play. "make" i
 for the matrix, "solve" the rest; seconds are of one run each, with tracing done before, in units
 of a gradient pass over the same data too.
 
+With --growth: how the number of iterations of conjugate gradients as they are by default grows as λ
+falls from 1e-1 to 1e-5, to a residual of 1e-3. "made in" is what the preconditioner takes, in passes too, and
+"left out" the largest eigenvalue, as EK-FAC sees it, that it does not couple, in units of λ.
+
     python benchmarks/preconditioner.py [--models softmax mlp conv] [--n 5000] [--counts 1 10 100] [--table]
+    python benchmarks/preconditioner.py --growth [--models softmax mlp conv transformer] [--n 2000] [--counts 1 10]
 """
 
 import argparse
@@ -18,35 +23,78 @@ import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import numpy as np
 from measure import gradient_pass
-from problems import environment, fashion_mnist, trained
+from problems import MODELS, data, environment, fashion_mnist, trained
 from timing import alternate
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, LiSSA, Nystrom, TwoLevel
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
+from keras_influence.linalg.solvers.two_level import passes_to_make
 
 # Damping and residual for each model.
 SETTINGS = {"softmax": (1e-3, 4e-5), "mlp": (1e-2, 1e-3), "conv": (1e-2, 1e-3)}
 RANKS = (500, 1000, 2000)
+DAMPINGS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+# Iterations at most for the table of --growth.
+MOST = 200
+KEPT = []
 
 
 def main(options):
-    x, y, name = fashion_mnist(options.n)
-    print(f"{name}, n = {options.n}", environment(), "", sep="\n")
+    print(f"{fashion_mnist(1)[2]}, n = {options.n}", environment(), "", sep="\n", flush=True)
+    (growth if options.growth else compare)(options)
+
+
+def growth(options):
+    """Iterations of the default for each λ."""
+    print("| model | right-hand sides | λ | coupled | left out | made in | iterations | residual |")
+    print("|---|---|---|---|---|---|---|---|")
+    for kind in options.models:
+        operator, rows = system(kind, options.n, max(options.counts))
+        for damping in DAMPINGS:
+            factor, left_out = made(operator, damping)
+            passes = passes_to_make(len(factor.coarse), options.n)
+            for count in options.counts:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ki.ConvergenceWarning)
+                    solver = CG(tol=1e-3, max_iter=MOST)
+                    solution = solver.solve(Damped(operator, damping), rows[:count], factor=factor)
+                print(
+                    f"| {kind} | {count} | {damping:g} | {len(factor.coarse)} | {left_out:.1e} | {passes:.1f} "
+                    f"| {solution.iterations.max()} | {solution.residual.max():.1e} |",
+                    flush=True,
+                )
+
+
+def made(operator, damping):
+    """What CG has made by default, and the largest eigenvalue that it leaves out, over λ."""
+    factor = CG().factorise(operator, damping)
+    values = np.sort(EKFAC().factorise(operator, damping).eigenvalues)[::-1]
+    return factor, values[len(factor.coarse) :].max(initial=0) / damping
+
+
+def system(kind, n, count):
+    """The Gauss-Newton matrix of a model, and gradients of test examples."""
+    problem = Problem(trained(kind, *data(kind, n)), data(kind, n))
+    KEPT.append(problem)  # An operator alone does not keep its model.
+    rows = problem.example_gradients(problem.read(data(kind, count, "test"), "test"))
+    return problem.curvature("gauss_newton"), rows
+
+
+def compare(options):
+    """Iterations and seconds of each solver, at one λ."""
     print(
         "| model | right-hand sides | solver | iterations | make, s | solve, s | in gradient passes | residual |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for kind in options.models:
         damping, tol = SETTINGS[kind]
-        model = trained(kind, x, y)
-        problem = Problem(model, (x, y))
-        x_test, y_test, _ = fashion_mnist(max(options.counts), "test")
-        rows = problem.example_gradients(problem.read((x_test, y_test), "test"))
-        operator = Damped(problem.curvature("gauss_newton"), damping)
-        unit = alternate({"pass": gradient_pass(model, x, y)})[0]["pass"]
+        curvature, rows = system(kind, options.n, max(options.counts))
+        operator, model = Damped(curvature, damping), KEPT[-1].model
+        unit = alternate({"pass": gradient_pass(model, *data(kind, options.n))})[0]["pass"]
         for count in options.counts:
             for solver in solvers(tol, options.table):
                 made, solved, solution = timed(solver, operator, rows[:count])
@@ -90,8 +138,13 @@ def label(solver):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--counts", nargs="+", type=int, default=[1, 10, 100])
-    parser.add_argument("--n", type=int, default=5000)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS))
+    parser.add_argument("--counts", nargs="+", type=int)
+    parser.add_argument("--n", type=int)
     parser.add_argument("--table", action="store_true", help="conjugate gradients alone")
-    main(parser.parse_args())
+    parser.add_argument("--growth", action="store_true", help="iterations for one λ after another")
+    options = parser.parse_args()
+    options.models = options.models or [*SETTINGS, *(["transformer"] if options.growth else [])]
+    options.counts = options.counts or ([1, 10] if options.growth else [1, 10, 100])
+    options.n = options.n or (2000 if options.growth else 5000)
+    main(options)

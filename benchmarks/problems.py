@@ -100,7 +100,14 @@ def _resnet20():
     return _compiled(keras.Model(inputs, layers.Dense(10, activation="softmax")(x)))
 
 
-MODELS |= {"transformer": _transformer, "resnet20": _resnet20}
+def _bilstm(width=16):
+    """The rows of an image as a sequence: p = 6,090."""
+    stack = [keras.Input((28, 28, 1)), layers.Reshape((28, 28))]
+    stack += [layers.Bidirectional(layers.LSTM(width)), layers.Dense(10, activation="softmax")]
+    return _compiled(keras.Sequential(stack))
+
+
+MODELS |= {"transformer": _transformer, "resnet20": _resnet20, "bilstm": _bilstm}
 
 
 def data(name, n, split="train"):

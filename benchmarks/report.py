@@ -2,14 +2,15 @@
 
 
 def products(rows):
-    header = "| model | p | n | what | vectors | first s | seconds | passes | passes each | of processor time | µs / example |"
-    lines = [header, "|---" * 11 + "|"]
+    header = "| model | p | n | what | vectors | first s | seconds | passes | passes each | of processor time | of the peak | µs / example |"
+    lines = [header, "|---" * 12 + "|"]
     for r in rows:
-        cells = [""] * 5
+        cells = [""] * 6
         if r["seconds"] is not None:
             each = 1e6 * r["seconds"] / r["n"]
             cells = [f"{r['seconds']:.3f}", f"{r['passes']:.2f}", f"{r['passes_each']:.3f}"]
-            cells += [f"{r['processor_passes_each']:.3f}", f"{each:.0f}"]
+            peak = f"{r['peak']:.0%}" if r["peak"] else ""
+            cells += [f"{r['processor_passes_each']:.3f}", peak, f"{each:.0f}"]
         start = [r["model"], f"{r['p']:,}", f"{r['n']:,}", r["what"], r["vectors"]]
         lines.append(_line([*start, f"{r['first']:.2f}", *cells]))
     return "\n".join(lines)

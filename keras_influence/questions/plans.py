@@ -135,7 +135,7 @@ class Attempt:
 def plans_for(problem: Problem, settings: Settings, count: int) -> tuple[Plan, ...]:
     """The plans for a question with `count` right-hand sides, in the order to try them."""
     damping, about_damping = damping_for(problem, settings)
-    solver, about_solver = _solver(problem, settings, count)
+    solver, about_solver = _solver(problem, settings, count, damping)
     names = _curvatures(settings, solver)
     reason = "; ".join(filter(None, [about_damping, about_solver]))
     plans = [Plan(name, solver, damping, reason, definite=True) for name in names]
@@ -160,10 +160,11 @@ def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
     return automatic_damping(problem.curvature("hessian"), definite=False)
 
 
-def _solver(problem: Problem, settings: Settings, count: int) -> tuple[Solver, str]:
+def _solver(problem: Problem, settings: Settings, count: int, damping: float) -> tuple[Solver, str]:
     solver = settings.solver
     if isinstance(solver, solvers.Auto):
-        return solver.choose(problem.parameters.size, problem.n, count, **problem.costs())
+        about = problem.parameters.size, problem.n, count
+        return solver.choose(*about, damping=damping, **problem.costs())
     return solver, ""
 
 

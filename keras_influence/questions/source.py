@@ -208,9 +208,10 @@ class _Steps:
         for place in reversed(range(len(curvatures))):
             curvature, time = curvatures[place], self.times[place]
             passed = time * (np.maximum(curvature.eigenvalues, 0) + self.decay)
-            coordinates = curvature.turned(rows)
-            parts[place] = curvature.turned_back(coordinates * (time * _mean_decay(passed)))
-            rows = curvature.turned_back(coordinates * np.exp(-passed))
+            coordinates, size = curvature.turned(rows), rows.shape[1]
+            past = coordinates * (time * _mean_decay(passed))
+            parts[place] = curvature.turned_back(past, size)
+            rows = curvature.turned_back(coordinates * np.exp(-passed), size)
         return parts
 
 

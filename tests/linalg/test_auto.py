@@ -8,7 +8,9 @@ from keras_influence import ASTRA, CG, EKFAC, Arnoldi, Auto, Direct
 @pytest.mark.parametrize(
     ("size", "n", "count", "expected"),
     [
-        (650, 1000, 1, Direct),
+        (650, 1000, 1, Direct),  # Soon done, and exact.
+        (650, 1000, 1000, Direct),
+        (2500, 5000, 1, CG),
         (7850, 5000, 10, CG),
         (1200, 60_000, 1000, Direct),
         (7850, 60_000, 1000, EKFAC),
@@ -30,16 +32,35 @@ def test_auto_weighs_the_costs(size, n, count, expected):
     [
         (500, 1, 0.0, Direct),
         (500, 1, 3e7, Direct),
-        (500, 1, 1.5e8, CG),  # A loop over time: each of 500 products takes milliseconds.
+        (500, 1, 1.5e8, CG),  # Each of 500 products takes five milliseconds by itself.
         (500, 10, 3e7, CG),
-        (1500, 1, 0.0, CG),
-        (1500, 10, 0.0, Direct),  # Calls of kernels count for more than products.
+        (1500, 1, 0.0, Direct),
+        (2500, 1, 0.0, CG),
+        (2500, 40, 0.0, CG),
+        (300, 10, 0.0, Direct),
     ],
 )
 def test_auto_counts_what_calls_and_vectors_take_by_themselves(size, batches, alone, expected):
     solver, reason = Auto().choose(size, 100, 5, work=10 * size, batches=batches, alone=alone)
     assert type(solver) is expected
-    assert "products" in reason or "small" in reason
+    assert ("the dense matrix is small" if expected is Direct else "what costs least") in reason
+
+
+@pytest.mark.parametrize(
+    ("count", "damping", "expected"),
+    [
+        (1, 1e-2, "nystrom"),  # Products are cheap, and eigenvectors are not.
+        (10, 1e-3, "auto"),
+        (100, 1e-2, "auto"),
+    ],
+)
+def test_auto_makes_what_pays(count, damping, expected):
+    """Softmax regression of images of 28 x 28 pixels, 5,000 of them."""
+    bases = 20 * 784**3
+    solver, _ = Auto().choose(7850, 5000, count, work=7850, bases=bases, damping=damping)
+    assert solver.preconditioner == expected
+    without, _ = Auto().choose(7850, 5000, count, work=7850, bases=None, damping=damping)
+    assert without.preconditioner == "nystrom"  # No layers that are worth it.
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, TwoLevel
+from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
@@ -96,3 +97,15 @@ def test_an_indefinite_rest_is_refused(rng):
     layers.matrix[np.ix_(layers.rest, layers.rest)] -= 3 * np.eye(5)
     with pytest.raises(ki.SolverError, match="does not cover.*`damping`"):
         EKFAC().solve(Damped(layers, 0.1), rng.normal(size=(1, 23)))
+
+
+def test_a_sketch_by_name_takes_no_layers_and_makes_way_where_there_is_none(rng):
+    layers, v = Layers(rng, coupling=0.02), rng.normal(size=(3, 23))
+    solver = CG(tol=1e-10, preconditioner="nystrom")
+    solution = solver.solve(Damped(layers, 0.1), v)
+    assert isinstance(solution.factor, LowRank)
+    assert truth.relative_error(solution.x, dense_solve(layers.matrix, v, 0.1)) < 1e-8
+    layers.matrix[np.ix_(layers.rest, layers.rest)] -= 2 * np.eye(5)  # The damping outweighs it.
+    solution = solver.solve(Damped(layers, 4.0), v)
+    assert solution.factor is None
+    assert truth.relative_error(solution.x, dense_solve(layers.matrix, v, 4.0)) < 1e-8

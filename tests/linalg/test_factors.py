@@ -9,7 +9,7 @@ from keras_influence.linalg.factors import packing
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
-from keras_influence.linalg.factors.two_level import TwoLevelFactor
+from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
 
@@ -96,7 +96,7 @@ def test_channels_invert_small_blocks_side_by_side(rng):
     rows = rng.normal(size=(4, 6))
     assert truth.relative_error(factor.precondition(rows), dense_solve(matrix, rows, 0.3)) < 1e-12
     turned = factor.turned(rows)
-    assert factor.turned_back(turned) == pytest.approx(rows)
+    assert factor.turned_back(turned, turned.shape[1]) == pytest.approx(rows)
     assert (turned**2 * factor.eigenvalues).sum(1) == pytest.approx(
         np.einsum("ki,ij,kj->k", rows, matrix, rows)
     )
@@ -117,6 +117,23 @@ def test_two_levels_invert_a_matrix_that_is_dense_in_some_coordinates(rng):
     found = factor.astype("float32").precondition(rows.astype("float32"))
     assert found.dtype == np.float32
     assert truth.relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("places", [[0, 5, 7, 12, 14, 20], [1, 2], [13]])
+def test_coupled_is_a_multiple_of_the_identity_outside(rng, places):
+    """Coordinates of all blocks, or of some alone, whose bases are then all that is kept."""
+    layers, coarse = Layers(rng), np.array(places)
+    blocks = Kronecker(layers.blocks, 0.3)
+    basis = blocks.turned(np.eye(23)).T[coarse]
+    core = spectral(np.linspace(1, 4, len(coarse)))[0]
+    bases, where = blocks.narrowed(coarse)
+    factor = CoupledFactor(bases, where, np.linalg.cholesky(core + 0.3 * np.eye(len(core))), 0.4)
+    rows = rng.normal(size=(4, 23))
+    matrix = 0.4 * np.eye(23) + basis.T @ (core - 0.1 * np.eye(len(core))) @ basis
+    assert truth.relative_error(factor.precondition(rows), dense_solve(matrix, rows)) < 1e-12
+    found = factor.astype("float32").precondition(rows.astype("float32"))
+    assert found.dtype == np.float32
+    assert truth.relative_error(found, dense_solve(matrix, rows)) < 1e-5
 
 
 def test_factors_work_in_another_precision(rng):
@@ -140,12 +157,13 @@ def _factors(rng):
         "ldl": DenseFactor.of(spectral(np.linspace(-2, 3, 12))[0]),
         "kronecker": _kronecker(Layers(rng), 0.3),
         "two level": TwoLevelFactor(_kronecker(Layers(rng), 0.3), np.arange(3), np.eye(3)),
+        "coupled": CoupledFactor(_kronecker(Layers(rng), 0.3), np.arange(3), np.eye(3), 0.4),
         "nothing": None,
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["low rank", "cholesky", "ldl", "kronecker", "two level", "nothing"]
+    "name", ["low rank", "cholesky", "ldl", "kronecker", "two level", "coupled", "nothing"]
 )
 def test_packed_and_unpacked_a_factor_is_the_same(name, rng):
     factor, arrays = _factors(rng)[name], []
@@ -153,7 +171,7 @@ def test_packed_and_unpacked_a_factor_is_the_same(name, rng):
     again = packing.unpack(tree, arrays)
     assert type(again) is type(factor)
     if factor is not None:
-        layered = name in ("kronecker", "two level")
+        layered = name in ("kronecker", "two level", "coupled")
         rows = rng.normal(size=(3, 23 if layered else 12))
         solve = "precondition" if layered else "solve"
         assert (getattr(again, solve)(rows) == getattr(factor, solve)(rows)).all()

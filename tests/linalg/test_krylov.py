@@ -32,7 +32,7 @@ def test_right_hand_sides_share_their_directions(rng):
     assert max(watched.widths[:-1]) == 2
 
 
-@pytest.mark.parametrize("preconditioner", [Nystrom(30), "auto"])
+@pytest.mark.parametrize("preconditioner", [Nystrom(30), "auto", "nystrom"])
 def test_a_preconditioner_saves_passes_on_a_low_rank_spectrum(preconditioner, rng):
     matrix, _ = spectral(np.r_[np.full(170, 1e-8), np.geomspace(1e-2, 10, 30)])
     damped, v = Damped(Dense(matrix), 1e-3), rng.normal(size=(1, 200))

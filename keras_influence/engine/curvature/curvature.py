@@ -7,8 +7,9 @@ from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers.averaged import AveragedStatistics
 from keras_influence.engine.layers.footprint import vectors_together
-from keras_influence.engine.layers.kronecker import Statistics, are_worth_it
+from keras_influence.engine.layers.kronecker import Statistics
 from keras_influence.engine.layers.scoring import check_gradients
+from keras_influence.engine.layers.worth import are_worth_it
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.ground import Ground
 from keras_influence.engine.passes.passes import total
@@ -98,11 +99,12 @@ class Curvature(LinearOperator):
 
     def coupling(self, blocks, chosen, draws, seed):
         """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""
-        count = min(self.n, draws)
+        each = -(-draws // self.n)
+        count = min(self.n, -(-draws // each))
         positions = np.random.default_rng(seed).choice(self.n, count, replace=False)
         # Other pseudo-gradients than the blocks are made of.
         statistics = self._statistics(seed + _ANEW)
-        about = blocks, chosen, -(-draws // count), np.sort(positions)
+        about = blocks, chosen, each, np.sort(positions)
         return statistics.coarse(*about, self._regulariser(seed))
 
     def _refuse_bad_examples(self):

@@ -22,12 +22,13 @@ class Batches:
 
     Attributes:
         n: number of examples.
+        largest: of them in a batch.
         alike: whether rows have the same shape in all batches.
     """
 
     def __init__(self, name, sizes, alike):
         self._name, self._sizes, self.alike = name, sizes, alike
-        self.n = sum(sizes)
+        self.n, self.largest = sum(sizes), max(sizes, default=0)
 
     def __len__(self):
         """Number of batches."""
@@ -73,7 +74,9 @@ class Batches:
             here = slice(*np.searchsorted(wanted, (where.start, where.stop)))
             if here.start < here.stop:
                 found.append((asked[here], rows.take(batch, wanted[here] - where.start)))
-        return HeldBatches(_in_order(found), self._name)
+        wholes = _in_order(found)
+        batches = [b for whole in wholes for b in rows.split(whole, DEFAULT_BATCH_SIZE)]
+        return HeldBatches(batches, self._name, wholes[0] if len(wholes) == 1 else None)
 
     def sampler(self, batch_size, seed):
         """An endless iterator of random minibatches, in which each example is as likely as any.
@@ -143,7 +146,7 @@ def _enumerated(batches):
 
 
 def _in_order(found):
-    """Batches of the rows of `found`, a list of (places, rows), each row at its place.
+    """The rows of `found`, a list of (places, rows), each at its place: a list of batches.
 
     Rows are joined as far as neighbours have the same shape.
     """
@@ -160,5 +163,4 @@ def _in_order(found):
         wholes.append(rows.joined([batch for _, batch in group]))
     changes = np.flatnonzero(np.diff(group_at)) + 1
     runs = zip(np.split(group_at, changes), np.split(row_at, changes))
-    taken = (rows.take(wholes[which[0]], some) for which, some in runs)
-    return [batch for run in taken for batch in rows.split(run, DEFAULT_BATCH_SIZE)]
+    return [rows.take(wholes[which[0]], some) for which, some in runs]

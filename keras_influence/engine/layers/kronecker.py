@@ -20,17 +20,16 @@ from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.kernels.roots import tolerance
 from keras_influence.engine.layers.parts import parts_of
 from keras_influence.engine.layers.pseudo import pseudo_signals, roots_of
-from keras_influence.engine.layers.sites import InnerCallError, linear_layers, weights_of
+from keras_influence.engine.layers.sites import InnerCallError, linear_layers
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.engine.passes.run import Run
 from keras_influence.errors import NotFiniteError
+from keras_influence.linalg.arrays import taking_turns
 
 # Examples on which the form of the outputs' curvature is looked for.
 _FEW = 8
-# Multiplications of a product with the curvature, in those of a forward pass.
-_PRODUCT = 3
 
 
 class PseudoGradients:
@@ -96,31 +95,6 @@ class PseudoGradients:
         return [found.miss, *(part.raw(self._objective, found) for part in self.parts)]
 
 
-def are_worth_it(objective, work):
-    """Whether the layers' blocks precondition well for what they cost.
-
-    Most of θ has to be in layers that are known, and turning a vector into their bases should
-    take no longer than two products with the curvature.
-
-    Args:
-        objective: an `Objective`.
-        work: multiplications of a forward pass over all of the data.
-    """
-    variables = objective.parameters.variables
-    layers = linear_layers(objective.model(), variables)
-    held = {id(v) for layer in layers for v in weights_of(layer)}
-    known = [v for v in variables if id(v) in held]
-    covered = sum(int(np.prod(v.shape)) for v in known)
-    turning = sum(2 * int(np.prod(v.shape)) * sum(_sides(v)) for v in known)
-    return covered > objective.parameters.size / 2 and turning <= 2 * _PRODUCT * work
-
-
-def _sides(variable):
-    """Rows and columns of a kernel as a matrix; none of what acts on channels."""
-    shape = variable.shape
-    return (int(np.prod(shape[:-1])), int(shape[-1])) if len(shape) > 1 else ()
-
-
 class Statistics:
     """Second moments of pseudo-gradients over a data set, and the blocks made of them.
 
@@ -180,17 +154,18 @@ class Statistics:
             regulariser: as of `blocks`.
         """
         total = np.zeros((len(chosen), len(chosen)))
-        some = self._batches.subset(positions)
+        some = self._batches.subset(positions).in_batches_of(self._batches.largest)
         starts = np.cumsum([0, *(block.positions.size for block in blocks)])
         edges = np.searchsorted(chosen, starts)
         mine = [chosen[a:b] - start for a, b, start in zip(edges, edges[1:], starts)]
         title = "Coupling of the largest directions"
         run = Run(self._progress.over(some, title, len(some)))
-        for raw in _each(self._pseudo, run, self._weight, self._seed, pseudo_gradients):
-            parts = zip(self._pseudo.parts, raw, blocks, mine)
-            found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
-            rows = np.concatenate(found, axis=1)
-            total += rows.T @ rows
+        with taking_turns():
+            for raw in _each(self._pseudo, run, self._weight, self._seed, pseudo_gradients):
+                parts = zip(self._pseudo.parts, raw, blocks, mine)
+                found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
+                entries = np.concatenate(found)
+                total += entries @ entries.T
         total /= some.n * pseudo_gradients
         extra = np.concatenate([block.of_diagonal(regulariser).ravel() for block in blocks])
         return total + np.diag(extra[chosen])

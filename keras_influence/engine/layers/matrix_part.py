@@ -13,7 +13,7 @@ from keras_influence.linalg.factors.kronecker import Block
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
 _NUMBERS = 2**24
 # A side of a matrix with more than this has no eigenbasis: its own axes stand in for it.
-_LARGEST = 6000
+LARGEST = 6000
 # Smaller matrices have their eigenvectors soon enough.
 _SMALL = 500
 # What is smaller than this part of the largest second moment is rounding in float32.
@@ -52,14 +52,14 @@ class MatrixPart:
         """[Σ a aᵀ, Σ δ δᵀ] over examples and positions; empty where there is to be no basis."""
         height, width = self._positions.shape
         no_basis = np.zeros((0, 0), np.float32)
-        total = [0.0 if height <= _LARGEST else no_basis, 0.0 if width <= _LARGEST else no_basis]
+        total = [0.0 if height <= LARGEST else no_basis, 0.0 if width <= LARGEST else no_basis]
         for a, delta in self._slices(raw, 0):
-            if width <= _LARGEST:
+            if width <= LARGEST:
                 flat = tf.reshape(delta, [-1, width])
                 total[1] = total[1] + tf.matmul(flat, flat, transpose_a=True).numpy()
             if a.dtype.is_integer:
                 total[0] = no_basis
-            elif height <= _LARGEST:
+            elif height <= LARGEST:
                 # An example without weight has no δ; its input should not count either.
                 a = a * tf.cast(tf.reduce_any(delta != 0, 2, keepdims=True), a.dtype)
                 flat = tf.reshape(a, [-1, height])
@@ -99,18 +99,27 @@ class MatrixPart:
         return dataclasses.replace(block, eigenvalues=squares[0] * per_example)
 
     def coordinates(self, raw, block, chosen):
-        """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (b, len(chosen))."""
-        height, width = self._positions.shape
-        rows, columns = np.divmod(chosen, width)
+        """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (len(chosen), b)."""
+        rows, columns = np.divmod(chosen, self._positions.shape[1])
+        # Few columns of the bases have a part in what is chosen: nothing is turned into the others.
+        rows, row_of = np.unique(rows, return_inverse=True)
+        columns, column_of = np.unique(columns, return_inverse=True)
         found = []
-        for a, delta in self._slices(raw, len(chosen) * 4):
-            delta = tf.gather(_turned(delta, block.q_outputs), columns, axis=2)
+        for a, delta in self._slices(raw, len(rows) * len(columns) + len(chosen) * 3):
+            delta = _turned_into(delta, block.q_outputs, columns)
             if a.dtype.is_integer:
                 a = tf.cast(a[..., None] == tf.constant(rows, a.dtype), delta.dtype)
             else:
-                a = tf.gather(_turned(a, block.q_inputs), rows, axis=2)
-            found.append(tf.reduce_sum(a * delta, 1).numpy())
-        return np.concatenate(found)
+                a = _turned_into(a, block.q_inputs, rows)
+            if a.shape[1] == 1:
+                pair = tf.transpose(a[:, 0]), tf.transpose(delta[:, 0])
+                entries = tf.gather(pair[0], row_of) * tf.gather(pair[1], column_of)
+            else:
+                pairs = tf.matmul(a, delta, transpose_a=True)
+                pairs = tf.transpose(tf.reshape(pairs, [-1, len(rows) * len(columns)]))
+                entries = tf.gather(pairs, row_of * len(columns) + column_of)
+            found.append(entries.numpy())
+        return np.concatenate(found, axis=1)
 
     def _slices(self, raw, each):
         """a (b, T, K), or indices (b, T), and δ (b, T, O), for some of the examples at a time.
@@ -135,6 +144,10 @@ class MatrixPart:
 
 def _turned(t, basis):
     return t @ tf.cast(basis, t.dtype) if basis.size else t
+
+
+def _turned_into(t, basis, chosen):
+    return _turned(t, basis[:, chosen]) if basis.size else tf.gather(t, chosen, axis=2)
 
 
 def _eigenvectors(moment):

@@ -95,9 +95,9 @@ class ChannelPart:
         return block
 
     def coordinates(self, raw, block, chosen):
-        """Entries of the gradients in the eigenvectors, of each example, (b, len(chosen))."""
+        """Entries of the gradients in the eigenvectors, of each example, (len(chosen), b)."""
         turned = block.turned(tf.add_n(raw).numpy())
-        return turned.reshape(len(turned), -1)[:, chosen]
+        return turned.reshape(len(turned), -1)[:, chosen].T
 
 
 class RestPart:

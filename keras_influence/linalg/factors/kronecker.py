@@ -44,6 +44,20 @@ class Block:
         d = d @ self.q_outputs**2 if self.q_outputs.size else d
         return self.q_inputs.T**2 @ d if self.q_inputs.size else d
 
+    def narrowed(self, chosen: Array) -> tuple["Block", Array]:
+        """With no more columns of the bases than some coordinates need, and their places then."""
+        height, width = self.eigenvalues.shape
+        rows, columns = np.divmod(chosen, width)
+        kept_rows, rows = _needed(self.q_inputs, rows, height)
+        kept_columns, columns = _needed(self.q_outputs, columns, width)
+        narrow = dataclasses.replace(
+            self,
+            q_inputs=self.q_inputs[:, kept_rows] if self.q_inputs.size else self.q_inputs,
+            q_outputs=self.q_outputs[:, kept_columns] if self.q_outputs.size else self.q_outputs,
+            eigenvalues=self.eigenvalues[np.ix_(kept_rows, kept_columns)],
+        )
+        return narrow, rows * len(kept_columns) + columns
+
     def astype(self, dtype: npt.DTypeLike) -> "Block":
         """The same with its bases in another precision, in which its products are then made."""
         return dataclasses.replace(
@@ -85,6 +99,10 @@ class Channels:
         """The diagonal of Qᵀ diag(d) Q for a (p,) vector, like `eigenvalues`."""
         return np.einsum("mvw,mv->mw", self.vectors**2, d[self.positions])
 
+    def narrowed(self, chosen: Array) -> tuple["Channels", Array]:
+        """Itself, and the same places: it is small."""
+        return self, chosen
+
     def astype(self, dtype: npt.DTypeLike) -> "Channels":
         """The same with its vectors in another precision, in which its products are then made."""
         return dataclasses.replace(self, vectors=self.vectors.astype(dtype, copy=False))
@@ -98,7 +116,7 @@ class Kronecker:
     """The damped block-diagonal matrix.
 
     Attributes:
-        blocks: without damping; together they cover all positions.
+        blocks: without damping; together they cover all positions, if not `narrowed`.
         damping: λ.
     """
 
@@ -122,16 +140,30 @@ class Kronecker:
         ]
         return np.concatenate(parts, axis=1)
 
-    def turned_back(self, coordinates: Array) -> Array:
-        """(k, p) rows from their coordinates."""
-        x = np.empty_like(coordinates)
-        start = 0
-        for block, where in zip(self.blocks, self.places):
-            stop = start + block.positions.size
-            v = coordinates[:, start:stop].reshape(-1, *block.positions.shape)
+    def turned_back(self, coordinates: Array, size: int) -> Array:
+        """Rows of `size` numbers from their coordinates."""
+        x = np.zeros((len(coordinates), size), coordinates.dtype)
+        for block, where, own in zip(self.blocks, self.places, _slices(self.blocks)):
+            v = coordinates[:, own].reshape(-1, *block.eigenvalues.shape)
             x[:, where] = block.turned_back(v).reshape(len(coordinates), -1)
-            start = stop
         return x
+
+    def narrowed(self, chosen: Array) -> tuple["Kronecker", Array]:
+        """What some coordinates need: their blocks, with fewer columns; and their places in it.
+
+        Args:
+            chosen: (R,) of the coordinates, sorted, in the order of `turned`.
+        """
+        blocks, places, start = [], [], 0
+        for block, own in zip(self.blocks, _slices(self.blocks)):
+            mine = slice(*np.searchsorted(chosen, (own.start, own.stop)))
+            if mine.start == mine.stop:
+                continue
+            narrow, where = block.narrowed(chosen[mine] - own.start)
+            blocks.append(narrow)
+            places.append(start + where)
+            start += narrow.eigenvalues.size
+        return Kronecker(tuple(blocks), self.damping), np.concatenate(places)
 
     @functools.cached_property
     def eigenvalues(self) -> Array:
@@ -152,12 +184,25 @@ def _multiplied(left: Array, v: Array, right: Array) -> Array:
     """left v right for each of (k, K, O), by two large products; an empty matrix is the identity."""
     k, height, width = v.shape
     if right.size:
-        v = (v.reshape(-1, width) @ right).reshape(k, height, width)
+        v = (v.reshape(-1, width) @ right).reshape(k, height, -1)
     if not left.size:
         return v
     # All of the vectors side by side: products with narrow matrices are slow.
     turned = left @ v.transpose(1, 0, 2).reshape(height, -1)
-    return turned.reshape(height, k, width).transpose(1, 0, 2)
+    return turned.reshape(len(left), k, -1).transpose(1, 0, 2)
+
+
+def _needed(basis: Array, places: Array, count: int) -> tuple[Array, Array]:
+    """Which of `count` columns of a basis are needed, and the places among them; an identity is whole."""
+    if not basis.size:
+        return np.arange(count), places
+    return np.unique(places, return_inverse=True)
+
+
+def _slices(blocks: tuple[AnyBlock, ...]) -> list[slice]:
+    """Where the coordinates of each block stand among those of all."""
+    edges = np.cumsum([0, *(block.eigenvalues.size for block in blocks)])
+    return [slice(a, b) for a, b in zip(edges, edges[1:])]
 
 
 def _in_one_piece(positions: Array) -> slice | Array:

@@ -9,10 +9,11 @@ from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
-from keras_influence.linalg.factors.two_level import TwoLevelFactor
+from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 
 FACTORS: dict[str, type] = {
-    c.__name__: c for c in (Block, Channels, DenseFactor, Kronecker, LowRank, TwoLevelFactor)
+    c.__name__: c
+    for c in (Block, Channels, CoupledFactor, DenseFactor, Kronecker, LowRank, TwoLevelFactor)
 }
 
 

@@ -1,4 +1,4 @@
-"""A block-diagonal matrix that is corrected where it is largest, and its inverse."""
+"""Matrices that are dense in some coordinates and nearly diagonal in the others, and their inverses."""
 
 import dataclasses
 
@@ -31,9 +31,41 @@ class TwoLevelFactor:
         inside = scipy.linalg.cho_solve((self.cholesky, True), y[:, self.coarse].T).T
         y /= (self.fine.eigenvalues + self.fine.damping).astype(y.dtype, copy=False)
         y[:, self.coarse] = inside
-        return self.fine.turned_back(y)
+        return self.fine.turned_back(y, rows.shape[1])
 
     def astype(self, dtype: npt.DTypeLike) -> "TwoLevelFactor":
         """The same in another precision."""
         cholesky = self.cholesky.astype(dtype, copy=False)
         return TwoLevelFactor(self.fine.astype(dtype), self.coarse, cholesky)
+
+
+@dataclasses.dataclass(frozen=True)
+class CoupledFactor:
+    """A multiple of the identity but for R coordinates, which a dense part couples.
+
+    What a `TwoLevelFactor` is where nothing outside of these matters, for less work.
+
+    Attributes:
+        bases: blocks in whose coordinates these R are.
+        coarse, cholesky: as of `TwoLevelFactor`.
+        outside: the damped matrix in all other directions.
+    """
+
+    bases: Kronecker
+    coarse: Array
+    cholesky: Array
+    outside: float
+
+    def precondition(self, rows: Array) -> Array:
+        """The matrix's inverse times (k, p) rows."""
+        y = self.bases.turned(rows)
+        inside = y[:, self.coarse]
+        change = scipy.linalg.cho_solve((self.cholesky, True), inside.T).T - inside / self.outside
+        y[:] = 0
+        y[:, self.coarse] = change
+        return rows / self.outside + self.bases.turned_back(y, rows.shape[1])
+
+    def astype(self, dtype: npt.DTypeLike) -> "CoupledFactor":
+        """The same in another precision."""
+        cholesky = self.cholesky.astype(dtype, copy=False)
+        return dataclasses.replace(self, bases=self.bases.astype(dtype), cholesky=cholesky)

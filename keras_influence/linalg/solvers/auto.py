@@ -9,18 +9,25 @@ from keras_influence.linalg.solvers.ekfac import EKFAC
 from keras_influence.linalg.solvers.two_level import passes_to_make
 from keras_influence.validate import check_number
 
-# Below this many parameters the dense matrix is cheap whatever is asked.
-_SMALL = 1000
-# Beyond this many the dense matrix takes more than 0.8 GB.
+# Beyond this many parameters the dense matrix takes more than 0.8 GB.
 _LARGE = 10_000
-# Products for each right-hand side that conjugate gradients take to a residual of 1e-5, with a
-# `TwoLevel` preconditioner; and with a `Nystrom(50)`, where the layers are not known.
-_PRODUCTS, _PRODUCTS_OTHERS = 20, 50
-_RANK, _RANK_OTHERS = 1000, 50
+# Products that conjugate gradients take to a residual of 1e-5, with a `TwoLevel` preconditioner and with a
+# `Nystrom`: for one right-hand side at the usual damping; the power of their number that all of them take; and
+# that of the damping's inverse.
+_PRODUCTS, _PRODUCTS_NYSTROM = (12, 0.85, 0.2), (24, 0.75, 0.38)
+_USUAL, _LEAST = 1e-2, 1e-6
+_RANK, _RANK_NYSTROM = 1000, 50
+# Seldom more than an eighth of all directions matter beside the damping. To couple R of them takes so many
+# times R³ operations.
+_MATTER, _COUPLING = 8, 16
 # Floating-point operations in the time that a call of a kernel takes at least, some milliseconds.
-_CALL = 1e8
-# Vectors that share a call, and what is soon enough for no other way to be weighed: a second or two.
-_TOGETHER, _SOON = 64, 5e10
+_CALL = 3e8
+# Vectors that share a call, and passes that a product takes: of each, and of each call.
+_TOGETHER, _EACH, _FIRST = 64, 0.6, 1.4
+# Operations of float32 in the time of one of float64, outside of kernels.
+_DOUBLE = 3
+# Operations that are soon done, half a second: no other way than the exact one need be weighed.
+_SOON = 2e10
 # Examples with which a worker of a cluster is busy for as long as vectors take to be sent and sums to
 # be fetched, for each doubling of the workers: what `benchmarks/scaling.py` prints, rounded.
 _SENT = 400
@@ -33,11 +40,12 @@ class Auto:
 
     The unit is a pass of the gradient over all n training examples, 6 n m floating-point
     operations where an example takes m multiplications forward; a product of the curvature with
-    one vector costs about the same, and some milliseconds for each batch. Writing the matrix out
-    takes p products, and p³ / 3 operations to factorise; preconditioned conjugate gradients take
-    about 20 for each right-hand side. The cheaper of the two is chosen if it is within `budget`,
-    or within 25 passes, what some epochs of `fit` take; beyond it EK-FAC, whose cost does not
-    depend on the number of right-hand sides.
+    one vector costs about two of them, with many together half of that for each, and some
+    milliseconds for each batch. Writing the matrix out takes p products, and p³ / 3 operations to
+    factorise; conjugate gradients take some for each right-hand side, fewer where a `TwoLevel`
+    preconditions them, which costs more to make than a `Nystrom` does. The matrix is written out if
+    that is soon done, for no other answer is as exact. Else the cheapest of these is chosen if it is within `budget`, or within 25 passes, what some epochs of `fit` take; beyond
+    it EK-FAC, whose cost does not depend on the number of right-hand sides.
 
     Args:
         budget: floating-point operations that an exact solve may take. The default of 1e12
@@ -54,8 +62,9 @@ class Auto:
         n: int,
         count: int,
         *,
+        damping: float = _USUAL,
         work: float | None = None,
-        layers: bool = True,
+        bases: float | None = 0.0,
         batches: float = 1,
         alone: float = 0.0,
         workers: int = 0,
@@ -66,9 +75,10 @@ class Auto:
             size: number of parameters.
             n: number of training examples.
             count: number of right-hand sides.
+            damping: λ.
             work: multiplications that an example takes forward; as many as there are
                 parameters if not given.
-            layers: whether a `TwoLevel` preconditioner is worth it.
+            bases: operations that EK-FAC's bases take; None where `TwoLevel` is not worth it.
             batches: of the training examples.
             alone: operations in the time that a product takes at least, where vectors do not go
                 through a batch together.
@@ -80,8 +90,6 @@ class Auto:
             `(solver, reason)`.
         """
         about = f"auto: {size} parameters, {n} examples, {count} right-hand sides"
-        if size <= _SMALL and size * batches * alone <= _SOON:
-            return Direct(), f"{about}: the dense matrix is small"
         unit = share = 6.0 * n * (work or size) / max(1, workers)
         if workers:
             unit += 6.0 * size * _SENT * math.log2(2 * workers)
@@ -89,28 +97,35 @@ class Auto:
             about += ", which take longer to send than to work" if unit > 2 * share else ""
         allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
 
-        def cost(products: float, calls: float) -> float:
-            """Of products in passes, with that of the calls of kernels."""
-            return products + (products * alone + calls * _CALL) * batches / unit
+        def cost(products: float, together: float, operations: float = 0.0) -> float:
+            """In passes: of products, so many at a time, and of other operations."""
+            calls = products / max(1, min(together, _TOGETHER))
+            fixed = (products * alone + calls * _CALL) * batches + operations
+            return products * _EACH + calls * _FIRST + fixed / unit
 
-        if layers:
-            making, each = passes_to_make(min(_RANK, size), n), _PRODUCTS
-            iterative = cost(making, making)
-        else:
-            making, each = _RANK_OTHERS, _PRODUCTS_OTHERS
-            iterative = cost(making, 1)
-        iterative += cost(each * count, each * max(1, count / _TOGETHER))
-        direct = cost(size, size / _TOGETHER) + size**3 / 3 / unit
-        products = f"{making + each * count:.3g}"
-        if size <= _LARGE and direct <= min(iterative, allowed):
-            return Direct(), f"{about}: {size} products for the matrix, not {products} one by one"
-        if iterative <= allowed:
-            return (
-                CG(preconditioner="auto"),
-                f"{about}: about {products} products, within the budget",
-            )
+        dense = cost(size, _TOGETHER, _DOUBLE * size**3 / 3)
+        if dense * unit <= _SOON:
+            return Direct(), f"{about}: the dense matrix is small"
+
+        def iterative(making: float, first: float, power: float, growth: float) -> float:
+            harder = (_USUAL / max(damping, _LEAST)) ** growth
+            return making + cost(first * harder * count**power, count)
+
+        sketch = cost(_RANK_NYSTROM, _RANK_NYSTROM)
+        ways: list[tuple[float, Solver]] = [
+            (iterative(sketch, *_PRODUCTS_NYSTROM), CG(preconditioner="nystrom"))
+        ]
+        if bases is not None:
+            rank = min(_RANK, size // _MATTER)
+            making = cost(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3)
+            ways.append((iterative(making, *_PRODUCTS), CG()))
+        if size <= _LARGE:
+            ways.append((dense, Direct()))
+        passes, solver = min(ways, key=lambda way: way[0])
+        if passes <= allowed:
+            return solver, f"{about}: what costs least, about {passes:.3g} passes over the data"
         return EKFAC(), (
-            f"{about}: an exact solve would take about {products} passes over the data, more "
+            f"{about}: an exact solve would take about {passes:.3g} passes over the data, more "
             f"than the {allowed:.3g} of the budget. EK-FAC ranks examples much as the exact answer "
             "does, but a score may be off by tens of per cent: CG(preconditioner='auto') is exact"
         )

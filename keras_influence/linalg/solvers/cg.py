@@ -6,7 +6,7 @@ import numpy as np
 import scipy.linalg
 
 from keras_influence.errors import NegativeCurvatureError, NotFiniteError
-from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver, row_norms
@@ -34,9 +34,9 @@ class CG(Solver):
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
         max_iter: iterations at most.
         preconditioner: what is made once and makes each pass go further: a `TwoLevel`, `EKFAC` or
-            `Nystrom`, None for the plain algorithm, or "auto": a `TwoLevel` where most of the
-            parameters are in layers that it covers, else a `Nystrom(50)`, and nothing where neither can be
-            made.
+            `Nystrom`; None for the plain algorithm; "nystrom" for a `Nystrom(50)` where one can be
+            made; or "auto": a `TwoLevel` where most of the parameters are in layers that it covers,
+            else as "nystrom".
     """
 
     advice = (
@@ -70,7 +70,8 @@ class CG(Solver):
             active = np.flatnonzero((left > self.tol * norms) & (left < before))
             if not active.size or iterations.max() >= self.max_iter:
                 break
-            self._run(problem, x, r, active, iterations)
+            with taking_turns():
+                self._run(problem, x, r, active, iterations)
             r, before = problem.remainder(x), left
         return Answer(x, iterations, remainder=r)
 

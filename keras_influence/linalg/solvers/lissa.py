@@ -6,7 +6,7 @@ from typing import Any, Optional
 import numpy as np
 
 from keras_influence.errors import DivergenceError, NegativeCurvatureError
-from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners, recurrences
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver, row_norms
@@ -95,10 +95,11 @@ class LiSSA(Solver):
         precondition = _preconditioner(problem)
         scale = self.scale or self._safe_scale(problem.system, precondition, batch_size)
         samples = problem.system.samples(batch_size, self.seed)
-        if self.recursion_depth is None:
-            x, steps, used = self._refined(problem, samples, scale, precondition)
-        else:
-            x, steps, used = self._plain(problem, samples, scale, self.recursion_depth)
+        with taking_turns():
+            if self.recursion_depth is None:
+                x, steps, used = self._refined(problem, samples, scale, precondition)
+            else:
+                x, steps, used = self._plain(problem, samples, scale, self.recursion_depth)
         # What refinement leaves is not the bias of a cut series: the residual tells it.
         extra_ridge = used / self.recursion_depth if self.recursion_depth else 0.0
         details = {"scale": used, "batch_size": batch_size, "extra_ridge": extra_ridge}

@@ -12,17 +12,17 @@ from keras_influence.linalg.solvers.two_level import TwoLevel
 # Numbers in a sketch beyond which it takes too much memory: a gigabyte and more.
 _LARGE = 2 * 10**7
 
-Preconditioner: TypeAlias = Solver | Literal["auto"] | None
+Preconditioner: TypeAlias = Solver | Literal["auto", "nystrom"] | None
 
 
 def check_preconditioner(preconditioner: Preconditioner) -> Preconditioner:
-    """Raise a TypeError unless it is None, "auto" or a solver whose factor can precondition."""
-    if preconditioner is None or isinstance(preconditioner, str) and preconditioner == "auto":
+    """Raise a TypeError unless it is None, a known name or a solver whose factor can precondition."""
+    if preconditioner is None or preconditioner in ("auto", "nystrom"):
         return preconditioner
     if isinstance(preconditioner, Solver) and preconditioner.preconditions:
         return preconditioner
     raise TypeError(
-        "`preconditioner` should be None, 'auto', TwoLevel(), EKFAC() or Nystrom(). "
+        "`preconditioner` should be None, 'auto', 'nystrom', TwoLevel(), EKFAC() or Nystrom(). "
         f"Received: preconditioner={preconditioner!r}"
     )
 
@@ -32,15 +32,19 @@ def factorise(
 ) -> Any:
     """The factor of a preconditioner for a curvature and λ; None if there is to be none.
 
-    "auto" is a `TwoLevel` where the layers are worth it, else a `Nystrom` of `rank`; and none
-    where that would take much memory, or where the curvature has negative eigenvalues, which the
-    damping may yet outweigh, or none at all in some directions, which it does not.
+    "auto" is a `TwoLevel` where the layers are worth it, else "nystrom": a `Nystrom` of `rank`;
+    and none where that would take much memory, or where the curvature has negative eigenvalues,
+    which the damping may yet outweigh, or none at all in some directions, which it does not.
     """
     if isinstance(preconditioner, Solver):
         return preconditioner.factorise(curvature, damping).astype(curvature.dtype)
     if preconditioner is None:
         return None
-    layers = isinstance(curvature, Layered) and curvature.layers_are_worth_it()
+    layers = (
+        preconditioner == "auto"
+        and isinstance(curvature, Layered)
+        and curvature.layers_are_worth_it()
+    )
     if not layers and curvature.size * rank > _LARGE:
         return None
     solver = TwoLevel() if layers else Nystrom(rank=rank)

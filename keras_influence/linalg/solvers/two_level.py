@@ -5,7 +5,7 @@ import scipy.linalg
 
 from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
-from keras_influence.linalg.factors.two_level import TwoLevelFactor
+from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import layered
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
@@ -15,8 +15,9 @@ from keras_influence.validate import check_number
 _DRAWS = 8
 # Passes over the data that these may take: fewer than the products they save, where examples are few.
 _PASSES = 32
-# Directions whose eigenvalue is a smaller part of the damping are as good as not there.
-_NEGLIGIBLE = 0.1
+# Directions whose eigenvalue is a smaller part of the damping are as good as not there; and where
+# that of none outside is larger than so much of it, one number does for all of these.
+_NEGLIGIBLE, _EVEN = 0.1, 0.3
 
 
 class TwoLevel(Solver):
@@ -46,7 +47,9 @@ class TwoLevel(Solver):
         self.pseudo_gradients = pseudo_gradients
         self.seed = seed
 
-    def factorise(self, curvature: LinearOperator, damping: float) -> TwoLevelFactor:
+    def factorise(
+        self, curvature: LinearOperator, damping: float
+    ) -> TwoLevelFactor | CoupledFactor:
         """The factor of a `Layered` curvature.
 
         Raises:
@@ -67,7 +70,11 @@ class TwoLevel(Solver):
             raise SolverError(
                 "TwoLevel needs a positive definite matrix. Set `damping` to a positive number."
             ) from error
-        return TwoLevelFactor(fine, chosen, matrix).astype(curvature.dtype)
+        outside = np.delete(fine.eigenvalues, chosen)
+        if not (chosen.size and outside.size) or outside.max() > _EVEN * damping:
+            return TwoLevelFactor(fine, chosen, matrix).astype(curvature.dtype)
+        level = damping + float(outside.mean())
+        return CoupledFactor(*fine.narrowed(chosen), matrix, level).astype(curvature.dtype)
 
     def _chosen(self, fine: Kronecker, most: int) -> np.ndarray:
         """The largest coordinates of blocks that know their examples, sorted."""

@@ -1,0 +1,134 @@
+"""Does `method="auto"` take the fastest way to the accuracy that it promises?
+
+For each case, a model, training examples and test examples, the whole call `influence` is timed with every
+method that may be the fastest, in turn, after one call of each with its tracing. Ways that end with a residual
+above that of an exact answer, 1e-5, do not count where auto promises one. Where it takes EK-FAC, because an exact
+answer is beyond its budget, the exact ways are shown beside it: it is right if none of them is as fast.
+A choice is right if no way is faster by more than a tenth. Seconds are of processor time: what other processes
+do on the machine lengthens them little.
+
+    python benchmarks/auto.py [--cases "softmax 1" ...] [--repeats 3] [--limit 60]
+"""
+
+import argparse
+import os
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+from problems import MODELS, data, environment, fashion_mnist
+from timing import alternate
+
+import keras_influence as ki
+from keras_influence import CG, EKFAC, Direct, Nystrom
+
+layers = keras.layers
+DAMPING = 0.01
+WAYS = {
+    "Direct": Direct(),
+    "CG": CG(),
+    "CG, Nystrom(50)": CG(preconditioner=Nystrom(50)),
+    "CG alone": CG(preconditioner=None),
+    "EKFAC": EKFAC(),
+}
+EXACT = 1e-5
+
+
+def _small(*hidden):
+    """A classifier of images of 7 x 7 pixels."""
+    body = [layers.Dense(width, "tanh") for width in hidden]
+    stack = [keras.Input((28, 28, 1)), layers.AveragePooling2D(4), layers.Flatten(), *body]
+    return keras.Sequential([*stack, layers.Dense(10, "softmax")])
+
+
+def _lstm():
+    stack = [keras.Input((28, 28, 1)), layers.Reshape((28, 28)), layers.LSTM(12)]
+    return keras.Sequential([*stack, layers.Dense(10, "softmax")])
+
+
+# (model, training examples, test examples)
+CASES = {
+    "tiny softmax 5": (_small, 2000, 5),
+    "tiny net 100": (lambda: _small(16), 2000, 100),
+    "small net 10": (lambda: _small(64), 2000, 10),
+    "softmax 1": (MODELS["softmax"], 5000, 1),
+    "softmax 100": (MODELS["softmax"], 5000, 100),
+    "softmax 1000": (MODELS["softmax"], 2000, 1000),
+    "mlp 1": (MODELS["mlp"], 5000, 1),
+    "mlp 30": (MODELS["mlp"], 2000, 30),
+    "conv 5": (MODELS["conv"], 500, 5),
+    "transformer 2": (MODELS["transformer"], 300, 2),
+    "transformer 30": (MODELS["transformer"], 300, 30),
+    "LSTM 5": (_lstm, 300, 5),
+    "ResNet-20 5": (MODELS["resnet20"], 128, 5),
+}
+
+
+def main(options):
+    print(fashion_mnist(1)[2], environment(), "", sep="\n")
+    names = " | ".join(f"{way}: s, passes" for way in WAYS)
+    print(f"| case | p | n | {names} | auto | right |\n|{'---|' * (len(WAYS) + 5)}", flush=True)
+    right = [show(name, options) for name in options.cases]
+    print(f"\n{sum(right)} of {len(right)} right")
+
+
+def show(name, options):
+    """Print the row of a case; whether auto's choice was right."""
+    make, n, count = CASES[name]
+    kind = name.split()[0]
+    train, test = data(kind, n), data(kind, count, "test")
+    keras.utils.set_random_seed(0)
+    model = make()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(*train, epochs=3, batch_size=64, verbose=0)
+    seconds, found = timed(model, train, test, options)
+    chosen = choice(model, train, test)
+    cells = [cell(seconds[way], *found[way]) if way in seconds else "" for way in WAYS]
+    others = [s for way, s in seconds.items() if chosen == "EKFAC" or found[way][0] <= EXACT]
+    fine = chosen in seconds and seconds[chosen] <= 1.1 * min(others)
+    about = [name, model.count_params(), n, *cells, chosen, "yes" if fine else "no"]
+    print(f"| {' | '.join(map(str, about))} |", flush=True)
+    return fine
+
+
+def timed(model, train, test, options):
+    """By way: seconds, if within the limit; largest residual and passes."""
+    found, refused = {}, set()
+
+    def call(way):
+        # Beyond its size `Direct` refuses.
+        if way in refused:
+            return
+        try:
+            scores = ki.influence(model, test, train, method=WAYS[way], damping=DAMPING, verbose=0)
+        except ValueError:
+            refused.add(way)
+            return
+        found[way] = float(scores.residual.max()), float(scores.passes)
+
+    actions = {way: lambda way=way: call(way) for way in WAYS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ki.ConvergenceWarning)
+        seconds = alternate(actions, options.repeats, options.limit)[3]
+    return {way: s for way, s in seconds.items() if way not in refused}, found
+
+
+def choice(model, train, test):
+    """The way that auto takes, by its name in `WAYS`."""
+    scores = ki.influence(model, test, train, damping=DAMPING, verbose=0)
+    sketched = scores.solver["config"].get("preconditioner") == "nystrom"
+    return "CG, Nystrom(50)" if sketched else scores.solver["class_name"]
+
+
+def cell(seconds, residual, passes):
+    about = f"{seconds:.2f}, {passes:.0f}"
+    return about if residual <= EXACT else f"{about} ({residual:.0e})"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=60, help="seconds of one call")
+    main(parser.parse_args())
