@@ -68,8 +68,8 @@ def test_auto_makes_what_pays(count, damping, expected):
     [
         (10**5, 10**6, 0, EKFAC, False),
         (10**5, 10**6, 64, CG, False),  # Their shares are within the budget.
-        (10**6, 64_000, 64, EKFAC, True),  # As is a share of 1,000 examples; what is sent is not.
-        (10**6, 1000, 0, CG, False),
+        (25 * 10**5, 64_000, 64, EKFAC, True),  # As is a share of 1,000 examples; what is sent is not.
+        (25 * 10**5, 1000, 0, CG, False),
         (10**6, 64_000, 1, EKFAC, False),
         (2000, 64, 64, CG, True),
     ],
