@@ -34,9 +34,7 @@ def test_auto_weighs_the_costs(size, n, count, expected):
         (500, 1, 3e7, Direct),
         (500, 1, 1.5e8, CG),  # Each of 500 products takes five milliseconds by itself.
         (500, 10, 3e7, CG),
-        (1500, 1, 0.0, Direct),
-        (2500, 1, 0.0, CG),
-        (2500, 40, 0.0, CG),
+        (1500, 1, 0.0, CG),
         (300, 10, 0.0, Direct),
     ],
 )
@@ -68,7 +66,13 @@ def test_auto_makes_what_pays(count, damping, expected):
     [
         (10**5, 10**6, 0, EKFAC, False),
         (10**5, 10**6, 64, CG, False),  # Their shares are within the budget.
-        (25 * 10**5, 64_000, 64, EKFAC, True),  # As is a share of 1,000 examples; what is sent is not.
+        (
+            25 * 10**5,
+            64_000,
+            64,
+            EKFAC,
+            True,
+        ),  # As is a share of 1,000 examples; what is sent is not.
         (25 * 10**5, 1000, 0, CG, False),
         (10**6, 64_000, 1, EKFAC, False),
         (2000, 64, 64, CG, True),

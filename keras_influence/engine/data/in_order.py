@@ -4,6 +4,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import time
 
 import keras
 import tensorflow as tf
@@ -85,8 +86,17 @@ def _saved(data, path):
         cached.save(os.fspath(partial / "kept"))
         os.replace(partial / "kept", path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
     return tf.data.Dataset.load(os.fspath(path))
+
+
+def _remove(folder):
+    """A folder in which TensorFlow's threads may still write, of a pass that failed."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _check_filled(count):

@@ -26,8 +26,8 @@ _CALL = 3e8
 _TOGETHER, _EACH, _FIRST = 64, 0.6, 1.4
 # Operations of float32 in the time of one of float64, outside of kernels.
 _DOUBLE = 3
-# Operations that are soon done, half a second: no other way than the exact one need be weighed.
-_SOON = 2e10
+# Of few parameters, operations that are soon done, half a second: nothing but the exact way need be weighed.
+_SMALL, _SOON = 1000, 2e10
 # Examples with which a worker of a cluster is busy for as long as vectors take to be sent and sums to
 # be fetched, for each doubling of the workers: what `benchmarks/scaling.py` prints, rounded.
 _SENT = 400
@@ -43,9 +43,10 @@ class Auto:
     one vector costs about two of them, with many together half of that for each, and some
     milliseconds for each batch. Writing the matrix out takes p products, and p³ / 3 operations to
     factorise; conjugate gradients take some for each right-hand side, fewer where a `TwoLevel`
-    preconditions them, which costs more to make than a `Nystrom` does. The matrix is written out if
-    that is soon done, for no other answer is as exact. Else the cheapest of these is chosen if it is within `budget`, or within 25 passes, what some epochs of `fit` take; beyond
-    it EK-FAC, whose cost does not depend on the number of right-hand sides.
+    preconditions them, which costs more to make than a `Nystrom` does. Of few parameters the
+    matrix is written out if that is soon done, for no other answer is as exact. Else the cheapest
+    of these is chosen if it is within `budget`, or within 25 passes, what some epochs of `fit`
+    take; beyond it EK-FAC, whose cost does not depend on the number of right-hand sides.
 
     Args:
         budget: floating-point operations that an exact solve may take. The default of 1e12
@@ -104,7 +105,7 @@ class Auto:
             return products * _EACH + calls * _FIRST + fixed / unit
 
         dense = cost(size, _TOGETHER, _DOUBLE * size**3 / 3)
-        if dense * unit <= _SOON:
+        if size <= _SMALL and dense * unit <= _SOON:
             return Direct(), f"{about}: the dense matrix is small"
 
         def iterative(making: float, first: float, power: float, growth: float) -> float:
