@@ -16,6 +16,9 @@ them (--tests).
 FOLDER keeps the outputs of the subset models and all scores, so that a second call resumes;
 --seeds 1 trains with the first seed alone, and a later call with more goes on from there.
 
+--truth DIR takes outputs and masks from DIR/<model>.npz instead, as --export writes them;
+`results/lds_truth` has those of the published protocols, as means over the seeds.
+
 --export writes OUT/<model>.npz for other libraries, plain arrays only:
     x_train (n, 28, 28, 1) float32, y_train (n,) int64, x_test, y_test likewise
     outputs (subsets, seeds, n_test): margin or loss by subset, seed and test example
@@ -25,7 +28,8 @@ FOLDER keeps the outputs of the subset models and all scores, so that a second c
         kernels (height, width, in, out), activations are flattened as (height, width, channel)
     logits_<k> (n_test, 10): what reference model k says, to check a port against
 --peers DIR reads DIR/<model>/<method>.npz files with `scores` (n_test, n) in this package's
-sign (positive: leaving the training example out raises the output), and adds them as rows.
+sign (positive: leaving the training example out raises the margin), and adds them as rows. Where
+the output is the loss they are turned round: it falls as the margin rises, and ranks are all that count.
 """
 
 import argparse
@@ -43,7 +47,7 @@ from lds_methods import METHODS
 from lds_models import PROTOCOLS
 from problems import environment
 
-from keras_influence.evaluation import lds, subset_outputs
+from keras_influence.evaluation import SubsetOutputs, lds, subset_outputs
 
 REFERENCES = (100, 101, 102)
 
@@ -54,25 +58,43 @@ def main(options):
         protocol, folder = PROTOCOLS[kind], options.folder / kind
         train, unseen, name = protocol.data()
         keras.utils.set_random_seed(0)
-        start = time.perf_counter()
-        outputs = subset_outputs(
-            protocol.build(),
-            unseen,
-            train,
-            fit=protocol.fit,
-            target=protocol.target,
-            subsets=protocol.subsets,
-            seeds=tuple(range(options.seeds or protocol.seeds)),
-            folder=folder / "outputs",
-        )
-        print(f"\n{kind}, {name}, n = {len(train[1])}. {outputs!r}")
-        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+        outputs = known(options.truth, kind, protocol)
+        if outputs is None:
+            outputs = trained(protocol, unseen, train, folder, options.seeds or protocol.seeds)
+        print(f"\n{kind}, {name}, n = {len(train[1])}. {outputs!r}", flush=True)
         models = [reference(protocol, seed, train, folder) for seed in REFERENCES]
         if options.export is not None:
             write(options.export, kind, train, unseen, outputs, models)
         if not options.only_train:
             test, outputs = first(options.tests, unseen, outputs)
             table(kind, folder, outputs, models, train, test, options)
+
+
+def trained(protocol, test, train, folder, seeds):
+    """The outputs of models of random subsets, kept in the folder."""
+    start = time.perf_counter()
+    outputs = subset_outputs(
+        protocol.build(),
+        test,
+        train,
+        fit=protocol.fit,
+        target=protocol.target,
+        subsets=protocol.subsets,
+        seeds=tuple(range(seeds)),
+        folder=folder / "outputs",
+    )
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    return outputs
+
+
+def known(folder, kind, protocol):
+    """The same from a file, for who does not want to train; None if there is none."""
+    if folder is None or not (folder / f"{kind}.npz").exists():
+        return None
+    with np.load(folder / f"{kind}.npz") as file:
+        outputs, masks = file["outputs"], file["masks"]
+    target = protocol.target.__name__ if protocol.target else "test loss"
+    return SubsetOutputs(outputs, masks, tuple(range(outputs.shape[1])), target)
 
 
 def first(count, test, outputs):
@@ -119,7 +141,7 @@ def table(kind, folder, outputs, models, train, test, options):
             total = f"{sum(seconds):.0f}"
             rows.append((lds(np.mean(parts, 0), outputs), f"{name} x {count}", total))
     for file in sorted((options.peers / kind).glob("*.npz")) if options.peers else ():
-        values = np.load(file)["scores"][: len(test[1])]
+        values = np.load(file)["scores"][: len(test[1])] * (1 if PROTOCOLS[kind].target else -1)
         rows.append((lds(values, outputs), f"peer: {file.stem}", ""))
     print(f"\n| {kind}: method | LDS | 95 % interval | seconds |\n|---|---|---|---|")
     for score, name, seconds in sorted(rows, key=lambda row: -row[0].mean):
@@ -152,6 +174,7 @@ if __name__ == "__main__":
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--export", type=pathlib.Path)
     parser.add_argument("--peers", type=pathlib.Path)
+    parser.add_argument("--truth", type=pathlib.Path, help="a folder of outputs")
     parser.add_argument("--tests", type=int, default=100, help="test examples in the table")
     parser.add_argument("--methods", nargs="+", default=[""], help="beginnings of rows' names")
     main(parser.parse_args())
