@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,33 @@ def described(problem: Problem, plan: Plan, target: Target | None) -> dict[str, 
         "reason": plan.reason,
         "target": name_of(target),
         "parameters": tuple(v.path for v in problem.parameters.variables),
+    }
+
+
+def without_solve(
+    n: int,
+    method: str,
+    config: dict[str, Any],
+    target: Target | None,
+    variables: Iterable[Any],
+    damping: float = 0.0,
+) -> dict[str, Any]:
+    """The same, and the evidence, of a result for n test examples for which no system was solved.
+
+    Args:
+        method: what it was computed by, with what `config`.
+        variables: θ.
+        damping: λ, if the method has one of its own.
+    """
+    return {
+        "residual": np.zeros(n),
+        "iterations": np.zeros(n, int),
+        "converged": np.ones(n, bool),
+        "solver": {"class_name": method, "config": config},
+        "curvature": "none",
+        "damping": damping,
+        "target": name_of(target),
+        "parameters": tuple(v.path for v in variables),
     }
 
 

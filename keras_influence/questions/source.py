@@ -23,7 +23,7 @@ from keras_influence.linalg.solvers import EKFAC, Direct
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import Checkpoint, check_checkpoints, weights_restored
-from keras_influence.questions.evidence import name_of
+from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.questions.tracin import TracIn
@@ -98,21 +98,12 @@ def source_influence(
                 vectors = np.tensordot(steps.shares[:, i], parts, 1)
                 with steps.standing(i):
                     values[where] += problem.scores(vectors)
+    config = {"segments": segments, "method": how.get_config()}
     return InfluenceScores(
         values=values,
-        residual=np.zeros(examples.n),
-        iterations=np.zeros(examples.n, int),
-        converged=np.ones(examples.n, bool),
         passes=float(count),
-        solver={
-            "class_name": "SOURCE",
-            "config": {"segments": segments, "method": how.get_config()},
-        },
         details={"segments": segments, "times": steps.times.tolist()},
-        curvature="none",
-        damping=0.0,
-        target=name_of(target),
-        parameters=tuple(v.path for v in problem.parameters.variables),
+        **without_solve(examples.n, "SOURCE", config, target, problem.parameters.variables),
     )
 
 

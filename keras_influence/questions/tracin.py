@@ -19,7 +19,7 @@ from keras_influence.questions.checkpoints import (
     check_checkpoints,
     weights_restored,
 )
-from keras_influence.questions.evidence import name_of
+from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.validate import check_number
@@ -164,16 +164,11 @@ class TracIn(keras.callbacks.Callback):
         values = self._integral(agreement, problem, Progress(found.verbose))
         return InfluenceScores(
             values=values,
-            residual=np.zeros(test.n),
-            iterations=np.zeros(test.n, int),
-            converged=np.ones(test.n, bool),
             passes=float(len(self.checkpoints)),
-            solver={"class_name": "TracIn", "config": {"every": self._every}},
             details={"epochs": [c.epoch for c in self.checkpoints]},
-            curvature="none",
-            damping=0.0,
-            target=name_of(target),
-            parameters=tuple(v.path for v in problem.parameters.variables),
+            **without_solve(
+                test.n, "TracIn", {"every": self._every}, target, problem.parameters.variables
+            ),
         )
 
     @takes(PathSettings)

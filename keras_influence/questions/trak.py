@@ -22,7 +22,7 @@ from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import check_checkpoints, weights_restored
 from keras_influence.questions.combined import is_several
-from keras_influence.questions.evidence import name_of
+from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.questions.tracin import TracIn
@@ -131,18 +131,12 @@ def _of_one(
     features, saturated = _features(problem, projection, slopes, output)
     matrix = features.T @ features / problem.n + damping * np.eye(features.shape[1])
     values = asked @ _solved(matrix, slopes.T, problem.n - saturated, damping) / problem.n
+    config = {"dim": dim, "seed": seed}
     return InfluenceScores(
         values=values,
-        residual=np.zeros(examples.n),
-        iterations=np.zeros(examples.n, int),
-        converged=np.ones(examples.n, bool),
         passes=float(len(projection.blocks)),
-        solver={"class_name": "TRAK", "config": {"dim": dim, "seed": seed}},
         details={"dim": projection.dim, "saturated": saturated},
-        curvature="none",
-        damping=damping,
-        target=name_of(target),
-        parameters=tuple(v.path for v in problem.parameters.variables),
+        **without_solve(examples.n, "TRAK", config, target, problem.parameters.variables, damping),
     )
 
 

@@ -476,10 +476,14 @@ def test_threads_that_ask_one_model_about_other_data_do_not_meet(float64, rng):
             assert block.eigenvalues == pytest.approx(other.eigenvalues, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 60, 700])
-def test_eigenvectors_of_a_wide_layer_with_few_rows(rng, rows):
-    """A wide matrix of low rank is not taken as a whole, and has eigenvectors all the same."""
-    a = rng.normal(size=(rows, 600)) * np.exp(rng.normal(size=600))
+@pytest.mark.parametrize("mean", [0, 300])
+@pytest.mark.parametrize("rows", [0, 1, 60, 150, 700])
+def test_eigenvectors_of_a_wide_layer_with_few_rows(rng, rows, mean):
+    """A wide matrix of low rank is not taken as a whole, and has eigenvectors all the same.
+
+    A mean far from 0, as activations have one, makes the largest eigenvalue larger by far.
+    """
+    a = (mean + rng.normal(size=(rows, 600))) * np.exp(rng.normal(size=600))
     moment = (a.T @ a).astype(np.float32)
     q = matrix_part._eigenvectors(moment).astype(np.float64)
     assert np.abs(q.T @ q - np.eye(600)).max() < 1e-5

@@ -1,5 +1,6 @@
 """What `method="auto"` chooses by cost, and options that are refused."""
 
+import numpy as np
 import pytest
 
 from keras_influence import ASTRA, CG, EKFAC, Arnoldi, Auto, Direct
@@ -93,6 +94,7 @@ def test_auto_counts_what_is_sent_to_workers(size, n, workers, expected, slow):
         (lambda: EKFAC(seed=0.5), "`seed`"),
         (lambda: Auto(budget=-1), "`budget`"),
         (lambda: CG(preconditioner=Arnoldi()), "`preconditioner`"),
+        (lambda: CG(preconditioner=np.zeros(3)), "`preconditioner`"),
         (lambda: ASTRA(batch_size=0), "`batch_size`"),
     ],
 )

@@ -173,11 +173,11 @@ def _low_rank(moment):
     factor, order, rank, _ = pstrf(moment, tol=_NOISE * largest, lower=1)
     if rank > size // 3 or largest <= 0:
         return None
-    lower = np.tril(factor[:, :rank])
-    values, vectors = np.linalg.eigh(lower.T @ lower)
-    columns = np.empty_like(lower)
-    columns[order - 1] = lower @ (vectors / np.sqrt(values))
-    return scipy.linalg.qr(columns, mode="full")[0]
+    root = np.empty_like(factor[:, :rank])
+    root[order - 1] = np.tril(factor[:, :rank])
+    basis, corner = scipy.linalg.qr(root, mode="full")
+    basis[:, :rank] = basis[:, :rank] @ np.linalg.svd(corner[:rank])[0]
+    return basis
 
 
 def _square_of_indices(indices, delta, height):

@@ -1,5 +1,6 @@
 """What `method="auto"` chooses, and why."""
 
+import dataclasses
 import math
 
 from keras_influence.linalg.solvers.base import Solver
@@ -33,6 +34,32 @@ _SMALL, _SOON = 1000, 2e10
 _SENT = 400
 # Gradient passes that are always affordable: a few epochs of training.
 _EPOCHS = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class _Costs:
+    """What things cost, in passes of the gradient over the data.
+
+    Attributes:
+        unit: floating-point operations in the time of a pass.
+        batches, alone, damping: as of `Auto.choose`.
+    """
+
+    unit: float
+    batches: float
+    alone: float
+    damping: float
+
+    def of(self, products: float, together: float, operations: float = 0.0) -> float:
+        """Of products, so many at a time, and of operations besides."""
+        calls = products / max(1, min(together, _TOGETHER))
+        fixed = (products * self.alone + calls * _CALL) * self.batches + operations
+        return products * _EACH + calls * _FIRST + fixed / self.unit
+
+    def iterating(self, count: int, first: float, power: float, growth: float) -> float:
+        """Of conjugate gradients for so many right-hand sides; see `_PRODUCTS`."""
+        harder = (_USUAL / max(self.damping, _LEAST)) ** growth
+        return self.of(first * harder * count**power, count)
 
 
 class Auto:
@@ -97,29 +124,18 @@ class Auto:
             about += f", {workers} workers"
             about += ", which take longer to send than to work" if unit > 2 * share else ""
         allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
-
-        def cost(products: float, together: float, operations: float = 0.0) -> float:
-            """In passes: of products, so many at a time, and of other operations."""
-            calls = products / max(1, min(together, _TOGETHER))
-            fixed = (products * alone + calls * _CALL) * batches + operations
-            return products * _EACH + calls * _FIRST + fixed / unit
-
-        dense = cost(size, _TOGETHER, _DOUBLE * size**3 / 3)
+        costs = _Costs(unit, batches, alone, damping)
+        dense = costs.of(size, _TOGETHER, _DOUBLE * size**3 / 3)
         if size <= _SMALL and dense * unit <= _SOON:
             return Direct(), f"{about}: the dense matrix is small"
-
-        def iterative(making: float, first: float, power: float, growth: float) -> float:
-            harder = (_USUAL / max(damping, _LEAST)) ** growth
-            return making + cost(first * harder * count**power, count)
-
-        sketch = cost(_RANK_NYSTROM, _RANK_NYSTROM)
+        sketch = costs.of(_RANK_NYSTROM, _RANK_NYSTROM)
         ways: list[tuple[float, Solver]] = [
-            (iterative(sketch, *_PRODUCTS_NYSTROM), CG(preconditioner="nystrom"))
+            (sketch + costs.iterating(count, *_PRODUCTS_NYSTROM), CG(preconditioner="nystrom"))
         ]
         if bases is not None:
             rank = min(_RANK, size // _MATTER)
-            making = cost(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3)
-            ways.append((iterative(making, *_PRODUCTS), CG()))
+            making = costs.of(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3)
+            ways.append((making + costs.iterating(count, *_PRODUCTS), CG()))
         if size <= _LARGE:
             ways.append((dense, Direct()))
         passes, solver = min(ways, key=lambda way: way[0])

@@ -13,7 +13,7 @@ from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.damped import Damped, undamped
 from keras_influence.linalg.operators.metered import Metered
 
-# Rows of an approximate answer that have a residual each.
+# Rows of an approximate answer whose residual is measured.
 _MEASURED = 16
 
 
@@ -23,8 +23,8 @@ class Solution:
 
     Attributes:
         x: (k, p) array, one answer a row.
-        residual: (k,) relative residuals ‖v - A x‖ / ‖v‖, computed anew with A itself; of more
-            than 16 answers that are not judged by it, for groups the root of their mean square.
+        residual: (k,) relative residuals ‖v - A x‖ / ‖v‖, computed anew with A itself. Where
+            a solver is not judged by it, of 16 rows at most; the others have the largest of these.
         iterations: (k,) iterations taken.
         converged: (k,) whether `residual` is within the solver's tolerance.
         passes: passes over the full data, all rows together, this check included.
@@ -171,8 +171,8 @@ class Solver:
 
     def _certified(self, problem: Problem, answer: Answer) -> Solution:
         """The answer with its residual computed anew, and a warning if it misses the tolerance."""
-        judged = self.tol is not None or answer.remainder is not None
-        residual = (relative_residual if judged else shared_residual)(problem, answer)
+        sampled = self.tol is None and answer.remainder is None and len(problem.rows) > _MEASURED
+        residual = (sampled_residual if sampled else relative_residual)(problem, answer)
         converged = residual <= (self.tol or 0)
         if self.tol is not None and not converged.all():
             warn(
@@ -233,18 +233,14 @@ def relative_residual(problem: Problem, answer: Answer) -> Array:
     return row_norms(left) / np.where(norms > 0, norms, 1)
 
 
-def shared_residual(problem: Problem, answer: Answer) -> Array:
-    """The same of many rows by few products: for groups of rows the root of their mean square.
-
-    With random signs s, the mean of ‖Σ sᵢ rᵢ‖² is Σ ‖rᵢ‖². Up to `_MEASURED` rows each is a group.
-    """
-    norms = row_norms(problem.rows)
-    groups = np.array_split(np.arange(len(norms)), max(1, min(len(norms), _MEASURED)))
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], len(norms)) / np.where(norms > 0, norms, 1)
-    rows, x = (np.stack([signs[g] @ a[g] for g in groups]) for a in (problem.rows, answer.x))
-    counts = np.array([max(np.count_nonzero(norms[g]), 1) for g in groups])
-    found = row_norms(rows - problem.product(x)) / np.sqrt(counts)
-    return np.repeat(found, [len(g) for g in groups])
+def sampled_residual(problem: Problem, answer: Answer) -> Array:
+    """The same of `_MEASURED` rows from all over; of the others the largest of these."""
+    some = np.unique(np.linspace(0, len(problem.rows) - 1, _MEASURED).astype(int))
+    part = dataclasses.replace(problem, rows=problem.rows[some])
+    found = relative_residual(part, Answer(answer.x[some], answer.iterations))
+    residual = np.full(len(problem.rows), found.max())
+    residual[some] = found
+    return residual
 
 
 def row_norms(rows: Array) -> Array:

@@ -20,8 +20,9 @@ class EKFAC(Solver):
     Made once in two passes over the data a pseudo-gradient; each right-hand side is then free
     of data. An approximation that no budget improves: curvature between layers is left out, and
     within a layer all but the diagonal in a Kronecker basis. The residual says how far the
-    answer is from (H + λI)⁻¹ v, and is not judged; of more than 16 right-hand sides in a block it is
-    the root mean square of a few neighbours, for each of its own would cost more than the scores.
+    answer is from (H + λI)⁻¹ v, and is not judged. Of many right-hand
+    sides it is measured for 16 in each block, and the others have the largest of these: products for
+    all would cost more than the scores.
     `CG` and `ASTRA` go from here to the exact answer.
 
     Kronecker factors: Dense, EinsumDense (so the projections of attention layers), Embedding,

@@ -17,7 +17,8 @@ Preconditioner: TypeAlias = Solver | Literal["auto", "nystrom"] | None
 
 def check_preconditioner(preconditioner: Preconditioner) -> Preconditioner:
     """Raise a TypeError unless it is None, a known name or a solver whose factor can precondition."""
-    if preconditioner is None or preconditioner in ("auto", "nystrom"):
+    named = isinstance(preconditioner, str) and preconditioner in ("auto", "nystrom")
+    if preconditioner is None or named:
         return preconditioner
     if isinstance(preconditioner, Solver) and preconditioner.preconditions:
         return preconditioner

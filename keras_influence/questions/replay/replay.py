@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target
-from keras_influence.questions.evidence import name_of
+from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.replay.recorder import Recorder
 from keras_influence.questions.replay.run import Run
 from keras_influence.questions.replay.run_end import RunEnd
@@ -96,15 +96,8 @@ class Replay(Recorder):
         config = {"batch_size": about["batch_size"], "seed": about["seed"]}
         return InfluenceScores(
             values=-values,
-            residual=np.zeros(len(values)),
-            iterations=np.zeros(len(values), int),
-            converged=np.ones(len(values), bool),
-            solver={"class_name": "Replay", "config": config},
             details=run.details(),
-            curvature="none",
-            damping=0.0,
-            target=name_of(target),
-            parameters=tuple(v.path for v in self.model.trainable_variables),
+            **without_solve(len(values), "Replay", config, target, self.model.trainable_variables),
         )
 
     def losses(
