@@ -34,6 +34,7 @@ the output is the loss they are turned round: it falls as the margin rises, and 
 
 import argparse
 import dataclasses
+import itertools
 import os
 import pathlib
 import time
@@ -46,6 +47,7 @@ import numpy as np
 from lds_methods import METHODS
 from lds_models import PROTOCOLS
 from problems import environment
+from scipy.stats import spearmanr
 
 from keras_influence.evaluation import SubsetOutputs, lds, subset_outputs
 
@@ -56,12 +58,14 @@ def main(options):
     print(environment(), flush=True)
     for kind in options.models:
         protocol, folder = PROTOCOLS[kind], options.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
         train, unseen, name = protocol.data()
         keras.utils.set_random_seed(0)
         outputs = known(options.truth, kind, protocol)
         if outputs is None:
             outputs = trained(protocol, unseen, train, folder, options.seeds or protocol.seeds)
-        print(f"\n{kind}, {name}, n = {len(train[1])}. {outputs!r}", flush=True)
+        print(f"\n{kind}, {name}, n = {len(train[1])}. {outputs!r}")
+        print(f"Correlation of one seed's outputs with another's: {agreement(outputs)}", flush=True)
         models = [reference(protocol, seed, train, folder) for seed in REFERENCES]
         if options.export is not None:
             write(options.export, kind, train, unseen, outputs, models)
@@ -95,6 +99,14 @@ def known(folder, kind, protocol):
         outputs, masks = file["outputs"], file["masks"]
     target = protocol.target.__name__ if protocol.target else "test loss"
     return SubsetOutputs(outputs, masks, tuple(range(outputs.shape[1])), target)
+
+
+def agreement(outputs):
+    """Spearman correlation over subsets between two seeds, mean over pairs and test examples."""
+    count = outputs.outputs.shape[1]
+    pairs = itertools.combinations(range(count), 2)
+    found = [spearmanr(*outputs.outputs[:, pair, i].T)[0] for pair in pairs for i in range(60)]
+    return f"{np.nanmean(found):.2f}" if found else "one seed"
 
 
 def first(count, test, outputs):
