@@ -44,6 +44,7 @@ from keras_influence.linalg.solvers import (
     LiSSA,
     Nystrom,
     TwoLevel,
+    Woodbury,
 )
 from keras_influence.models import InfluenceMixin, InfluenceModel
 from keras_influence.questions.explainer import Explainer, load_prepared, prepare
@@ -100,6 +101,7 @@ __all__ = [
     "TopInfluence",
     "TracIn",
     "TwoLevel",
+    "Woodbury",
     "WholeSet",
     "__version__",
     "averaged_self_influence",

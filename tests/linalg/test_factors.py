@@ -6,6 +6,13 @@ import numpy as np
 import pytest
 
 from keras_influence.linalg.factors import packing
+from keras_influence.linalg.factors.contributions import (
+    ContributionsFactor,
+    Formed,
+    Outer,
+    Sparse,
+    stacked,
+)
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
@@ -136,6 +143,44 @@ def test_coupled_is_a_multiple_of_the_identity_outside(rng, places):
     assert truth.relative_error(found, dense_solve(matrix, rows)) < 1e-5
 
 
+def _contributions(rng):
+    """Seven rows over 23 positions, as parts of all kinds and as one array."""
+    order = rng.permutation(23)
+    outer = Outer(order[:12].reshape(3, 4), rng.normal(size=(7, 3)), rng.normal(size=(7, 4)))
+    formed = Formed(order[12:15], rng.normal(size=(7, 3)))
+    # The second row has an entry twice, which counts twice.
+    ends = np.array([0, 2, 5, 5, 6, 7, 8, 9])
+    columns = np.array([0, 3, 1, 1, 2, 4, 0, 3, 2])
+    sparse = Sparse(order[15:20], rng.normal(size=9), columns, ends)
+    dense = np.zeros((7, 23))
+    dense[:, order[:12]] = np.einsum("mk,mo->mko", outer.inputs, outer.deltas).reshape(7, 12)
+    dense[:, order[12:15]] = formed.rows
+    np.add.at(dense, (np.repeat(np.arange(7), np.diff(ends)), order[15 + columns]), sparse.data)
+    return (outer, formed, sparse), dense
+
+
+def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
+    monkeypatch.setattr("keras_influence.linalg.factors.contributions._NUMBERS", 60)
+    parts, dense = _contributions(rng)
+    factor, v = ContributionsFactor.of(parts, 0.3), rng.normal(size=(5, 23))
+    expected = dense_solve(dense.T @ dense, v, 0.3)
+    assert truth.relative_error(factor.precondition(v), expected) < 1e-12
+    single = factor.astype("float32").precondition(v.astype("float32"))
+    assert single.dtype == np.float32
+    assert truth.relative_error(single, expected) < 1e-4
+
+
+def test_contributions_stand_below_others(rng):
+    parts, dense = _contributions(rng)
+    found = tuple(stacked([part, part.times(2.0)]) for part in parts)
+    v, both = rng.normal(size=(2, 23)), np.vstack([dense, 2 * dense])
+    expected = dense_solve(both.T @ both, v, 0.3)
+    assert (
+        truth.relative_error(ContributionsFactor.of(found, 0.3).precondition(v), expected) < 1e-12
+    )
+    assert [len(part) for part in found] == [14, 14, 14]
+
+
 def test_factors_work_in_another_precision(rng):
     layers, rows = Layers(rng), rng.normal(size=(2, 23)).astype("float32")
     found = _kronecker(layers, 0.3).astype("float32").precondition(rows)
@@ -158,12 +203,17 @@ def _factors(rng):
         "kronecker": _kronecker(Layers(rng), 0.3),
         "two level": TwoLevelFactor(_kronecker(Layers(rng), 0.3), np.arange(3), np.eye(3)),
         "coupled": CoupledFactor(_kronecker(Layers(rng), 0.3), np.arange(3), np.eye(3), 0.4),
+        "contributions": ContributionsFactor.of(_contributions(rng)[0], 0.3),
         "nothing": None,
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["low rank", "cholesky", "ldl", "kronecker", "two level", "coupled", "nothing"]
+    "name",
+    [
+        *("low rank", "cholesky", "ldl", "kronecker", "two level", "coupled"),
+        *("contributions", "nothing"),
+    ],
 )
 def test_packed_and_unpacked_a_factor_is_the_same(name, rng):
     factor, arrays = _factors(rng)[name], []
@@ -171,7 +221,7 @@ def test_packed_and_unpacked_a_factor_is_the_same(name, rng):
     again = packing.unpack(tree, arrays)
     assert type(again) is type(factor)
     if factor is not None:
-        layered = name in ("kronecker", "two level", "coupled")
+        layered = name in ("kronecker", "two level", "coupled", "contributions")
         rows = rng.normal(size=(3, 23 if layered else 12))
         solve = "precondition" if layered else "solve"
         assert (getattr(again, solve)(rows) == getattr(factor, solve)(rows)).all()

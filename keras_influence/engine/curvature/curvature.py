@@ -6,6 +6,7 @@ from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.sizes import batch_size as size_of
 from keras_influence.engine.layers.averaged import AveragedStatistics
+from keras_influence.engine.layers.contributions import contributions
 from keras_influence.engine.layers.footprint import vectors_together
 from keras_influence.engine.layers.kronecker import Statistics
 from keras_influence.engine.layers.scoring import check_gradients
@@ -106,6 +107,11 @@ class Curvature(LinearOperator):
         statistics = self._statistics(seed + _ANEW)
         about = blocks, chosen, each, np.sort(positions)
         return statistics.coarse(*about, self._regulariser(seed))
+
+    def contributions(self, most, nbytes):
+        """Of the Gauss-Newton matrix; see `Layered`."""
+        about = self._ground, self._batches, self._facts.train(), most, nbytes
+        return contributions(*about, self._progress)
 
     def _refuse_bad_examples(self):
         """Raise a ValueError that names the first example whose gradient is not finite, if any."""

@@ -26,7 +26,7 @@ def kernel(*extras):
     """Compile `function(self, batch, weight, *extras)` once for each structure of batch.
 
     `weight` is a `Weighting`; in the function, of tensors. The names of the extra arguments say
-    what they are: "vectors" (k, p), "vector" (p,), "omega" (b,), "seed" (2,) integers.
+    what they are: "vectors" (k, p), "vector" (p,), "omega" (b,); integers: "seed" (2,), "columns" (b,).
 
     `self` has `parameters` and `kernels`, a `Kernels`.
     """
@@ -131,7 +131,7 @@ def _without_collection():
 
 
 def _dtype_of(name, dtype):
-    return tf.int32 if name == "seed" else dtype
+    return tf.int32 if name in ("seed", "columns") else dtype
 
 
 class _Compiled:
@@ -146,6 +146,7 @@ class _Compiled:
             "vector": [owner.parameters.size],
             "omega": [None],
             "seed": [2],
+            "columns": [None],
         }
 
         def trace(flat, weight, values):

@@ -1,15 +1,17 @@
-"""Random directions at the outputs whose second moment is a loss's curvature there.
+"""Roots of a loss's curvature at the outputs, and random directions that have it for second moment.
 
 For each position of an output z let H = ∂²ℓ/∂z², (C, C). With B Bᵀ = H and random signs ε,
 u = B ε has E[u uᵀ] = H: what sampling labels from the model's own distribution does for a
 cross-entropy. Two closed forms need no matrix:
 
-    diagonal    H = diag(h)                   u = √h ∘ ε
-    softmax     H = s (diag(p) - p pᵀ)        u = √s (√p ∘ ε - p ⟨√p, ε⟩),   p = softmax(z)
+    diagonal    H = diag(h)                   B ε = √h ∘ ε
+    softmax     H = s (diag(p) - p pᵀ)        B ε = √s (√p ∘ ε - p ⟨√p, ε⟩),   p = softmax(z)
 
 Whether one of them is H is seen by one product of H with a random direction; where none is,
 H is written out and taken apart, C products and an eigendecomposition for each position.
 """
+
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -20,14 +22,30 @@ _MISS = {2: 5e-2, 4: 1e-3, 8: 1e-6}
 _CANCELLED = 1e-2
 
 
-def diagonal(product, z, signs, direction):
-    """u = √h ∘ ε, and how far H is from diag(h)."""
+class Root(NamedTuple):
+    """B with B Bᵀ = H at each position of an output z.
+
+    Attributes:
+        times: ε ↦ B ε, for a tensor like z.
+        strengths: squared norms of the columns of B, like z.
+        miss: how far H is from the form that B takes it for.
+    """
+
+    times: Any
+    strengths: tf.Tensor
+    miss: tf.Tensor
+
+
+def diagonal(product, z, direction):
+    """The `Root` of H = diag(h)."""
     h = product(tf.ones_like(z))
-    return signs * tf.sqrt(tf.nn.relu(h)), _miss(product(direction), h * direction)
+    miss = _miss(product(direction), h * direction)
+    h = tf.nn.relu(h)
+    return Root(lambda e: e * tf.sqrt(h), h, miss)
 
 
-def softmax(product, z, signs, direction):
-    """u = √s (√p ∘ ε - p ⟨√p, ε⟩), and how far H is from s (diag(p) - p pᵀ)."""
+def softmax(product, z, direction):
+    """The `Root` of H = s (diag(p) - p pᵀ)."""
     tiny = tf.constant(_TINY, z.dtype)
     p = tf.nn.softmax(z)
     # Classes whose probability has vanished have no part in H, and say nothing about it.
@@ -41,11 +59,15 @@ def softmax(product, z, signs, direction):
     # Where a class has nearly all of the probability H is small, by terms that cancel.
     rounding = _CANCELLED * tf.norm(s * root * direction)
     miss = _miss(image, s * root * d, rounding)
-    return tf.sqrt(s) * (root * signs - p * _inner(root, signs)), miss
+    return Root(
+        lambda e: tf.sqrt(s) * (root * e - p * _inner(root, e)),
+        s * p * ((1 - p) ** 2 + _inner(p, p) - p**2),
+        miss,
+    )
 
 
-def dense(product, z, signs, direction):
-    """u = Q √Λ ε of H = Q Λ Qᵀ, always right."""
+def dense(product, z, direction):
+    """The `Root` Q √Λ of H = Q Λ Qᵀ, always right."""
     del direction
 
     def row(unit):
@@ -56,34 +78,41 @@ def dense(product, z, signs, direction):
     # There is no eigensolver for two bytes.
     half = z.dtype if z.dtype.size > 2 else tf.float32
     values, vectors = (tf.cast(t, z.dtype) for t in tf.linalg.eigh(tf.cast(blocks, half)))
-    return tf.linalg.matvec(vectors, signs * tf.sqrt(tf.nn.relu(values))), tf.zeros([], z.dtype)
+    values = tf.nn.relu(values)
+    return Root(
+        lambda e: tf.linalg.matvec(vectors, e * tf.sqrt(values)), values, tf.zeros([], z.dtype)
+    )
 
 
 # In the order to be tried.
 ROOTS = {"diagonal": diagonal, "softmax": softmax, "dense": dense}
 
 
-def direction_of_curvature(root, product, z, seed):
-    """`(u, miss)` for an output z whose positions have no part in one another.
+def root(name, product, z, seed):
+    """The `Root` for an output z whose positions have no part in one another.
 
     Args:
-        root: a name of `ROOTS`.
+        name: of `ROOTS`.
         product: v ↦ H v, for a tensor like z.
         z: the output, (b, ..., C), or (b,).
-        seed: two integers, a tensor (2,).
+        seed: two integers, a tensor (2,), of the direction in which the form is looked at.
     """
-    signs = tf.where(tf.random.stateless_uniform(tf.shape(z), seed) < 0.5, -1.0, 1.0)
-    direction = tf.random.stateless_normal(tf.shape(z), seed + 1)
+    direction = tf.cast(tf.random.stateless_normal(tf.shape(z), seed), z.dtype)
     # A vector of single numbers has positions of one number each.
-    form = ROOTS[root if z.shape.rank > 1 else "diagonal"]
-    return form(product, z, tf.cast(signs, z.dtype), tf.cast(direction, z.dtype))
+    form = ROOTS[name if z.shape.rank > 1 else "diagonal"]
+    return form(product, z, direction)
+
+
+def signs(z, seed):
+    """Random signs like z."""
+    drawn = tf.where(tf.random.stateless_uniform(tf.shape(z), seed) < 0.5, -1.0, 1.0)
+    return tf.cast(drawn, z.dtype)
 
 
 def root_of(product, z, seed):
     """The name of the first of `ROOTS` that holds for an output of a few examples."""
     for name in ROOTS:
-        miss = float(direction_of_curvature(name, product, z, seed)[1])
-        if miss <= tolerance(z.dtype):
+        if float(root(name, product, z, seed).miss) <= tolerance(z.dtype):
             return name
     return "dense"
 

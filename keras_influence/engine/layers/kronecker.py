@@ -19,7 +19,12 @@ from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.kernels.roots import tolerance
 from keras_influence.engine.layers.parts import parts_of
-from keras_influence.engine.layers.pseudo import pseudo_signals, roots_of
+from keras_influence.engine.layers.pseudo import (
+    contributed_signals,
+    pseudo_signals,
+    roots_of,
+    strengths,
+)
 from keras_influence.engine.layers.sites import InnerCallError, linear_layers
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
@@ -51,25 +56,42 @@ class PseudoGradients:
 
     def of(self, batch, weight, seed):
         """The `raw` of each part, for a batch with weighting and two integers."""
-        if self._roots is None:
-            few = tf.nest.map_structure(lambda t: t[:_FEW], batch)
-            self._roots = self._find_roots(few, weight)
+        return self._parted(self._raw, batch, weight, seed)
+
+    def contributed(self, batch, weight, columns):
+        """The same of `pseudo.contributed_signals`, for a column of each example's root."""
+        return self._parted(self._contributed, batch, weight, columns)
+
+    def strengths(self, batch, weight):
+        """(b, q) squared norms of the columns of each example's root."""
+        found, _ = self._with_roots(self._strengths, batch, weight)
+        return found.numpy()
+
+    def _parted(self, raw_of, batch, weight, about):
         try:
-            miss, *raw = self._raw(batch, weight, seed)
+            *raw, _ = self._with_roots(raw_of, batch, weight, about)
         except InnerCallError as error:
             self._hide(error.layers)
-            return self.of(batch, weight, seed)
+            return self._parted(raw_of, batch, weight, about)
         uneven = [p.layer.name for p, r in zip(self.parts, raw) if len(set(p.rows(r))) > 1]
         if uneven:  # Its calls cannot stand side by side.
             self._hide(uneven)
-            return self.of(batch, weight, seed)
-        if float(miss) <= tolerance(self.parameters.dtype) * len(self._roots):
-            return raw
+            return self._parted(raw_of, batch, weight, about)
+        return raw
+
+    def _with_roots(self, kernel_of, batch, weight, *about):
+        """What a kernel gives, the last of which is how far off the form of the roots is."""
+        if self._roots is None:
+            few = tf.nest.map_structure(lambda t: t[:_FEW], batch)
+            self._roots = self._find_roots(few, weight)
+        found = kernel_of(batch, weight, *about)
+        if float(found[-1]) <= tolerance(self.parameters.dtype) * len(self._roots):
+            return found
         # The forms were seen where the loss says nothing; what they are, these data tell.
-        found = self._find_roots(batch, weight)
-        self._roots = found if found != self._roots else ("dense",) * len(found)
+        roots = self._find_roots(batch, weight)
+        self._roots = roots if roots != self._roots else ("dense",) * len(roots)
         self.kernels.forget()
-        return self.of(batch, weight, seed)
+        return self._with_roots(kernel_of, batch, weight, *about)
 
     def _hide(self, layers):
         """Look at the network anew, without these layers."""
@@ -84,15 +106,26 @@ class PseudoGradients:
 
     @kernel("seed")
     def _raw(self, batch, weight, seed):
-        layers = [
-            layer
-            for layer in linear_layers(self._objective.model(), self.parameters.variables)
-            if layer.name not in self._hidden
-        ]
-        found = pseudo_signals(self._objective, layers, batch, weight, seed, self._roots)
+        found = pseudo_signals(self._objective, self._layers(), batch, weight, seed, self._roots)
+        return self._of_parts(found)
+
+    @kernel("columns")
+    def _contributed(self, batch, weight, columns):
+        about = batch, weight, columns, self._roots
+        return self._of_parts(contributed_signals(self._objective, self._layers(), *about))
+
+    @kernel()
+    def _strengths(self, batch, weight):
+        return strengths(self._objective, batch, weight, self._roots)
+
+    def _layers(self):
+        layers = linear_layers(self._objective.model(), self.parameters.variables)
+        return [layer for layer in layers if layer.name not in self._hidden]
+
+    def _of_parts(self, found):
         if not self.parts:
             self.parts = parts_of(self.parameters, found.sites)
-        return [found.miss, *(part.raw(self._objective, found) for part in self.parts)]
+        return [*(part.raw(self._objective, found) for part in self.parts), found.miss]
 
 
 class Statistics:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_influence.engine.layers.sites import Site
 from keras_influence.engine.layers.views import as_matrix
+from keras_influence.linalg.factors.contributions import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.kronecker import Block
 
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
@@ -121,6 +122,21 @@ class MatrixPart:
             found.append(entries.numpy())
         return np.concatenate(found, axis=1)
 
+    def contributions(self, raw):
+        """Each example's Σ_t a_t δ_tᵀ, as `Rows`."""
+        height, width = self._positions.shape
+        # As a layer's output tells, not the number of positions, which may change from batch to batch.
+        outer, found = len(raw) == 1 and raw[0][1].shape.rank == 2, []
+        for a, delta in self._slices(raw, height * width):
+            if a.dtype.is_integer:
+                found.append(_indexed(self._positions, a.numpy(), delta.numpy()))
+            elif outer:
+                found.append(Outer(self._positions, a[:, 0].numpy(), delta[:, 0].numpy()))
+            else:
+                formed = tf.matmul(a, delta, transpose_a=True).numpy()
+                found.append(Formed(self._positions.ravel(), formed.reshape(len(formed), -1)))
+        return stacked(found)
+
     def _slices(self, raw, each):
         """a (b, T, K), or indices (b, T), and δ (b, T, O), for some of the examples at a time.
 
@@ -140,6 +156,14 @@ class MatrixPart:
                 view = as_matrix(Site(self.layer, (inputs[some],), {}, None))
                 calls.append(view.signals(delta[some], height))
             yield tuple(tf.concat(parts, 1) for parts in zip(*calls))
+
+
+def _indexed(positions, indices, delta):
+    """Rows Σ_t a_t δ_tᵀ with a_t the unit vectors of (b, T) indices."""
+    count, width = len(delta), positions.shape[1]
+    columns = indices[..., None] * width + np.arange(width)
+    ends = np.arange(count + 1) * (columns.size // max(count, 1))
+    return Sparse(positions.ravel(), delta.ravel(), columns.ravel(), ends)
 
 
 def _turned(t, basis):

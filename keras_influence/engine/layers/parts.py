@@ -11,6 +11,7 @@ from keras_influence.engine.layers.channels import split_of
 from keras_influence.engine.layers.matrix_part import MatrixPart
 from keras_influence.engine.layers.sites import weights_of
 from keras_influence.engine.layers.views import as_matrix
+from keras_influence.linalg.factors.contributions import Formed
 from keras_influence.linalg.factors.kronecker import Channels
 
 OTHERS = "weights in no layer that is covered"
@@ -98,6 +99,11 @@ class ChannelPart:
         """Entries of the gradients in the eigenvectors, of each example, (len(chosen), b)."""
         turned = block.turned(tf.add_n(raw).numpy())
         return turned.reshape(len(turned), -1)[:, chosen].T
+
+    def contributions(self, raw):
+        """Each example's gradient, as `Rows`."""
+        gradients = tf.add_n(raw).numpy()
+        return Formed(self._positions.ravel(), gradients.reshape(len(gradients), -1))
 
 
 class RestPart:

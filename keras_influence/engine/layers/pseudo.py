@@ -1,11 +1,11 @@
-"""Pseudo-gradients, whose second moment is the Gauss-Newton matrix, seen layer by layer."""
+"""Weight gradients whose second moment or sum is the Gauss-Newton matrix, seen layer by layer."""
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
-from keras_influence.engine.kernels.roots import direction_of_curvature, root_of
+from keras_influence.engine.kernels.roots import root, root_of, signs
 from keras_influence.engine.layers.sites import check_outside, recording
 
 
@@ -37,6 +37,53 @@ def pseudo_signals(objective, layers, batch, weight, seed, roots):
     Raises:
         InnerCallError: a layer is called inside a loop or a branch.
     """
+
+    def draw(products, free):
+        seeds = [seed + 2 * i for i in range(len(free))]
+        found = [root(*about) for about in zip(roots, products, free, [s + 1 for s in seeds])]
+        return found, [r.times(signs(z, s)) for r, z, s in zip(found, free, seeds)]
+
+    return _signals(objective, layers, batch, weight, draw)
+
+
+def contributed_signals(objective, layers, batch, weight, columns, roots):
+    """The same with uᵢ one column of the root B of ∂²ℓᵢ/∂y², all of whose columns give J B Bᵀ Jᵀ.
+
+    Args:
+        columns: (b,) which one for each example, in the order of `strengths`.
+        objective, layers, batch, weight, roots: as of `pseudo_signals`.
+    """
+
+    def draw(products, free):
+        found, start, u = _roots(roots, products, free), 0, []
+        for r, z in zip(found, free):
+            size = tf.reduce_prod(tf.shape(z)[1:])
+            u.append(
+                r.times(tf.reshape(tf.one_hot(columns - start, size, dtype=z.dtype), tf.shape(z)))
+            )
+            start += size
+        return found, u
+
+    return _signals(objective, layers, batch, weight, draw)
+
+
+def strengths(objective, batch, weight, roots):
+    """The squared norms of the columns of B, (b, q), of all outputs side by side; and the miss."""
+    with objective.at(objective.parameters.tensors()):
+        model, parts, y_pred = objective.called(batch)
+        pairs = curved_outputs(objective.reading, model, parts, y_pred)
+        products, free, _ = _products(objective, model, parts, y_pred, pairs, weight)
+        found = _roots(roots, products, free)
+    flat = [tf.reshape(r.strengths, [tf.shape(r.strengths)[0], -1]) for r in found]
+    return tf.concat(flat, 1), tf.add_n([r.miss for r in found])
+
+
+def _roots(names, products, free):
+    seed = tf.constant([0, 1])
+    return [root(name, product, z, seed) for name, product, z in zip(names, products, free)]
+
+
+def _signals(objective, layers, batch, weight, draw):
     theta = objective.parameters.tensors()
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(theta)
@@ -45,20 +92,16 @@ def pseudo_signals(objective, layers, batch, weight, seed, roots):
             pairs = curved_outputs(objective.reading, model, parts, y_pred)
     with objective.at(theta):
         products, free, y = _products(objective, model, parts, y_pred, pairs, weight)
-    drawn = [
-        direction_of_curvature(root, product, output, seed + 2 * i)
-        for i, (root, product, output) in enumerate(zip(roots, products, free))
-    ]
-    u = [direction for direction, _ in drawn]
+    found, u = draw(products, free)
     check_outside(y, sites)
     sources = [site.outputs for site in sites]
-    found = tape.gradient(y, sources + theta, output_gradients=u)
-    reached = [(s, tf.convert_to_tensor(g)) for s, g in zip(sites, found) if g is not None]
+    gradients = tape.gradient(y, sources + theta, output_gradients=u)
+    reached = [(s, tf.convert_to_tensor(g)) for s, g in zip(sites, gradients) if g is not None]
     return PseudoSignals(
         sites=[site for site, _ in reached],
         deltas=[delta for _, delta in reached],
-        gradients=found[len(sites) :],
-        miss=tf.add_n([miss for _, miss in drawn]),
+        gradients=gradients[len(sites) :],
+        miss=tf.add_n([r.miss for r in found]),
     )
 
 

@@ -173,7 +173,7 @@ class Kronecker:
     @functools.cached_property
     def places(self) -> tuple[slice | Array, ...]:
         """The positions of each block, as a slice where they stand in one piece."""
-        return tuple(_in_one_piece(block.positions.ravel()) for block in self.blocks)
+        return tuple(in_one_piece(block.positions.ravel()) for block in self.blocks)
 
     def astype(self, dtype: npt.DTypeLike) -> "Kronecker":
         """The same with its blocks in another precision."""
@@ -205,7 +205,8 @@ def _slices(blocks: tuple[AnyBlock, ...]) -> list[slice]:
     return [slice(a, b) for a, b in zip(edges, edges[1:])]
 
 
-def _in_one_piece(positions: Array) -> slice | Array:
+def in_one_piece(positions: Array) -> slice | Array:
+    """Positions as a slice, where they follow one another."""
     first, last = int(positions[0]), int(positions[-1])
     if last - first + 1 == len(positions) and (np.diff(positions) == 1).all():
         return slice(first, last + 1)

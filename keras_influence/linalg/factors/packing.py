@@ -6,6 +6,12 @@ from typing import Any
 import numpy as np
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.contributions import (
+    ContributionsFactor,
+    Formed,
+    Outer,
+    Sparse,
+)
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
@@ -13,7 +19,10 @@ from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFact
 
 FACTORS: dict[str, type] = {
     c.__name__: c
-    for c in (Block, Channels, CoupledFactor, DenseFactor, Kronecker, LowRank, TwoLevelFactor)
+    for c in (
+        *(Block, Channels, Kronecker, CoupledFactor, TwoLevelFactor, DenseFactor, LowRank),
+        *(ContributionsFactor, Outer, Formed, Sparse),
+    )
 }
 
 

@@ -3,6 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.contributions import Rows
 from keras_influence.linalg.factors.kronecker import AnyBlock
 from keras_influence.linalg.operators.base import LinearOperator
 
@@ -38,6 +39,15 @@ class Layered(Protocol):
             chosen: (R,) which ones, sorted, in the order of the blocks.
             draws: how many pseudo-gradients to estimate it from.
             seed: of these.
+        """
+        ...
+
+    def contributions(self, most: int, nbytes: float) -> tuple[Rows, ...]:
+        """The strongest contributions of single examples, rows g of a sum of g gᵀ.
+
+        Args:
+            most: how many at most.
+            nbytes: how many bytes they may take.
         """
         ...
 

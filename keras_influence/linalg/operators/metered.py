@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.contributions import Rows
 from keras_influence.linalg.factors.kronecker import AnyBlock
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import Layered, layered
@@ -41,6 +42,12 @@ class Metered(LinearOperator):
     def coupling(self, blocks: tuple[AnyBlock, ...], chosen: Array, draws: int, seed: int) -> Array:
         """The operator's coupling, which is no pass over all of the data."""
         return layered(self._operator).coupling(blocks, chosen, draws, seed)
+
+    def contributions(self, most: int, nbytes: float) -> tuple[Rows, ...]:
+        """The operator's strongest, in as many passes as there are of them for each example."""
+        parts = layered(self._operator).contributions(most, nbytes)
+        self.passes += len(parts[0]) / self.n if parts else 0.0
+        return parts
 
     def samples(self, batch_size: int, seed: int) -> Iterator[LinearOperator]:
         for sample in self._operator.samples(batch_size, seed):

@@ -15,6 +15,7 @@ from keras_influence.linalg.solvers.minres import MINRES
 from keras_influence.linalg.solvers.ncg import NCG
 from keras_influence.linalg.solvers.nystrom import Nystrom
 from keras_influence.linalg.solvers.two_level import TwoLevel
+from keras_influence.linalg.solvers.woodbury import Woodbury
 
 SOLVERS: dict[str, Callable[..., Solver | Auto]] = {
     "arnoldi": Arnoldi,
@@ -28,6 +29,7 @@ SOLVERS: dict[str, Callable[..., Solver | Auto]] = {
     "ncg": NCG,
     "nystrom": Nystrom,
     "two_level": TwoLevel,
+    "woodbury": Woodbury,
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Solution",
     "Solver",
     "TwoLevel",
+    "Woodbury",
     "get",
 ]
 

@@ -1,0 +1,94 @@
+"""The strongest contributions of single examples to the Gauss-Newton matrix, layer by layer.
+
+The matrix is a sum of g gᵀ, with g = Jᵢᵀ b / √n for each column b of a root of ∂²ℓᵢ/∂y². How
+strong they are is told by |b|² alone, which takes a forward pass; each that is taken is one backward
+pass of its example.
+"""
+
+import numpy as np
+
+from keras_influence.engine.data import rows
+from keras_influence.engine.layers.kronecker import pseudo_of
+from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.passes.passes import each
+from keras_influence.linalg.factors.contributions import stacked
+
+# Contributions from which it is told how much memory one takes.
+_FEW = 4
+
+
+def contributions(ground, batches, weight, most, nbytes, progress):
+    """The strongest of them, as parts that cover all weights whose example gradients are known.
+
+    Args:
+        ground: a `Ground`.
+        batches: the training data.
+        weight: the `Weighting` of the objective.
+        most: how many at most.
+        nbytes: how many bytes they may take.
+        progress: as `Progress`, shows what takes long.
+
+    Returns:
+        A tuple of `Rows`.
+    """
+    places, columns = _strongest(ground, batches, weight, most)
+    few = _parts(ground, batches, weight, places[:_FEW], columns[:_FEW])
+    each_takes = sum(part.nbytes for part in few) / max(1, len(places[:_FEW]))
+    count = max(1, min(len(places), int(nbytes / max(1.0, each_takes))))
+    title = f"{count} contributions of single examples"
+    return _parts(ground, batches, weight, places[:count], columns[:count], progress, title)
+
+
+def _strongest(ground, batches, weight, most):
+    """Positions of examples and columns of their roots, the strongest first."""
+    found = [np.zeros(0), np.zeros(0, int), np.zeros(0, int)]
+    for some in each(_strengths, ground, batches, weight, most):
+        joined = [np.concatenate(pair) for pair in zip(found, some)]
+        found = [array[_largest(joined[0], most)] for array in joined]
+    order = np.argsort(-found[0], kind="stable")
+    return found[1][order], found[2][order]
+
+
+def _strengths(ground, run, weight, most):
+    """A pass: the largest strengths of each batch, with their positions and columns."""
+    pseudo, start = pseudo_of(ground.objective), run.start
+    for batch in run:
+        with computing("train"):
+            found = pseudo.strengths(batch, weight)
+        kept = _largest(found.ravel(), most)
+        places, columns = np.divmod(kept, found.shape[1])
+        yield found.ravel()[kept], start + places, columns
+        start += len(found)
+
+
+def _largest(values, most):
+    """Places of the largest, without what is zero."""
+    kept = (
+        np.argpartition(-values, most - 1)[:most] if len(values) > most else np.arange(len(values))
+    )
+    return kept[values[kept] > 0]
+
+
+def _parts(ground, batches, weight, places, columns, progress=None, title=""):
+    """The contributions of these columns, in no order that matters."""
+    pseudo = pseudo_of(ground.objective)
+    distinct, of = np.unique(places, return_inverse=True)
+    found = []
+    held = batches.subset(distinct)
+    step = None if progress is None else progress.stage(title, len(held))
+    for number, (where, batch) in enumerate(held.enumerated(), 1):
+        mine = np.flatnonzero((of >= where.start) & (of < where.stop))
+        for start in range(0, len(mine), batches.largest):
+            some = mine[start : start + batches.largest]
+            with computing("train"):
+                raw = pseudo.contributed(
+                    rows.take(batch, of[some] - where.start), weight, columns[some]
+                )
+            known = [(p, r) for p, r in zip(pseudo.parts, raw) if p.by_example]
+            found.append([part.contributions(r) for part, r in known])
+        if step:
+            step(number)
+    if step:
+        step.close()
+    scale = 1 / np.sqrt(batches.n)
+    return tuple(stacked(pieces).times(scale) for pieces in zip(*found))

@@ -1,0 +1,57 @@
+"""The strongest contributions of single examples, inverted by Woodbury's identity."""
+
+import numpy as np
+
+from keras_influence.errors import SolverError
+from keras_influence.linalg.factors.contributions import ContributionsFactor
+from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.operators.layered import layered
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.validate import check_number
+
+# Bytes that the contributions may take.
+_BYTES = 2**29
+
+
+class Woodbury(Solver):
+    """The Gauss-Newton matrix of the strongest contributions of single examples, plus the damping.
+
+    Each example adds a few matrices of rank one, as many as the model has outputs: g gᵀ with g its gradient along one
+    of them. The `rank` strongest of all are taken, and (Σ g gᵀ + λI)⁻¹ is had from a matrix
+    of rank × rank. Where these are all there are the answer is exact, for any number of
+    parameters: so few examples are soon done with. Else it is an approximation, and a
+    preconditioner of `CG` that knows nothing of layers being close to Kronecker products, and needs
+    no product with the curvature.
+
+    Parameters in no layer whose example gradients are known are left to the damping.
+
+    Args:
+        rank: contributions at most; fewer where they would take more than half a gigabyte.
+    """
+
+    tol = None
+    preconditions = True
+    approximates = "gauss_newton"
+    advice = "Raise `damping` or `rank`, or use method='cg'."
+
+    def __init__(self, rank: int = 2000) -> None:
+        check_number("rank", rank, low=1, integer=True)
+        self.rank = rank
+
+    def factorise(self, curvature: LinearOperator, damping: float) -> ContributionsFactor:
+        """The factor of a `Layered` curvature.
+
+        Raises:
+            ValueError: the curvature is not `Layered`.
+            SolverError: there is no damping.
+        """
+        network = layered(curvature)
+        if not damping > 0:
+            raise SolverError("Woodbury needs a damping. Set `damping` to a positive number.")
+        parts = network.contributions(self.rank, _BYTES)
+        return ContributionsFactor.of(parts, damping).astype(curvature.dtype)
+
+    def _solve(self, problem: Problem) -> Answer:
+        problem.on_step(1, np.nan)
+        x = problem.factor.precondition(problem.rows)
+        return Answer(x, 1, details={"contributions": len(problem.factor.cholesky)})

@@ -1,0 +1,134 @@
+"""Contributions of single examples against Gauss-Newton matrices from Jacobians by plain tapes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_influence import CG, Woodbury
+from keras_influence.engine.problem import Problem
+from keras_influence.linalg.operators import Damped
+from tests import truth
+from tests.engine.test_kronecker import NETWORKS, Merged, _data, _model
+from tests.linalg.matrices import dense_solve
+
+layers = keras.layers
+N = 9
+COVERED = (
+    *(
+        "dense",
+        "no bias",
+        "positions",
+        "conv same, strides",
+        "conv1d causal",
+        "einsum",
+        "attention",
+    ),
+    *("embedding", "called twice", "conv transposed", "depthwise", "grouped", "separable"),
+    *("layer normalisation", "batch normalisation", "bias that is no row"),
+)
+
+
+def _case(name, rng, scalar):
+    model = _model(name, scalar)
+    x, y, w = (array[:N] for array in _data(name, rng, scalar))
+    w[2] = 0  # An example that has no part in the loss.
+    return model, (x, y, w)
+
+
+def _roots(model, x, w, scalar):
+    """J B / √n of each example, in the columns' order, and |b|², from the definition."""
+    rows, strengths = [], []
+    values = [v.value for v in model.trainable_variables]
+    for i in range(len(x)):
+        with tf.GradientTape(persistent=True) as tape:
+            z = model(x[i : i + 1], training=False)[0]
+            outputs = tf.unstack(z)
+        gradients = [tape.gradient(output, values) for output in outputs]
+        flat = np.stack([np.concatenate([_flat(g) for g in each]) for each in gradients])
+        p = tf.nn.softmax(z).numpy()
+        root = np.sqrt([[2.0]]) if scalar else (np.eye(3) - p[:, None]) * np.sqrt(p)
+        rows.append(np.sqrt(w[i] / len(x)) * root.T @ flat)
+        strengths.append(w[i] * (root**2).sum(0))
+    return np.concatenate(rows), np.concatenate(strengths)
+
+
+def _flat(gradient):
+    return tf.convert_to_tensor(gradient).numpy().ravel()
+
+
+def _written_out(parts, size):
+    """The rows of all parts as one array."""
+    rows = np.zeros((len(parts[0]), size))
+    for part in parts:
+        places = part.positions.ravel()
+        rows[:, places] += part.products(np.eye(len(places))).T
+    return rows
+
+
+@pytest.mark.parametrize("scalar", [True, False])
+@pytest.mark.parametrize("name", COVERED)
+def test_all_contributions_are_the_gauss_newton_matrix(name, scalar, float64, rng):
+    model, train = _case(name, rng, scalar)
+    rows, _ = _roots(model, train[0], train[2], scalar)
+    operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
+    parts = operator.contributions(100, 2**30)
+    found = _written_out(parts, operator.size)
+    assert len(found) == (N - 1) * (1 if scalar else 3)
+    assert truth.relative_error(found.T @ found, rows.T @ rows) < 1e-10
+    gram = sum(part.gram() for part in parts)
+    assert truth.relative_error(gram, found @ found.T) < 1e-12
+    v = rng.normal(size=(2, operator.size))
+    solution = Woodbury().solve(Damped(operator, 0.1), v)
+    assert truth.relative_error(solution.x, dense_solve(rows.T @ rows, v, 0.1)) < 1e-9
+    assert solution.details["contributions"] == len(found)
+
+
+@pytest.mark.parametrize("name", ["dense", "embedding", "conv same, strides"])
+def test_the_strongest_are_taken(name, float64, rng):
+    """By the curvature at the outputs, example and class."""
+    model, train = _case(name, rng, scalar=False)
+    rows, strengths = _roots(model, train[0], train[2], scalar=False)
+    operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
+    found = _written_out(operator.contributions(7, 2**30), operator.size)
+    strongest = rows[np.argsort(-strengths)[:7]]
+    assert truth.relative_error(found.T @ found, strongest.T @ strongest) < 1e-10
+
+
+def test_what_is_left_out_is_found_by_conjugate_gradients(float64, rng):
+    model, train = _case("conv same, strides", rng, scalar=False)
+    rows, _ = _roots(model, train[0], train[2], scalar=False)
+    operator = Problem(model, train).curvature("gauss_newton")
+    v, exact = rng.normal(size=(2, operator.size)), []
+    plain, better = (
+        CG(tol=1e-10, preconditioner=p).solve(Damped(operator, 1e-3), v)
+        for p in (None, Woodbury(18))
+    )
+    exact = dense_solve(rows.T @ rows, v, 1e-3)
+    assert truth.relative_error(better.x, exact) < 1e-8
+    assert better.iterations.max() < plain.iterations.max()
+
+
+def test_no_more_memory_than_is_allowed(rng):
+    model, train = _case("dense", rng, scalar=False)
+    operator = Problem(model, train).curvature("gauss_newton")
+    # The first layer's (6 + 6) numbers, the second's (7 + 3), four bytes each.
+    parts = operator.contributions(100, 5 * 4 * 22)
+    assert len(parts[0]) == 5
+    assert sum(part.nbytes for part in parts) == 5 * 4 * 22
+
+
+def test_what_has_no_examples_is_left_to_the_damping(float64, rng):
+    """A layer whose rows are positions of all examples; conjugate gradients make up for it."""
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, layers.Dense(1)(Merged()(inputs)))
+    model.compile("sgd", "mse")
+    train = rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 1))
+    rows, _ = _roots(model, train[0], np.ones(N), scalar=True)
+    operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
+    parts = operator.contributions(100, 2**30)
+    assert sum(part.positions.size for part in parts) == 13
+    v = rng.normal(size=(1, operator.size))
+    found = CG(tol=1e-10, preconditioner=Woodbury()).solve(Damped(operator, 0.1), v)
+    assert truth.relative_error(found.x, dense_solve(rows.T @ rows, v, 0.1)) < 1e-8
