@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.pool import pooled
+
 # Keras keeps a regulariser's factor in float32: take one that is exact there.
 L2 = 1 / 32
 
@@ -75,32 +77,55 @@ def get_flat(model):
 
 def gradient(model, x, y, **weight):
     """Gradient of Keras's full-batch loss."""
+    return _gradient(model, x, y, **weight).numpy()
+
+
+def _gradient(model, x, y, **weight):
     with tf.GradientTape() as tape:
         y_pred = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=y_pred, training=False, **weight)
-    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-    shapes = [v.shape for v in model.trainable_variables]
-    dense = [
-        np.zeros(s) if g is None else tf.convert_to_tensor(g).numpy()
-        for g, s in zip(gradients, shapes)
-    ]
-    return np.concatenate([g.ravel() for g in dense])
+    variables = [v.value for v in model.trainable_variables]
+    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+    return tf.concat([tf.reshape(g, [-1]) for g in gradients], 0)
+
+
+def gradient_of_weights(model, x, y):
+    """`gradient` as a function of sample weights alone, compiled: for truths that ask for it often."""
+    gradient(model, x, y)  # Keras builds its losses at their first call.
+    compiled = tf.function(lambda w: _gradient(model, x, y, sample_weight=w), autograph=False)
+    return lambda weight=None: compiled(None if weight is None else tf.constant(weight)).numpy()
 
 
 def finite_difference_hvp(model, x, y, v, step=1e-4):
     """H v from central differences of the gradient, fourth order."""
+    return _differences(model, lambda: gradient(model, x, y), [v], step)[0]
+
+
+def finite_difference_hessian(model, x, y, step=1e-4):
+    """H as `finite_difference_hvp` has its columns, by a gradient that is compiled."""
+    directions = np.eye(len(get_flat(model)))
+    return _differences(model, gradient_of_weights(model, x, y), directions, step)
+
+
+def _differences(model, slope, directions, step):
     theta = get_flat(model)
 
-    def at(t):
+    def at(v, t):
         set_flat(model, theta + t * step * v)
-        return gradient(model, x, y)
+        return slope()
 
     try:
-        return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
+        return np.array(
+            [
+                (8 * (at(v, 1) - at(v, -1)) - (at(v, 2) - at(v, -2))) / (12 * step)
+                for v in directions
+            ]
+        )
     finally:
         set_flat(model, theta)
 
 
+@pooled
 def softmax_model(features, classes, l2=0.0, cls=keras.Model):
     """The Keras model that `SoftmaxRegression` describes."""
     inputs = keras.Input((features,))
@@ -111,6 +136,7 @@ def softmax_model(features, classes, l2=0.0, cls=keras.Model):
     return model
 
 
+@pooled
 def ridge_model(features, l2=0.0, cls=keras.Model):
     """Linear regression without bias, squared loss, L2."""
     inputs = keras.Input((features,))
