@@ -147,15 +147,17 @@ def test_save_and_load_keep_everything(name, data, tmp_path):
 
 
 def test_a_saved_model_loads_in_a_fresh_process(data, tmp_path):
-    for name in ("Functional", "from Functional", "from Sequential"):
-        ready(name, data).save(tmp_path / "model.keras")
-        code = (
-            "import keras, keras_influence\n"
-            f"m = keras.models.load_model({str(tmp_path / 'model.keras')!r})\n"
-            "print(isinstance(m, keras_influence.InfluenceModel), m.count_params())"
+    code = "import keras, keras_influence\n"
+    names = ("Functional", "from Functional", "from Sequential")
+    for name in names:
+        path = tmp_path / f"{name}.keras"
+        ready(name, data).save(path)
+        code += (
+            f"m = keras.models.load_model({str(path)!r})\n"
+            "print(isinstance(m, keras_influence.InfluenceModel), m.count_params())\n"
         )
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert result.stdout.split() == ["True", "39"], result.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.split() == ["True", "39"] * len(names), result.stderr
 
 
 def test_from_model_shares_weights_compile_state_and_class(data):
