@@ -42,8 +42,9 @@ class SoftmaxRegression:
         return np.einsum("ni,nc->nic", self.x, p - self.y).reshape(len(self.x), -1)
 
     def gradient(self, theta):
-        data = self.w @ self.example_gradients(theta) / len(self.x)
-        return data + 2 * self.l2 * self.penalty.ravel() * theta
+        p = softmax(self.x @ theta.reshape(self.penalty.shape))
+        data = self.x.T @ (self.w[:, None] * (p - self.y)) / len(self.x)
+        return data.ravel() + 2 * self.l2 * self.penalty.ravel() * theta
 
     def hessian(self, theta):
         p = softmax(self.x @ theta.reshape(self.penalty.shape))

@@ -10,6 +10,7 @@ import tensorflow as tf
 import keras_influence as ki
 from keras_influence.engine.problem import Problem
 from tests import truth
+from tests.pool import pooled
 
 layers, ops = keras.layers, keras.ops
 
@@ -190,6 +191,7 @@ def test_a_target_that_reads_what_has_changed(rng):
         assert truth.relative_error(found.values[0], expected) < 1e-6
 
 
+@pooled
 def _rooted():
     """√(x₁ + x₂), without a finite gradient at x = 0."""
     inputs = keras.Input((2,))

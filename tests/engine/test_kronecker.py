@@ -14,6 +14,7 @@ from keras_influence.linalg.factors.kronecker import Block, Kronecker
 from keras_influence.linalg.operators import Damped
 from tests import truth
 from tests.linalg.matrices import dense_solve
+from tests.pool import pooled
 
 layers = keras.layers
 N = 24
@@ -115,6 +116,7 @@ def _twice(layer, x):
     return layer(layer(x))
 
 
+@pooled
 def _model(name, scalar=True):
     shape, body = NETWORKS[name]
     keras.utils.set_random_seed(1)
@@ -208,6 +210,7 @@ def test_exact_where_the_matrix_is_a_kronecker_product(float64, rng):
     assert solution.residual.max() < 1e-8
 
 
+@pooled
 def _normalised(width=6):
     keras.utils.set_random_seed(2)
     inputs = keras.Input((5,))
