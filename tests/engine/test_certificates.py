@@ -231,7 +231,7 @@ def test_a_label_out_of_range_is_said_wherever_it_stands(rng):
 
 def test_what_fails_on_bad_labels_is_not_kept_for_good_ones(rng):
     """Vectors are taken one by one only where the model asks for it."""
-    model = truth.softmax_model(4, 3)
+    model = truth.softmax_model.fresh(4, 3)
     x, y = rng.normal(size=(100, 4)), rng.integers(0, 3, 100)
     bad = y.copy()
     bad[90] = 3
