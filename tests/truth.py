@@ -78,23 +78,26 @@ def get_flat(model):
 
 def gradient(model, x, y, **weight):
     """Gradient of Keras's full-batch loss."""
-    return _gradient(model, x, y, **weight).numpy()
-
-
-def _gradient(model, x, y, **weight):
-    with tf.GradientTape() as tape:
-        y_pred = model(x, training=False)
-        loss = model.compute_loss(x=x, y=y, y_pred=y_pred, training=False, **weight)
-    variables = [v.value for v in model.trainable_variables]
-    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-    return tf.concat([tf.reshape(g, [-1]) for g in gradients], 0)
+    return _flat(_gradients(model, x, y, **weight))
 
 
 def gradient_of_weights(model, x, y):
     """`gradient` as a function of sample weights alone, compiled: for truths that ask for it often."""
     gradient(model, x, y)  # Keras builds its losses at their first call.
-    compiled = tf.function(lambda w: _gradient(model, x, y, sample_weight=w), autograph=False)
-    return lambda weight=None: compiled(None if weight is None else tf.constant(weight)).numpy()
+    compiled = tf.function(lambda w: _gradients(model, x, y, sample_weight=w), autograph=False)
+    return lambda weight=None: _flat(compiled(None if weight is None else tf.constant(weight)))
+
+
+def _gradients(model, x, y, **weight):
+    with tf.GradientTape() as tape:
+        y_pred = model(x, training=False)
+        loss = model.compute_loss(x=x, y=y, y_pred=y_pred, training=False, **weight)
+    variables = [v.value for v in model.trainable_variables]
+    return tape.gradient(loss, variables, unconnected_gradients="zero")
+
+
+def _flat(gradients):
+    return np.concatenate([tf.convert_to_tensor(g).numpy().ravel() for g in gradients])
 
 
 def finite_difference_hvp(model, x, y, v, step=1e-4):

@@ -8,12 +8,10 @@ import pytest
 
 import keras_influence as ki
 from tests import truth
-from tests.pool import pooled
 
 T = 0.01  # the default temperature
 
 
-@pooled
 def svm(loss="hinge", outputs=1):
     keras.utils.set_random_seed(0)
     l2 = keras.regularizers.L2(truth.L2)
