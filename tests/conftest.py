@@ -1,3 +1,4 @@
+import gc
 import os
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
@@ -29,6 +30,11 @@ def pytest_xdist_make_scheduler(config, log):
     if config.getoption("dist") == "load":  # What `-n` is without `--dist`.
         return WorkStealingScheduling(config, log)
     return None
+
+
+def pytest_collection_finish(session):
+    """What was imported stays: the garbage collector need not look through it again."""
+    gc.freeze()
 
 
 def set_precision(name):
