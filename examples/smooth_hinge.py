@@ -48,6 +48,7 @@ def data(n, split):
 def main(output, quick=False):
     common.double_precision()
     n, refits = (200, 20) if quick else (1000, 150)
+    temperatures = TEMPERATURES[[2, 4, 7]] if quick else TEMPERATURES
     (x, y), (x_test, y_test) = data(n, "train"), data(500, "test")
     w = svm(x, y)
     losses = np.maximum(0, 1 - y_test * (x_test @ w))
@@ -59,7 +60,7 @@ def main(output, quick=False):
     with warnings.catch_warnings():  # The warning names the temperature that is taken.
         warnings.simplefilter("ignore", ObjectiveWarning)
         automatic = model.influence(test, train, damping=0).values
-    for t in TEMPERATURES:
+    for t in temperatures:
         model.compile(loss=SmoothHinge(t))
         values[t] = model.influence(test, train, damping=0, method="direct").values
 
@@ -74,18 +75,18 @@ def main(output, quick=False):
         print(f"  {'hinge itself' if t == 0 else f'temperature {t:g}':18s} Pearson {r:.3f}")
     found["auto"] = common.pearson(automatic[:, chosen].ravel(), actual.ravel())
     print(f"  curvature='auto'   Pearson {found['auto']:.3f}")
-    draw(values[0.0][:, chosen], automatic[:, chosen], actual, found, output)
+    draw(values[0.0][:, chosen], automatic[:, chosen], actual, found, temperatures, output)
     return found
 
 
-def draw(raw, automatic, actual, found, output):
+def draw(raw, automatic, actual, found, temperatures, output):
     figure, axes = common.canvas(3)
     title = f"hinge as it is: no curvature\nPearson {found[0.0]:.2f}"
     common.diagonal(axes[0], raw.ravel(), actual.ravel(), common.RED, title)
     title = f"smooth hinge, as curvature='auto' takes it\nPearson {found['auto']:.2f}"
     common.diagonal(axes[1], automatic.ravel(), actual.ravel(), common.BLUE, title)
     axes[2].axhline(found[0.0], color=common.RED, linestyle="--", label="hinge as it is")
-    axes[2].plot(TEMPERATURES, [found[t] for t in TEMPERATURES], "o-", color=common.BLUE,
+    axes[2].plot(temperatures, [found[t] for t in temperatures], "o-", color=common.BLUE,
                  label="smooth hinge")  # fmt: skip
     axes[2].set(xscale="log", xlabel="temperature t, in units of the margin", ylim=(None, 1),
                 ylabel="Pearson with retraining", title="best with t up to 0.01")  # fmt: skip

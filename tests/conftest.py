@@ -1,11 +1,19 @@
+import gc
 import os
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Threads beyond the processors that a worker has to itself would wait for those of other workers.
+    _share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for _kind in ("OMP_NUM", "OPENBLAS_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP"):
+        os.environ.setdefault(f"{_kind}_THREADS", str(max(_share, 1)))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
 import pytest
+
+from tests import pool
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -14,10 +22,29 @@ def pytest_xdist_auto_num_workers(config):
     return min(os.cpu_count() or 1, 4)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbours go to one worker, which has compiled their models; who is done takes from the others' rest."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    if config.getoption("dist") == "load":  # What `-n` is without `--dist`.
+        return WorkStealingScheduling(config, log)
+    return None
+
+
+def pytest_collection_finish(session):
+    """What was imported stays: the garbage collector need not look through it again."""
+    gc.freeze()
+
+
 def set_precision(name):
     """Keras keeps its dtype policy when only `floatx` is set: set both."""
     keras.config.set_floatx(name)
     keras.config.set_dtype_policy(name)
+
+
+# As it is for fixtures of a whole module, which are made before those of a test.
+set_precision("float64")
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +54,7 @@ def float64():
     keras.utils.set_random_seed(0)
     yield
     set_precision("float64")
+    pool.take_back()
 
 
 @pytest.fixture

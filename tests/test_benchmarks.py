@@ -82,7 +82,7 @@ def traces(monkeypatch):
 
 def test_other_numbers_of_examples_are_not_traced_again(traces, rng):
     """Nor is what conjugate gradients are preconditioned by."""
-    model = truth.softmax_model(4, 3, l2=truth.L2)
+    model = truth.softmax_model.fresh(4, 3, l2=truth.L2)
 
     def call(n_train, n_test):
         x, y = rng.normal(size=(n_train, 4)), rng.integers(0, 3, n_train)
@@ -101,7 +101,7 @@ def test_other_numbers_of_examples_are_not_traced_again(traces, rng):
 
 def test_a_call_looks_at_a_few_examples_outside_of_kernels(rng):
     """Certificates cost a few small batches, whatever n is."""
-    model = truth.softmax_model(4, 3, l2=truth.L2)
+    model = truth.softmax_model.fresh(4, 3, l2=truth.L2)
     x, y = rng.normal(size=(500, 4)), rng.integers(0, 3, 500)
     ki.hvp(model, np.ones(15), (x, y))
     rows = []
@@ -119,7 +119,7 @@ def test_a_call_looks_at_a_few_examples_outside_of_kernels(rng):
 
 def test_scores_see_one_batch_at_a_time(monkeypatch, rng):
     """What a kernel is given and gives has the size of a batch, whatever n is."""
-    model = truth.softmax_model(4, 3, l2=truth.L2)
+    model = truth.softmax_model.fresh(4, 3, l2=truth.L2)
     x, y = rng.normal(size=(50, 4)), rng.integers(0, 3, 50)
     problem = Problem(model, (x, y), batch_size=8)
     shapes = []

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.pool import pooled
+
 # Keras keeps a regulariser's factor in float32: take one that is exact there.
 L2 = 1 / 32
 
@@ -40,8 +42,9 @@ class SoftmaxRegression:
         return np.einsum("ni,nc->nic", self.x, p - self.y).reshape(len(self.x), -1)
 
     def gradient(self, theta):
-        data = self.w @ self.example_gradients(theta) / len(self.x)
-        return data + 2 * self.l2 * self.penalty.ravel() * theta
+        p = softmax(self.x @ theta.reshape(self.penalty.shape))
+        data = self.x.T @ (self.w[:, None] * (p - self.y)) / len(self.x)
+        return data.ravel() + 2 * self.l2 * self.penalty.ravel() * theta
 
     def hessian(self, theta):
         p = softmax(self.x @ theta.reshape(self.penalty.shape))
@@ -75,32 +78,58 @@ def get_flat(model):
 
 def gradient(model, x, y, **weight):
     """Gradient of Keras's full-batch loss."""
+    return _flat(_gradients(model, x, y, **weight))
+
+
+def gradient_of_weights(model, x, y):
+    """`gradient` as a function of sample weights alone, compiled: for truths that ask for it often."""
+    gradient(model, x, y)  # Keras builds its losses at their first call.
+    compiled = tf.function(lambda w: _gradients(model, x, y, sample_weight=w), autograph=False)
+    return lambda weight=None: _flat(compiled(None if weight is None else tf.constant(weight)))
+
+
+def _gradients(model, x, y, **weight):
     with tf.GradientTape() as tape:
         y_pred = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=y_pred, training=False, **weight)
-    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-    shapes = [v.shape for v in model.trainable_variables]
-    dense = [
-        np.zeros(s) if g is None else tf.convert_to_tensor(g).numpy()
-        for g, s in zip(gradients, shapes)
-    ]
-    return np.concatenate([g.ravel() for g in dense])
+    variables = [v.value for v in model.trainable_variables]
+    return tape.gradient(loss, variables, unconnected_gradients="zero")
+
+
+def _flat(gradients):
+    return np.concatenate([tf.convert_to_tensor(g).numpy().ravel() for g in gradients])
 
 
 def finite_difference_hvp(model, x, y, v, step=1e-4):
     """H v from central differences of the gradient, fourth order."""
+    return _differences(model, lambda: gradient(model, x, y), [v], step)[0]
+
+
+def finite_difference_hessian(model, x, y, step=1e-4):
+    """H as `finite_difference_hvp` has its columns, by a gradient that is compiled."""
+    directions = np.eye(len(get_flat(model)))
+    return _differences(model, gradient_of_weights(model, x, y), directions, step)
+
+
+def _differences(model, slope, directions, step):
     theta = get_flat(model)
 
-    def at(t):
+    def at(v, t):
         set_flat(model, theta + t * step * v)
-        return gradient(model, x, y)
+        return slope()
 
     try:
-        return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
+        return np.array(
+            [
+                (8 * (at(v, 1) - at(v, -1)) - (at(v, 2) - at(v, -2))) / (12 * step)
+                for v in directions
+            ]
+        )
     finally:
         set_flat(model, theta)
 
 
+@pooled
 def softmax_model(features, classes, l2=0.0, cls=keras.Model):
     """The Keras model that `SoftmaxRegression` describes."""
     inputs = keras.Input((features,))
@@ -111,6 +140,7 @@ def softmax_model(features, classes, l2=0.0, cls=keras.Model):
     return model
 
 
+@pooled
 def ridge_model(features, l2=0.0, cls=keras.Model):
     """Linear regression without bias, squared loss, L2."""
     inputs = keras.Input((features,))

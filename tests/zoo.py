@@ -4,6 +4,8 @@ Every output is a logit or a regression value, so that z, where the Gauss-Newton
 matrix is taken, is the model's output.
 """
 
+import functools
+
 import keras
 import numpy as np
 
@@ -38,8 +40,11 @@ def _tokens(body):
     return make, lambda rng: (rng.integers(0, 7, (6, 5)), rng.integers(0, 3, 6))
 
 
-def _activation(name):
-    return _classify(lambda: [layers.Dense(4, activation=name)], (3,))
+def _activations(names):
+    """A layer of each of them, side by side."""
+    inputs = keras.Input((4,))
+    hidden = [layers.Dense(2, activation=name)(inputs) for name in names]
+    return _compiled(keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(hidden))))
 
 
 def _residual():
@@ -167,7 +172,11 @@ ACTIVATIONS = [
 ]  # fmt: skip
 
 ZOO = {
-    **{f"Dense {name}": _activation(name) for name in ACTIVATIONS},
+    "Dense tanh": _classify(lambda: [layers.Dense(4, "tanh")], (3,)),
+    **{
+        f"activations {', '.join(names)}": (functools.partial(_activations, names), _vectors())
+        for names in (ACTIVATIONS[:6], ACTIVATIONS[6:11], ACTIVATIONS[11:])
+    },
     "PReLU": _classify(lambda: [layers.Dense(4), layers.PReLU("ones")], (3,)),
     "Conv1D": _classify(lambda: [layers.Conv1D(2, 3, activation=SMOOTH)], (6, 2)),
     "Conv2D": _classify(lambda: [layers.Conv2D(2, 3, activation=SMOOTH)], (5, 5, 2)),

@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_influence as ki
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
+from tests.pool import pooled
 from tests.truth import L2
 
 
@@ -44,6 +45,7 @@ def _mlp_loss(theta, x, y):
     return tf.reduce_mean(losses) + penalty
 
 
+@pooled
 def _mlp():
     inputs = keras.Input((4,))
     regulariser = keras.regularizers.L1L2(L2, L2)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
+from tests.pool import pooled
 
 losses = keras.losses
 
@@ -65,6 +66,7 @@ LOSSES = {
 }
 
 
+@pooled
 def build(name, **options):
     kind, *rest = name.split()
     if rest:

@@ -84,6 +84,12 @@ def _penalty_hvp(model, x, v, step=1e-4):
         truth.set_flat(model, theta)
 
 
+def _error(found, exact, sizes):
+    """The relative error, of the worst part of these sizes."""
+    parts = [np.split(vector, np.cumsum(sizes)[:-1]) for vector in (found, exact)]
+    return max(truth.relative_error(a, b) for a, b in zip(*parts))
+
+
 # Up to Keras 3.13 an activity regulariser is a sum over the batch, so that the batches are part
 # of the objective: there the finite differences of the whole data are those of one batch.
 SUMMED_PER_BATCH = {"activity regulariser"} if keras.__version__ < "3.14" else set()
@@ -97,15 +103,18 @@ def test_products_and_scores(name, rng):
     size = len(truth.get_flat(model))
     v = rng.normal(size=(size, 2))
     train = (x, y)
+    # Layers that stand side by side are right each by itself.
+    sizes = [sum(v.numpy().size for v in layer.trainable_variables) for layer in model.layers]
+    parts = [n for n in sizes if n] if name.startswith("activations") else [size]
 
     hessian = ki.hvp(model, v, train, batch_size=batch_size)
     gauss_newton = ki.hvp(model, v, train, batch_size=batch_size, curvature="gauss_newton")
     for j in range(2):
         exact = truth.finite_difference_hvp(model, x, y, v[:, j])
-        assert truth.relative_error(hessian[:, j], exact) < 1e-6
+        assert _error(hessian[:, j], exact, parts) < 1e-7
         exact = finite_difference_gauss_newton(model, x, y, v[:, j])
         exact = exact + _penalty_hvp(model, x, v[:, j])
-        assert truth.relative_error(gauss_newton[:, j], exact) < 1e-6
+        assert _error(gauss_newton[:, j], exact, parts) < 1e-6
     if name not in SLOW:
         assert truth.relative_error(ki.hvp(model, v[:, 0], train), hessian[:, 0]) < 1e-9
 

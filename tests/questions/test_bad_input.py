@@ -42,9 +42,10 @@ def refuses(call, model, error, words):
     assert (truth.get_flat(model) == before).all()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
-    return truth.softmax_model(4, 3)
+    """One for all calls, which are to leave it as it was: see `refuses`."""
+    return truth.softmax_model.fresh(4, 3)
 
 
 def cases(*rows):

@@ -120,7 +120,7 @@ def test_minibatch_lissa_scores_are_close(rng):
     truth.set_flat(model, theta)
     g = closed.example_gradients(theta)
     expected = g[:4] @ np.linalg.solve(closed.hessian(theta) + 0.1 * np.eye(12), g.T) / 80
-    method = LiSSA(batch_size=20, recursion_depth=1000, num_samples=4)
+    method = LiSSA(batch_size=20, recursion_depth=300, num_samples=4)
     found = ki.influence(model, (x[:4], y[:4]), (x, y), method=method, damping=0.1)
     assert truth.relative_error(found.values, expected) < 0.1
     assert np.corrcoef(found.values.ravel(), expected.ravel())[0, 1] > 0.99
@@ -175,8 +175,8 @@ def test_inverse_hvp_with_an_indefinite_hessian_is_never_silently_wrong(rng):
     with pytest.raises(ki.NegativeCurvatureError):
         ki.inverse_hvp(model, v, train, damping=1e-3)
     found = ki.inverse_hvp(model, v, train, damping=1e-3, method="direct")
-    columns = [truth.finite_difference_hvp(model, *train, e, 1e-3) for e in np.eye(43)]
-    exact = np.linalg.solve(np.array(columns) + 1e-3 * np.eye(43), v)
+    hessian = truth.finite_difference_hessian(model, *train, 1e-3)
+    exact = np.linalg.solve(hessian + 1e-3 * np.eye(43), v)
     assert truth.relative_error(found, exact) < 1e-6
 
 

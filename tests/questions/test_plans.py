@@ -146,8 +146,8 @@ def test_a_factor_belongs_to_the_first_plan_alone():
 def saddle():
     """A network whose Hessian has negative eigenvalues, with its exact Gauss-Newton answers."""
     model, data = network(), _data()
-    columns = [truth.finite_difference_hvp(model, *data, e, 1e-3) for e in np.eye(43)]
-    assert np.linalg.eigvalsh(columns)[0] < -1e-3
+    hessian = truth.finite_difference_hessian(model, *data, 1e-3)
+    assert np.linalg.eigvalsh(hessian)[0] < -1e-3
     g = example_gradients(model, *data)
     matrix = gauss_newton(model, data[0]) + 1e-3 * np.eye(43)
     return model, data, g @ np.linalg.solve(matrix, g.T)
@@ -173,9 +173,9 @@ def test_without_convexity_the_hessian_answers_and_it_is_said():
     model.compile("sgd", lambda y, z: keras.ops.mean(keras.ops.tanh((y - z) ** 2), axis=-1))
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(20, 4)), rng.normal(size=(20, 1))
-    columns = [truth.finite_difference_hvp(model, x, y, e, 1e-3) for e in np.eye(5)]
+    hessian = truth.finite_difference_hessian(model, x, y, 1e-3)
     g = np.array([truth.gradient(model, x[[i]], y[[i]]) for i in range(20)])
-    exact = g[:3] @ np.linalg.solve(np.array(columns) + 2 * np.eye(5), g.T) / 20
+    exact = g[:3] @ np.linalg.solve(hessian + 2 * np.eye(5), g.T) / 20
     with pytest.warns(
         ki.CurvatureWarning, match="uses the Hessian: the loss .* not convex"
     ) as caught:
@@ -189,9 +189,9 @@ def test_without_convexity_the_hessian_answers_and_it_is_said():
 
 def test_a_solver_of_indefinite_systems_is_not_held_to_definite_ones_where_one_is_asked(saddle):
     model, data, _ = saddle
-    columns = [truth.finite_difference_hvp(model, *data, e, 1e-3) for e in np.eye(43)]
+    hessian = truth.finite_difference_hessian(model, *data, 1e-3)
     g = example_gradients(model, *data)
-    exact = g @ np.linalg.solve(np.array(columns) + 1e-3 * np.eye(43), g.T) / 20
+    exact = g @ np.linalg.solve(hessian + 1e-3 * np.eye(43), g.T) / 20
     scores = ki.influence(
         model, data, data, damping=1e-3, method=ki.MINRES(tol=1e-11), curvature="hessian"
     )
@@ -212,12 +212,12 @@ def test_automatic_damping_is_a_tenth_of_the_mean_eigenvalue():
 
 def test_automatic_damping_outweighs_a_negative_eigenvalue(saddle):
     model, data, _ = saddle
-    columns = np.array([truth.finite_difference_hvp(model, *data, e, 1e-3) for e in np.eye(43)])
-    smallest = np.linalg.eigvalsh(columns)[0]
+    hessian = truth.finite_difference_hessian(model, *data, 1e-3)
+    smallest = np.linalg.eigvalsh(hessian)[0]
     scores = ki.influence(model, data, data, damping="auto", curvature="hessian", method="direct")
     assert -smallest < scores.damping < 2 * np.abs(smallest) + 0.1
     g = example_gradients(model, *data)
-    exact = g @ np.linalg.solve(columns + scores.damping * np.eye(43), g.T) / 20
+    exact = g @ np.linalg.solve(hessian + scores.damping * np.eye(43), g.T) / 20
     assert truth.relative_error(scores.values, exact) < 1e-4
     assert "most negative one" in scores.reason
 

@@ -82,7 +82,7 @@ def test_the_operator_serves_scipys_solvers(problem, data, rng):
 
 
 def test_the_operator_keeps_its_model_and_follows_its_weights(data, rng):
-    model = truth.softmax_model(4, 3, L2)
+    model = truth.softmax_model.fresh(4, 3, L2)
     operator = ki.operator(model, data)
     theta = rng.normal(size=15)
     truth.set_flat(model, theta)

@@ -172,7 +172,7 @@ def test_ekfac_has_the_bases_of_the_mean_factors(train, test):
 
     times = np.array([0, 1.0, 2.0])
     expected = formula(path, times, [(0, 1), (1, 2)], train, test, kronecker)
-    many = ki.EKFAC(pseudo_gradients=300)
+    many = ki.EKFAC(pseudo_gradients=120)
     scores = ki.source_influence(model, test, train, tracin, segments=2, method=many)
     assert truth.relative_error(scores.values, expected) < 0.02
     dense = formula(path, times, [(0, 1), (1, 2)], train, test)

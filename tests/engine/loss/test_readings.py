@@ -17,20 +17,18 @@ LAMBDA = 0.7
 
 def _expected(model, test, train, steps=()):
     """Scores from gradients of Keras's loss of all of `train`, by weights of single examples."""
-    x, y = train
-    n = len(x)
 
-    def contribution(x, y, i, n):
-        weight = np.zeros((n, *steps))
-        zero = truth.gradient(model, x, y, sample_weight=weight)
-        weight[i] = 1
-        return truth.gradient(model, x, y, sample_weight=weight) - zero
+    def contributions(slope, n):
+        weights = np.multiply.outer(np.eye(n), np.ones(steps))
+        return np.array([slope(weight) for weight in weights]) - slope(np.zeros((n, *steps)))
 
-    parts = np.array([contribution(x, y, j, n) for j in range(n)])
-    g = np.array([contribution(a[None], b[None], 0, 1) for a, b in zip(*test)])
-    p = len(truth.get_flat(model))
-    hessian = np.array([truth.finite_difference_hvp(model, x, y, v) for v in np.eye(p)])
-    return g @ np.linalg.solve(hessian + LAMBDA * np.eye(p), parts.T)
+    def one(a, b):
+        return lambda weight: truth.gradient(model, a[None], b[None], sample_weight=weight)
+
+    parts = contributions(truth.gradient_of_weights(model, *train), len(train[0]))
+    g = np.concatenate([contributions(one(*example), 1) for example in zip(*test)])
+    hessian = truth.finite_difference_hessian(model, *train)
+    return g @ np.linalg.solve(hessian + LAMBDA * np.eye(len(hessian)), parts.T)
 
 
 def _scores(model, test, train, **options):

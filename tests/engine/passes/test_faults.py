@@ -187,7 +187,7 @@ if __name__ == "__main__":
     set_precision("float64")
     blocks._MOST = 4  # Test examples in a block.
     model, train, x, y = problem()
-    with distributed.LocalCluster(n_workers=2, **OPTIONS) as cluster, distributed.Client(cluster):
+    with distributed.LocalCluster(n_workers=1, **OPTIONS) as cluster, distributed.Client(cluster):
         test = x[:40], y[:40]
         ki.influence(model, test, dask.persist(*train), method=ki.CG(tol=1e-10), store=sys.argv[1], **QUIET)
 """
