@@ -54,7 +54,7 @@ CONTRACTED = {
     "activation layer": lambda: ((5,), [layers.Dense(4, activation=layers.LeakyReLU(0.3))]),
 }
 PLAIN = {
-    "recurrent": lambda: ((4, 3), [layers.SimpleRNN(3)]),
+    "recurrent": lambda: ((4, 3), [layers.GRU(3, reset_after=False)]),
     "own class": lambda: ((5,), [Doubled(4), layers.Dense(3)]),
 }
 

@@ -34,6 +34,13 @@ def test_of_a_convolution():
     assert found.work == pytest.approx(16 * (18 * 3 + 3), rel=0.15)
 
 
+def test_of_a_recurrent_layer():
+    """Each weight once a step; Keras calls the cell once more, to see what it puts out."""
+    model = keras.Sequential([keras.Input((9, 5)), layers.LSTM(7)])
+    weights = (5 + 7 + 1) * 4 * 7
+    assert 9 * weights <= footprint_of(model, _few(9, 5)).work <= 10 * weights + 150
+
+
 def test_an_embedding_looks_up_and_does_not_multiply():
     model = keras.Sequential([keras.Input((4,)), layers.Embedding(10_000, 3), layers.Flatten()])
     assert footprint_of(model, _few(4)).work < 100

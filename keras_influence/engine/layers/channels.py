@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.layers.gradients import weight_gradients
+from keras_influence.engine.layers.recurrent import Offsets
 
 layers = keras.layers
 _NORMALISATIONS = (
@@ -67,7 +68,7 @@ def _form(layer, variable, is_kernel):
     rank = len(variable.shape)
     if isinstance(layer, _DEPTHWISE) and is_kernel:
         return lambda t: _columns(t, rank, 2)
-    if isinstance(layer, _CONVOLUTIONS) and is_kernel:
+    if (isinstance(layer, _CONVOLUTIONS) and is_kernel) or isinstance(layer, Offsets):
         return lambda t: _columns(t, rank, 1)
     if isinstance(layer, _NORMALISATIONS) or variable is getattr(layer, "bias", None):
         return lambda t: _columns(t, rank, rank)

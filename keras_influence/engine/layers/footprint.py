@@ -19,6 +19,9 @@ _LEAST, _MOST = 16, 2**14
 # leave the processor's cache, but for so many.
 _NUMBERS, _FEWEST, _WIDEST = 2**20, 8, 128
 
+# Cells with several columns of their kernels for each number that they put out.
+_GATED = (keras.layers.LSTMCell, keras.layers.GRUCell)
+
 
 class Footprint(NamedTuple):
     """What one example takes.
@@ -65,6 +68,8 @@ def _work(site):
     if isinstance(site.layer, keras.layers.Embedding) or not site.layer.weights:
         return size
     width = max(int(np.prod(w.shape[-1:])) for w in site.layer.weights)
+    if isinstance(site.layer, _GATED):
+        width = site.layer.units
     return max(size, size // width * sum(int(np.prod(w.shape)) for w in site.layer.weights))
 
 

@@ -16,17 +16,16 @@ import keras
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.layers.separable import called_in_parts, in_parts
+from keras_influence.engine.layers.pieces import called_in_pieces, in_pieces
+from keras_influence.engine.layers.recurrent import Offsets
 
-_LINEAR = tuple(
-    getattr(keras.layers, name)
-    for name in (
-        *("Dense", "EinsumDense", "Embedding"),
-        *("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"),
-        *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-        *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
-    )
+_NAMES = (
+    *("Dense", "EinsumDense", "Embedding"),
+    *("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"),
+    *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
 )
+_LINEAR = (*(getattr(keras.layers, name) for name in _NAMES), Offsets)
 _STATISTICS = ("moving_mean", "moving_variance")
 
 
@@ -55,13 +54,13 @@ def linear_layers(model, variables):
     """The layers of `model` that are linear in their own weights, with a weight in `variables`.
 
     Layers of a class that overrides Keras's, with LoRA or quantised, are left out; a separable
-    convolution is two of them.
+    convolution is two of them, and so is a recurrent layer.
     """
     known = {id(v) for v in variables}
     return [
         layer
         for whole in model._flatten_layers()
-        for layer in in_parts(whole)
+        for layer in in_pieces(whole)
         if type(layer) in _LINEAR
         and not getattr(layer, "lora_enabled", False)
         and getattr(layer, "quantization_mode", None) is None
@@ -77,10 +76,15 @@ def weights_of(layer):
 @contextlib.contextmanager
 def recording(layers):
     """Collect a `Site` for each call of these layers; they are as before afterwards."""
-    sites = []
+    sites, wanted = [], set(layers)
+
+    def see(layer, inputs, outputs):
+        if layer in wanted:
+            sites.append(Site(layer, (inputs,), {}, outputs))
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(_keras.lock)
-        stack.enter_context(called_in_parts(layers, _replaced))
+        stack.enter_context(called_in_pieces(layers, _replaced, see))
         for layer in layers:
             stack.enter_context(_recorded(layer, sites))
         yield sites

@@ -26,9 +26,10 @@ class EKFAC(Solver):
     `CG` and `ASTRA` go from here to the exact answer.
 
     Kronecker factors: Dense, EinsumDense (so the projections of attention layers), Embedding,
-    Conv1D, Conv2D, Conv3D without groups, and their transposes. Depthwise and grouped
+    Conv1D, Conv2D, Conv3D without groups, and their transposes; SimpleRNN, LSTM and GRU, also in
+    Bidirectional, whose inputs and states have one each. Depthwise and grouped
     convolutions and the scale and offset of normalisations have an exact block for each channel.
-    Of all other parameters (recurrent layers, custom layers, layers with LoRA) the diagonal is
+    Of all other parameters (custom layers and cells, ConvLSTM, layers with LoRA) the diagonal is
     taken, or the whole of their block where there are few.
 
     Args:
