@@ -16,7 +16,12 @@ from keras_influence.engine.kernels.kernel import (
     over_vectors,
     prefers_loop,
 )
-from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
+from keras_influence.engine.kernels.outputs import (
+    curved_outputs,
+    filled,
+    paired_by_example,
+    slope_at_outputs,
+)
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
 from keras_influence.engine.loss.terms import rows_of
 
@@ -126,12 +131,24 @@ class Objective(CompiledLoss):
         product = self._second_derivative(lambda theta: self.value(theta, omega, batch, weight))
         return over_vectors(product, vectors, self.kernels.loop)
 
-    @kernel("vectors")
     def gauss_newton(self, batch, weight, vectors):
         """(Jᵀ (∂²/∂z²) J + ∂²(a A + b R)/∂θ²) times each row, (k, p), with z of `outputs`."""
+        return self.products_and_scores(batch, weight, vectors)[0]
+
+    @kernel("vectors")
+    def products_and_scores(self, batch, weight, vectors):
+        """`gauss_newton`, and what it knows on the way: ⟨∂ℓ_j/∂z_j, J_j v⟩, (k, b).
+
+        That is what `scores` gives where an example's loss depends on θ by its outputs alone.
+        """
         curvature = self._output_curvature(batch, weight)
         rest = self._second_derivative(lambda theta: self.rest(theta, batch, weight))
-        return over_vectors(lambda v: curvature(v) + rest(v), vectors, self.kernels.loop)
+
+        def product(v):
+            bent, scores = curvature(v)
+            return bent + rest(v), scores
+
+        return over_vectors(product, vectors, self.kernels.loop, outputs=2)
 
     def _second_derivative(self, scalar):
         """v ↦ (∂²scalar/∂θ²) v, by reverse over reverse."""
@@ -149,7 +166,10 @@ class Objective(CompiledLoss):
         return product
 
     def _output_curvature(self, batch, weight):
-        """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ; no second derivative of the network."""
+        """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ, and ⟨∂L/∂z, J v⟩ of each example, (b,).
+
+        No second derivative of the network.
+        """
         theta, flatten = self.parameters.tensors(), self.parameters.flatten
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
             inner.watch(theta)
@@ -169,7 +189,8 @@ class Objective(CompiledLoss):
         def product(v):
             pushed = filled(dual.gradient(pulled, u, output_gradients=v), u)
             bent = filled(outer.gradient(slope, free, output_gradients=pushed), free)
-            return flatten(inner.gradient(z, theta, output_gradients=bent))
+            scores = paired_by_example(slope, pushed, self.ones(batch))
+            return flatten(inner.gradient(z, theta, output_gradients=bent)), scores
 
         return product
 
