@@ -10,11 +10,13 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import (
+    RECURRENT,
     Kernels,
     kernel,
     not_differentiable,
     over_vectors,
     prefers_loop,
+    work_alone,
 )
 from keras_influence.engine.kernels.outputs import (
     curved_outputs,
@@ -22,6 +24,7 @@ from keras_influence.engine.kernels.outputs import (
     paired_by_example,
     slope_at_outputs,
 )
+from keras_influence.engine.kernels.unrecorded import Unrecorded
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
 from keras_influence.engine.loss.terms import rows_of
 
@@ -43,6 +46,7 @@ class Objective(CompiledLoss):
     def __init__(self, model, variables, reading=None, added="mixed"):
         super().__init__(model, variables, reading, added)
         self.kernels = Kernels(Weighting, prefers_loop(model))
+        self._loops = work_alone(model) == RECURRENT
         # What is made of the layers by those who ask for it; see `scoring` and `curvature`.
         self.contraction = self.pseudo = None
         self._targets = Kernels(Weighting, False)
@@ -98,10 +102,16 @@ class Objective(CompiledLoss):
         return self.parameters.flatten(tape.gradient(value, theta))
 
     def _gradient(self, theta, omega, batch, weight):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with self._recorded(persistent=False) as tape:
             tape.watch(theta)
             value = self.value(theta, omega, batch, weight)
         return value, self.parameters.flatten(tape.gradient(value, theta))
+
+    def _recorded(self, persistent=True):
+        """A tape, or what stands for one where a kernel is traced of a model with loops."""
+        if self._loops and not tf.executing_eagerly():
+            return Unrecorded()
+        return tf.GradientTape(persistent=persistent, watch_accessed_variables=False)
 
     # ---- a user's function of the outputs in place of the loss
 
@@ -153,9 +163,9 @@ class Objective(CompiledLoss):
     def _second_derivative(self, scalar):
         """v ↦ (∂²scalar/∂θ²) v, by reverse over reverse."""
         theta = self.parameters.tensors()
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        with self._recorded() as outer:
             outer.watch(theta)
-            with tf.GradientTape(watch_accessed_variables=False) as inner:
+            with self._recorded(persistent=False) as inner:
                 inner.watch(theta)
                 value = scalar(theta)
             gradient = self.parameters.flatten(inner.gradient(value, theta))
@@ -171,7 +181,7 @@ class Objective(CompiledLoss):
         No second derivative of the network.
         """
         theta, flatten = self.parameters.tensors(), self.parameters.flatten
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+        with self._recorded() as inner:
             inner.watch(theta)
             with self.at(theta):
                 model, batch, y_pred = self.called(batch)
@@ -181,7 +191,7 @@ class Objective(CompiledLoss):
                 self.reading, model, batch, y_pred, z, self.ones(batch), weight
             )
         # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
-        with tf.GradientTape(persistent=True) as dual:
+        with self._recorded() as dual:
             u = [tf.zeros_like(t) for t in z]
             dual.watch(u)
             pulled = flatten(inner.gradient(z, theta, output_gradients=u))
@@ -225,7 +235,7 @@ class Objective(CompiledLoss):
                 lambda i: tf.linalg.matvec(vectors, self._alone(batch, i, weight)), batch
             )
         theta, omega = self.parameters.tensors(), self.ones(batch)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        with self._recorded() as outer:
             outer.watch(omega)
             gradient = self._gradient(theta, omega, batch, weight)[1]
 
@@ -240,10 +250,10 @@ class Objective(CompiledLoss):
         theta = self.parameters.tensors()
         x, *rest = batch
         inputs = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        with self._recorded() as outer:
             outer.watch(inputs)
             omega = self.ones(batch)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+            with self._recorded(persistent=False) as tape:
                 tape.watch(theta)
                 # What layers add for example i depends on no other's input.
                 value = self.value(theta, omega, (x, *rest), weight)
