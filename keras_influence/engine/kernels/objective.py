@@ -4,26 +4,19 @@ With `layers.sites`, which looks at single layers, the only place with gradient 
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.kernels import primitives
+from keras_influence.engine.kernels.curved import curvature_at_outputs, output_curvatures
 from keras_influence.engine.kernels.kernel import (
     RECURRENT,
     Kernels,
     kernel,
-    not_differentiable,
     over_vectors,
     prefers_loop,
     work_alone,
 )
-from keras_influence.engine.kernels.outputs import (
-    curved_outputs,
-    filled,
-    paired_by_example,
-    slope_at_outputs,
-)
+from keras_influence.engine.kernels.outputs import filled
 from keras_influence.engine.kernels.unrecorded import Unrecorded
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
 from keras_influence.engine.loss.terms import rows_of
@@ -102,12 +95,12 @@ class Objective(CompiledLoss):
         return self.parameters.flatten(tape.gradient(value, theta))
 
     def _gradient(self, theta, omega, batch, weight):
-        with self._recorded(persistent=False) as tape:
+        with self.recorded(persistent=False) as tape:
             tape.watch(theta)
             value = self.value(theta, omega, batch, weight)
         return value, self.parameters.flatten(tape.gradient(value, theta))
 
-    def _recorded(self, persistent=True):
+    def recorded(self, persistent=True):
         """A tape, or what stands for one where a kernel is traced of a model with loops."""
         if self._loops and not tf.executing_eagerly():
             return Unrecorded()
@@ -151,7 +144,7 @@ class Objective(CompiledLoss):
 
         That is what `scores` gives where an example's loss depends on θ by its outputs alone.
         """
-        curvature = self._output_curvature(batch, weight)
+        curvature = curvature_at_outputs(self, batch, weight)
         rest = self._second_derivative(lambda theta: self.rest(theta, batch, weight))
 
         def product(v):
@@ -163,9 +156,9 @@ class Objective(CompiledLoss):
     def _second_derivative(self, scalar):
         """v ↦ (∂²scalar/∂θ²) v, by reverse over reverse."""
         theta = self.parameters.tensors()
-        with self._recorded() as outer:
+        with self.recorded() as outer:
             outer.watch(theta)
-            with self._recorded(persistent=False) as inner:
+            with self.recorded(persistent=False) as inner:
                 inner.watch(theta)
                 value = scalar(theta)
             gradient = self.parameters.flatten(inner.gradient(value, theta))
@@ -175,55 +168,9 @@ class Objective(CompiledLoss):
 
         return product
 
-    def _output_curvature(self, batch, weight):
-        """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ, and ⟨∂L/∂z, J v⟩ of each example, (b,).
-
-        No second derivative of the network.
-        """
-        theta, flatten = self.parameters.tensors(), self.parameters.flatten
-        with self._recorded() as inner:
-            inner.watch(theta)
-            with self.at(theta):
-                model, batch, y_pred = self.called(batch)
-                z = curved_outputs(self.reading, model, batch, y_pred)
-        with self.at(theta):
-            outer, free, slope, z = slope_at_outputs(
-                self.reading, model, batch, y_pred, z, self.ones(batch), weight
-            )
-        # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
-        with self._recorded() as dual:
-            u = [tf.zeros_like(t) for t in z]
-            dual.watch(u)
-            pulled = flatten(inner.gradient(z, theta, output_gradients=u))
-
-        def product(v):
-            pushed = filled(dual.gradient(pulled, u, output_gradients=v), u)
-            bent = filled(outer.gradient(slope, free, output_gradients=pushed), free)
-            scores = paired_by_example(slope, pushed, self.ones(batch))
-            return flatten(inner.gradient(z, theta, output_gradients=bent)), scores
-
-        return product
-
-    def output_curvatures(self, batch, weight, directions=8):
+    def output_curvatures(self, batch, weight):
         """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z, outside of kernels."""
-        theta = self.parameters.tensors()
-        weight = Weighting.of(tf.constant(weight.vector(), self.parameters.dtype))
-        with primitives.replaced(), self.at(theta):
-            model, parts, y_pred = self.called(batch)
-            pairs = curved_outputs(self.reading, model, parts, y_pred)
-            outer, free, slope, _ = slope_at_outputs(
-                self.reading, model, parts, y_pred, pairs, self.ones(batch), weight
-            )
-        rng = np.random.default_rng(0)
-        found = []
-        for _ in range(directions):
-            t = [tf.constant(rng.standard_normal(a.shape), a.dtype) for a in free]
-            try:
-                bent = filled(outer.gradient(slope, free, output_gradients=t), free)
-            except LookupError as error:
-                raise not_differentiable(error) from error
-            found.append(sum(float(tf.reduce_sum(a * b)) for a, b in zip(t, bent)))
-        return np.array(found)
+        return output_curvatures(self, batch, weight)
 
     # ---- scores
 
@@ -235,7 +182,7 @@ class Objective(CompiledLoss):
                 lambda i: tf.linalg.matvec(vectors, self._alone(batch, i, weight)), batch
             )
         theta, omega = self.parameters.tensors(), self.ones(batch)
-        with self._recorded() as outer:
+        with self.recorded() as outer:
             outer.watch(omega)
             gradient = self._gradient(theta, omega, batch, weight)[1]
 
@@ -250,10 +197,10 @@ class Objective(CompiledLoss):
         theta = self.parameters.tensors()
         x, *rest = batch
         inputs = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
-        with self._recorded() as outer:
+        with self.recorded() as outer:
             outer.watch(inputs)
             omega = self.ones(batch)
-            with self._recorded(persistent=False) as tape:
+            with self.recorded(persistent=False) as tape:
                 tape.watch(theta)
                 # What layers add for example i depends on no other's input.
                 value = self.value(theta, omega, (x, *rest), weight)
