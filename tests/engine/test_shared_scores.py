@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_influence.engine.layers.scoring import Scorer
 from keras_influence.engine.problem import Problem
 from tests import truth
+from tests.conftest import set_precision
 
 layers = keras.layers
 LOSS = keras.losses.sparse_categorical_crossentropy
@@ -18,11 +19,12 @@ LOSS = keras.losses.sparse_categorical_crossentropy
 
 @pytest.fixture(scope="module")
 def problem():
+    set_precision("float64")
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3, 2)), layers.GRU(2), layers.Dense(2, "softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy")
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(6, 3, 2)).astype(np.float32)
+    x = rng.normal(size=(6, 3, 2))
     return Problem(model, (x, np.arange(6) % 2))
 
 
@@ -43,7 +45,6 @@ def gradients(problem):
 def traced(problem):
     """The batch and two vectors, after a product with them."""
     vectors = np.random.default_rng(0).normal(size=(2, problem.parameters.size))
-    vectors = vectors.astype(np.float32)
     (batch,) = problem.train
     problem.objective.gauss_newton(batch, problem.facts.train(), vectors)
     return batch, vectors
@@ -63,7 +64,7 @@ def test_scores_come_from_the_kernel_of_products_where_they_are_right(
 ):
     batch, vectors = traced
     expected = gradients @ vectors.T
-    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-5
+    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
     assert not problem.objective.kernels.has_traced(problem.objective.scores, batch)
     right = type(problem.objective).products_and_scores
     calls = []
@@ -75,7 +76,7 @@ def test_scores_come_from_the_kernel_of_products_where_they_are_right(
 
     wrong.__name__ = right.__name__
     monkeypatch.setattr(type(problem.objective), "products_and_scores", wrong)
-    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-5
+    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
     assert calls
 
 
@@ -93,4 +94,4 @@ def test_products_are_those_of_the_outputs_curvature(problem, traced):
     for p, j in zip(tf.nn.softmax(z).numpy(), jacobian.reshape(problem.n, 2, -1)):
         total = total + j.T @ (np.diag(p) - np.outer(p, p)) @ j
     found = problem.objective.gauss_newton(batch, problem.facts.train(), vectors)
-    assert truth.relative_error(found.numpy(), vectors @ total) < 1e-5
+    assert truth.relative_error(found.numpy(), vectors @ total) < 1e-9
