@@ -71,7 +71,7 @@ def growth(options):
 
 def made(operator, damping):
     """What CG has made by default, and the largest eigenvalue that it leaves out, over λ."""
-    factor = CG().factorise(operator, damping)
+    factor = CG().prepare(operator, damping)
     values = np.sort(EKFAC().factorise(operator, damping).eigenvalues)[::-1]
     return factor, values[len(factor.coarse) :].max(initial=0) / damping
 

@@ -15,6 +15,7 @@ from keras_influence.engine.layers.worth import are_worth_it, operations
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.facts import check_loss, find_facts
+from keras_influence.engine.loss.looks import few_of, remembering
 from keras_influence.engine.loss.runs import check_runs
 from keras_influence.engine.passes.ground import Ground
 from keras_influence.engine.passes.passes import each, spread, total
@@ -75,12 +76,15 @@ class Problem:
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
         self._smooth, self._chosen, self._name = smooth, chosen, name
-        self._few = check_runs(model, self.train, name)
-        self.footprint = footprint_of(model, self._few)
-        fitting = examples_together(self.footprint.numbers, _itemsize(chosen))
-        self._batch_size = batch_size or fitting
-        self.train = self.train.in_batches_of(self._batch_size)
-        self.facts = self._facts()
+        with remembering(model):
+            self._few = few_of(self.train)
+            # Before the other looks, which then need no call of their own.
+            self.footprint = footprint_of(model, self._few, name)
+            check_runs(model, self._few, name)
+            fitting = examples_together(self.footprint.numbers, _itemsize(chosen))
+            self._batch_size = batch_size or fitting
+            self.train = self.train.in_batches_of(self._batch_size)
+            self.facts = self._facts()
         self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
         self.parameters = self.objective.parameters
         check_fresh(self.objective, self._few, self.facts)
@@ -94,7 +98,10 @@ class Problem:
         """
         batch_size = self._batch_size if isinstance(examples, tuple) else None
         batches = data.read(examples, batch_size, name, class_weight)
-        check_loss(self.model, batches, check_runs(self.model, batches, name), name)
+        few = few_of(batches)
+        with remembering(self.model):
+            check_runs(self.model, few, name)
+            check_loss(self.model, batches, few, name)
         return batches
 
     def _facts(self):
@@ -138,8 +145,10 @@ class Problem:
         part = copy.copy(self)
         part.train = self.train.subset(positions)
         part.n = part.train.n
-        part._few = check_runs(self.model, part.train, self._name)
-        part.facts = part._facts()
+        part._few = few_of(part.train)
+        with remembering(self.model):
+            check_runs(self.model, part._few, self._name)
+            part.facts = part._facts()
         return part
 
     def example_gradients(self, batches, target=None):

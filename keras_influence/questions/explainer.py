@@ -62,6 +62,7 @@ class Explainer:
         nothing = np.zeros((1, problem.parameters.size))
 
         def prepared(attempt: Attempt) -> object:
+            attempt.prepare()
             # A plan that may have to make way for another is asked a real question.
             attempt.solve(_probe(problem) if attempt.plan.definite else nothing)
             return attempt.factor

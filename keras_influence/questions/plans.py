@@ -89,6 +89,10 @@ class Attempt:
         self._facts = problem.facts if plan.added else problem.facts.without_added()
         self._curvature = problem.curvature(plan.curvature, facts=self._facts)
 
+    def prepare(self) -> None:
+        """Compute what serves all solves, also what a single one might do without."""
+        self.factor = self.plan.solver.prepare(self._curvature, self.plan.damping)
+
     def solve(
         self,
         rows: np.ndarray,

@@ -69,3 +69,37 @@ def test_cg_says_that_a_product_is_not_finite(rng):
     matrix[3, 4] = np.nan
     with pytest.raises(ki.SolverError, match="product with the curvature is NaN.*gauss_newton"):
         CG().solve(Dense(matrix), rng.normal(size=(2, 10)))
+
+
+def test_a_sketch_is_made_only_where_it_is_needed(rng):
+    v = rng.normal(size=(2, 200))
+    easy, hard = np.geomspace(0.5, 1, 200), np.r_[np.geomspace(1e-2, 10, 40), np.zeros(160)]
+    for values, sketched in [(easy, False), (hard, True)]:
+        matrix, _ = spectral(values)
+        watched = Watched(matrix)
+        solution = CG(tol=1e-6, preconditioner="nystrom").solve(Damped(watched, 1e-3), v)
+        assert truth.relative_error(solution.x, dense_solve(matrix, v, 1e-3)) < 1e-3
+        assert solution.converged.all()
+        assert (50 in watched.widths) is sketched
+        assert (solution.factor is not None) is sketched
+
+
+def test_a_sketch_that_serves_many_is_made_at_once(rng):
+    matrix, _ = spectral(np.geomspace(0.5, 1, 200))
+    watched = Watched(matrix)
+    CG(preconditioner="nystrom").solve(watched, rng.normal(size=(60, 200)))
+    assert watched.widths[0] == 50
+    assert CG(preconditioner="nystrom").prepare(Dense(matrix), 0.1) is not None
+
+
+def test_an_operator_keeps_what_it_gives_back(rng):
+    """A damped one adds to its product, but never to what it was asked about."""
+
+    class Identity(Dense):
+        def matmat(self, rows):
+            return rows
+
+    rows = rng.normal(size=(2, 5))
+    before = rows.copy()
+    np.testing.assert_allclose(Damped(Identity(np.eye(5)), 0.5).matmat(rows), 1.5 * before)
+    assert (rows == before).all()

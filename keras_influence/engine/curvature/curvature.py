@@ -55,9 +55,11 @@ class Curvature(LinearOperator):
     def average(self, rows, batches, count, weight):
         """Σ_B C_B v / count, with the batches weighted by a `Weighting` of `Facts`."""
         rows = np.ascontiguousarray(rows, self.dtype)
-        about = type(self), rows, weight, self._footprint.numbers
+        # One batch is no sum: it takes no detour through float64.
+        alone = len(batches) == 1 and self.dtype.itemsize >= 4
+        about = type(self), rows, weight, self._footprint.numbers, alone
         product = total(products, self._ground, batches, *about)
-        product /= count
+        product = np.divide(product, float(count), out=product if product.flags.writeable else None)
         # Of huge vectors, as an iteration that grows has them, a product may overflow.
         if not np.isfinite(product).all() and np.abs(rows).max() < _HUGE:
             self._refuse_bad_examples()
@@ -154,14 +156,15 @@ class GaussNewton(Curvature):
     kernel = "gauss_newton"
 
 
-def products(ground, run, kind, rows, weight, numbers):
+def products(ground, run, kind, rows, weight, numbers, alone):
     """A pass: Σ_B n C_B v for each row v, (k, p) float64.
 
     Args:
         kind: a class of `Curvature`.
         numbers: in a `Footprint`.
+        alone: whether there is one batch in all: its product is given as it is, if it is one.
     """
-    sums = np.zeros(rows.shape, np.float64)
+    sums = None if alone else np.zeros(rows.shape, np.float64)
     with computing("train"):
         for batch in run:
             width = vectors_together(numbers, rows.dtype.itemsize, size_of(batch), rows.shape[1])
@@ -169,6 +172,9 @@ def products(ground, run, kind, rows, weight, numbers):
                 block = rows[start : start + width]
                 # A view of the tensor's memory, where `numpy()` would copy it.
                 product = np.asarray(certified_product(ground, kind, batch, block, weight))
+                if sums is None and len(block) == len(rows):
+                    return product
+                sums = np.zeros(rows.shape, np.float64) if sums is None else sums
                 sums[start : start + width] += product
     return sums
 

@@ -17,7 +17,7 @@ from keras_influence.errors import explained
 _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
 _LOOPS = ("While", "StatelessWhile")
 # Operations in a millisecond or in five, which one vector by itself takes at least.
-_CONVOLVED, _RECURRENT = 3e7, 1.5e8
+_CONVOLVED, RECURRENT = 3e7, 1.5e8
 # What a vectorised map ends in where it cannot follow an operation.
 NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)
 
@@ -98,6 +98,14 @@ class Kernels:
             self.loop = False
             self._compiled.pop(key, None)
             raise
+
+    def has_traced(self, function, batch, many=True):
+        """Whether a kernel takes batches like this one, with many vectors or with one."""
+        flat = tf.nest.flatten(batch)
+        skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
+        layout = tuple((t.dtype, t.shape.rank) for t in flat)
+        wanted = (function.__name__, many, skeleton, layout)
+        return any(k[:4] == wanted and c.accepts(flat) for k, c in self._compiled.items())
 
     def forget(self):
         """Trace everything anew when it is next asked for."""
@@ -220,15 +228,16 @@ def work_alone(model):
     """Operations in the time that a vector takes at least, where it does not go with others; else 0."""
     layers = model._flatten_layers()
     if any(isinstance(layer, _LOOPED) for layer in layers):
-        return _RECURRENT
+        return RECURRENT
     return _CONVOLVED if any("Conv" in type(layer).__name__ for layer in layers) else 0.0
 
 
-def over_vectors(function, vectors, loop):
+def over_vectors(function, vectors, loop, outputs=None):
     """Apply `function`, (p,) -> tensor, to each row of `vectors`; what all rows share is done once.
 
     Args:
         function: a traceable linear function of one vector.
+        outputs: how many tensors it gives, as a tuple; None for one tensor.
         vectors: (k, p) tensor; k = 1 takes no detour.
         loop: take the rows in a `tf.while_loop` instead of vectorised.
 
@@ -236,8 +245,9 @@ def over_vectors(function, vectors, loop):
         The results, stacked along a first axis of length k.
     """
     if vectors.shape[0] == 1:
-        return function(vectors[0])[None]
+        return tf.nest.map_structure(lambda t: t[None], function(vectors[0]))
     if loop:
+        dtypes = (vectors.dtype,) * outputs if outputs else vectors.dtype
         # More iterations at a time take memory, and no less time.
-        return tf.map_fn(function, vectors, parallel_iterations=1)
+        return tf.map_fn(function, vectors, parallel_iterations=1, fn_output_signature=dtypes)
     return tf.vectorized_map(function, vectors, warn=False)

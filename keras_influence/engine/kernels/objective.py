@@ -4,19 +4,20 @@ With `layers.sites`, which looks at single layers, the only place with gradient 
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.kernels import primitives
+from keras_influence.engine.kernels.curved import curvature_at_outputs, output_curvatures
 from keras_influence.engine.kernels.kernel import (
+    RECURRENT,
     Kernels,
     kernel,
-    not_differentiable,
     over_vectors,
     prefers_loop,
+    work_alone,
 )
-from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
+from keras_influence.engine.kernels.outputs import filled
+from keras_influence.engine.kernels.unrecorded import Unrecorded
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
 from keras_influence.engine.loss.terms import rows_of
 
@@ -38,6 +39,7 @@ class Objective(CompiledLoss):
     def __init__(self, model, variables, reading=None, added="mixed"):
         super().__init__(model, variables, reading, added)
         self.kernels = Kernels(Weighting, prefers_loop(model))
+        self._loops = work_alone(model) == RECURRENT
         # What is made of the layers by those who ask for it; see `scoring` and `curvature`.
         self.contraction = self.pseudo = None
         self._targets = Kernels(Weighting, False)
@@ -93,10 +95,16 @@ class Objective(CompiledLoss):
         return self.parameters.flatten(tape.gradient(value, theta))
 
     def _gradient(self, theta, omega, batch, weight):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with self.recorded(persistent=False) as tape:
             tape.watch(theta)
             value = self.value(theta, omega, batch, weight)
         return value, self.parameters.flatten(tape.gradient(value, theta))
+
+    def recorded(self, persistent=True):
+        """A tape, or what stands for one where a kernel is traced of a model with loops."""
+        if self._loops and not tf.executing_eagerly():
+            return Unrecorded()
+        return tf.GradientTape(persistent=persistent, watch_accessed_variables=False)
 
     # ---- a user's function of the outputs in place of the loss
 
@@ -126,19 +134,31 @@ class Objective(CompiledLoss):
         product = self._second_derivative(lambda theta: self.value(theta, omega, batch, weight))
         return over_vectors(product, vectors, self.kernels.loop)
 
-    @kernel("vectors")
     def gauss_newton(self, batch, weight, vectors):
         """(Jᵀ (∂²/∂z²) J + ∂²(a A + b R)/∂θ²) times each row, (k, p), with z of `outputs`."""
-        curvature = self._output_curvature(batch, weight)
+        return self.products_and_scores(batch, weight, vectors)[0]
+
+    @kernel("vectors")
+    def products_and_scores(self, batch, weight, vectors):
+        """`gauss_newton`, and what it knows on the way: ⟨∂ℓ_j/∂z_j, J_j v⟩, (k, b).
+
+        That is what `scores` gives where an example's loss depends on θ by its outputs alone.
+        """
+        curvature = curvature_at_outputs(self, batch, weight)
         rest = self._second_derivative(lambda theta: self.rest(theta, batch, weight))
-        return over_vectors(lambda v: curvature(v) + rest(v), vectors, self.kernels.loop)
+
+        def product(v):
+            bent, scores = curvature(v)
+            return bent + rest(v), scores
+
+        return over_vectors(product, vectors, self.kernels.loop, outputs=2)
 
     def _second_derivative(self, scalar):
         """v ↦ (∂²scalar/∂θ²) v, by reverse over reverse."""
         theta = self.parameters.tensors()
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        with self.recorded() as outer:
             outer.watch(theta)
-            with tf.GradientTape(watch_accessed_variables=False) as inner:
+            with self.recorded(persistent=False) as inner:
                 inner.watch(theta)
                 value = scalar(theta)
             gradient = self.parameters.flatten(inner.gradient(value, theta))
@@ -148,51 +168,9 @@ class Objective(CompiledLoss):
 
         return product
 
-    def _output_curvature(self, batch, weight):
-        """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ; no second derivative of the network."""
-        theta, flatten = self.parameters.tensors(), self.parameters.flatten
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
-            inner.watch(theta)
-            with self.at(theta):
-                model, batch, y_pred = self.called(batch)
-                z = curved_outputs(self.reading, model, batch, y_pred)
-        with self.at(theta):
-            outer, free, slope, z = slope_at_outputs(
-                self.reading, model, batch, y_pred, z, self.ones(batch), weight
-            )
-        # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
-        with tf.GradientTape(persistent=True) as dual:
-            u = [tf.zeros_like(t) for t in z]
-            dual.watch(u)
-            pulled = flatten(inner.gradient(z, theta, output_gradients=u))
-
-        def product(v):
-            pushed = filled(dual.gradient(pulled, u, output_gradients=v), u)
-            bent = filled(outer.gradient(slope, free, output_gradients=pushed), free)
-            return flatten(inner.gradient(z, theta, output_gradients=bent))
-
-        return product
-
-    def output_curvatures(self, batch, weight, directions=8):
+    def output_curvatures(self, batch, weight):
         """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z, outside of kernels."""
-        theta = self.parameters.tensors()
-        weight = Weighting.of(tf.constant(weight.vector(), self.parameters.dtype))
-        with primitives.replaced(), self.at(theta):
-            model, parts, y_pred = self.called(batch)
-            pairs = curved_outputs(self.reading, model, parts, y_pred)
-            outer, free, slope, _ = slope_at_outputs(
-                self.reading, model, parts, y_pred, pairs, self.ones(batch), weight
-            )
-        rng = np.random.default_rng(0)
-        found = []
-        for _ in range(directions):
-            t = [tf.constant(rng.standard_normal(a.shape), a.dtype) for a in free]
-            try:
-                bent = filled(outer.gradient(slope, free, output_gradients=t), free)
-            except LookupError as error:
-                raise not_differentiable(error) from error
-            found.append(sum(float(tf.reduce_sum(a * b)) for a, b in zip(t, bent)))
-        return np.array(found)
+        return output_curvatures(self, batch, weight)
 
     # ---- scores
 
@@ -204,7 +182,7 @@ class Objective(CompiledLoss):
                 lambda i: tf.linalg.matvec(vectors, self._alone(batch, i, weight)), batch
             )
         theta, omega = self.parameters.tensors(), self.ones(batch)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        with self.recorded() as outer:
             outer.watch(omega)
             gradient = self._gradient(theta, omega, batch, weight)[1]
 
@@ -219,10 +197,10 @@ class Objective(CompiledLoss):
         theta = self.parameters.tensors()
         x, *rest = batch
         inputs = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        with self.recorded() as outer:
             outer.watch(inputs)
             omega = self.ones(batch)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+            with self.recorded(persistent=False) as tape:
                 tape.watch(theta)
                 # What layers add for example i depends on no other's input.
                 value = self.value(theta, omega, (x, *rest), weight)

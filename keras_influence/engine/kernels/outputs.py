@@ -94,3 +94,13 @@ def filled(gradients, like):
     return [
         tf.zeros_like(t) if g is None else tf.convert_to_tensor(g) for g, t in zip(gradients, like)
     ]
+
+
+def paired_by_example(slopes, others, like):
+    """Σ over outputs of ⟨slope_i, other_i⟩ for each example i, a vector like `like`."""
+    total = tf.zeros_like(like)
+    for slope, other in zip(slopes, others):
+        total += tf.cast(
+            tf.reduce_sum(tf.reshape(slope * other, [tf.size(like), -1]), 1), like.dtype
+        )
+    return total

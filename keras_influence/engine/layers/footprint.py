@@ -35,10 +35,10 @@ class Footprint(NamedTuple):
     work: float
 
 
-def footprint_of(model, few):
-    """The `Footprint` of an example, as seen on a few."""
+def footprint_of(model, few, name="train"):
+    """The `Footprint` of an example, as seen on a few; `name` is what messages call the data."""
     leaves = [layer for layer in model._flatten_layers() if not layer._layers]
-    with recording(leaves) as sites, called(model, few, "train"):
+    with recording(leaves) as sites, called(model, few, name, anew=True):
         pass
     count = batch_size(few)
     numbers = sum(max(_size(site.outputs), _patches(site)) for site in sites)

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_influence.engine.data.rows import split, take
 from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.kernels.kernel import RECURRENT, work_alone
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.loss.looks import computing
 
@@ -25,6 +26,9 @@ _SEED = 20_170_305
 _PART, _LEAST = 16, 8
 # Bytes that a kernel's arrays may take besides the layers' inputs, and examples at least.
 _BYTES, _FEWEST = 2**28, 16
+# Vectors and batches for which scores may come from the kernel of products: more of them are worth
+# a kernel of their own.
+_FEW, _BATCHES = 16, 4
 
 
 class Scorer:
@@ -57,6 +61,8 @@ class Scorer:
             # With the others goes a random one, through the very kernel that takes them.
             probed = tf.concat([self._blocks[0], self._probe[None]], 0)
             self._probed = [probed, *self._blocks[1:]]
+            few = len(vectors) <= _FEW and work_alone(model) == RECURRENT
+            self._shared = _BATCHES if few else 0
 
     def gradients(self, batch):
         """∇ of each example of the batch, (b, p)."""
@@ -91,7 +97,9 @@ class Scorer:
         return [batch] if pieces == 1 else split(batch, -(-count // pieces))
 
     def _scores(self, batch):
-        values = None
+        values = self._from_products(batch) if self._shared else None
+        if values is not None:
+            return values
         if self.fast:
             kernel = self._objective.contraction.scores
             values = self._try(lambda *a: [kernel(*a, block) for block in self._probed], batch)
@@ -105,6 +113,30 @@ class Scorer:
             values = [kernel(batch, self._weight, block).numpy() for block in self._blocks]
         self._check(values[0], batch)
         return values
+
+    def _from_products(self, batch):
+        """What the kernel of products gives on the way, where it alone has been traced; or None.
+
+        To trace another one takes longer than a few products, where there are loops.
+        """
+        objective, fast = self._objective, self._objective.contraction
+        known = objective.kernels.has_traced(objective.scores, batch)
+        if known or (self.fast and fast.kernels.has_traced(fast.scores, batch)):
+            return None
+        kernel, vectors = objective.products_and_scores, self._probed[0]
+        if objective.kernels.has_traced(kernel, batch):
+            found = kernel(batch, self._weight, vectors)[1].numpy()
+        elif objective.kernels.has_traced(kernel, batch, many=False):
+            found = [kernel(batch, self._weight, v[None])[1].numpy() for v in vectors]
+            found = np.concatenate(found)
+        else:
+            return None
+        if not self._certified(batch, found[-1], self._probe):
+            self._shared = 0
+            return None
+        self._shared -= 1
+        self._check(found[:-1].T, batch)
+        return [found[:-1].T]
 
     def _try(self, kernel, batch):
         """What the contraction gives, None where it cannot be traced."""

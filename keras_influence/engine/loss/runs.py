@@ -4,21 +4,17 @@ import keras
 import tensorflow as tf
 
 from keras_influence.engine.data.sizes import batch_size
-from keras_influence.engine.loss.looks import called, few_of, halves, near, rows_of_batch
+from keras_influence.engine.loss.looks import called, halves, near, rows_of_batch
 from keras_influence.errors import see
 
 
-def check_runs(model, batches, name):
-    """Run the model on a few examples of the data, together and apart.
-
-    Returns:
-        The few examples, as a batch.
+def check_runs(model, few, name):
+    """Run the model on a few examples of the data, a batch, together and apart.
 
     Raises:
         ValueError: the data do not fit the model, or its outputs are random, or that of one
             example depends on the others in its batch.
     """
-    few = few_of(batches)
     size = batch_size(few)
     outputs = _outputs(model, few, name)
     for leaf in outputs:
@@ -37,7 +33,6 @@ def check_runs(model, batches, name):
                 f"(seen on `{name}`): some layer mixes the rows of a batch at training=False, so "
                 f"the part of one example cannot be told. {see('mixed-examples')}"
             )
-    return few
 
 
 def _check_chance(model, few, name, outputs):
@@ -45,7 +40,7 @@ def _check_chance(model, few, name, outputs):
     generators = [(layer, g) for layer in model._flatten_layers() for g in _generators(layer)]
     other_seeds = [(g.state, g.state.value + 1) for _, g in generators]
     for state in [(), other_seeds] if generators else [()]:
-        again = _outputs(model, few, name, state)
+        again = _outputs(model, few, name, state, anew=True)
         if all(near(a.numpy(), b.numpy(), 1e-6) for a, b in zip(outputs, again)):
             continue
         names = sorted({layer.name for layer, _ in generators})
@@ -63,6 +58,6 @@ def _generators(layer):
     return [g for g in found if isinstance(g, keras.random.SeedGenerator)]
 
 
-def _outputs(model, batch, name, state=()):
-    with called(model, batch, name, state) as (_, y_pred):
+def _outputs(model, batch, name, state=(), anew=False):
+    with called(model, batch, name, state, anew) as (_, y_pred):
         return tf.nest.flatten(y_pred)

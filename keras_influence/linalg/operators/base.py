@@ -27,7 +27,7 @@ class LinearOperator:
     share: float = 1.0
 
     def matmat(self, rows: Array) -> Array:
-        """The matrix times each row of a (k, p) array, as a (k, p) array."""
+        """The matrix times each row of a (k, p) array, as a (k, p) array that is the caller's."""
         raise NotImplementedError
 
     def matvec(self, vector: Array) -> Array:

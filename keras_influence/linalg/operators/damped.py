@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.operators.base import LinearOperator
+from keras_influence.linalg.sweeps import add_multiple
 
 
 class Damped(LinearOperator):
@@ -23,11 +26,21 @@ class Damped(LinearOperator):
 
     def matmat(self, rows: Array) -> Array:
         product = self.operator.matmat(rows)
-        return product + self.damping * rows if self.damping else product
+        if not self.damping:
+            return product
+        if np.may_share_memory(product, rows) or not _takes(product, rows):
+            return product + self.damping * rows
+        add_multiple(product, self.damping, rows)
+        return product
 
     def samples(self, batch_size: int, seed: int) -> Iterator[LinearOperator]:
         for sample in self.operator.samples(batch_size, seed):
             yield Damped(sample, self.damping)
+
+
+def _takes(product: Array, rows: Array) -> bool:
+    """Whether a multiple of the rows can be added to the product where it is."""
+    return product.flags.writeable and np.result_type(product, rows) == product.dtype
 
 
 def undamped(system: LinearOperator) -> tuple[LinearOperator, float]:

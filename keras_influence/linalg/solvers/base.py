@@ -12,6 +12,7 @@ from keras_influence.linalg.arrays import Array, OnStep
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.damped import Damped, undamped
 from keras_influence.linalg.operators.metered import Metered
+from keras_influence.linalg.sweeps import row_norms
 
 # Rows of an approximate answer whose residual is measured.
 _MEASURED = 16
@@ -77,7 +78,9 @@ class Problem:
 
     def remainder(self, x: Array) -> Array:
         """v - A x for each row, as an array of its own; no product where x is zero."""
-        return self.rows - self.product(x) if x.any() else self.rows.copy()
+        if not x.any():
+            return self.rows.copy()
+        return self.rows - self.system.matmat(x.astype(self.system.dtype, copy=False))
 
 
 class Answer(NamedTuple):
@@ -86,6 +89,7 @@ class Answer(NamedTuple):
     Attributes:
         x, iterations, positive_definite, details: as in `Solution`.
         remainder: `Problem.remainder(x)`, if the solver has computed it anew, for this very x.
+        factor: what was computed for A after all; None for that of the `Problem`.
     """
 
     x: Array
@@ -93,6 +97,7 @@ class Answer(NamedTuple):
     positive_definite: bool = True
     details: dict[str, Any] = {}
     remainder: Array | None = None
+    factor: Any = None
 
 
 class Solver:
@@ -122,6 +127,10 @@ class Solver:
             damping: λ.
         """
         return None
+
+    def prepare(self, curvature: LinearOperator, damping: float) -> Any:
+        """The same where many solves are to come: also what one alone might do without."""
+        return self.factorise(curvature, damping)
 
     def solve(
         self,
@@ -190,7 +199,7 @@ class Solver:
             positive_definite=answer.positive_definite,
             solver=self.get_config(),
             details=answer.details | approximation,
-            factor=problem.factor,
+            factor=problem.factor if answer.factor is None else answer.factor,
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -229,7 +238,7 @@ def _as_rows(name: str, value: npt.ArrayLike, size: int, count: int | None = Non
 def relative_residual(problem: Problem, answer: Answer) -> Array:
     """‖v - A x‖ / ‖v‖ for each row; 0 where v and x are zero."""
     norms, left = row_norms(problem.rows), answer.remainder
-    left = problem.rows - problem.product(answer.x) if left is None else left
+    left = problem.remainder(answer.x) if left is None else left
     return row_norms(left) / np.where(norms > 0, norms, 1)
 
 
@@ -241,8 +250,3 @@ def sampled_residual(problem: Problem, answer: Answer) -> Array:
     residual = np.full(len(problem.rows), found.max())
     residual[some] = found
     return residual
-
-
-def row_norms(rows: Array) -> Array:
-    """Euclidean norm of each row, in float64."""
-    return np.linalg.norm(np.asarray(rows, np.float64), axis=1)

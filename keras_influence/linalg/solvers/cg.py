@@ -1,5 +1,6 @@
 """Block conjugate gradients (O'Leary 1980), preconditioned, for many right-hand sides."""
 
+import dataclasses
 from typing import Any, Optional
 
 import numpy as np
@@ -9,16 +10,18 @@ from keras_influence.errors import NegativeCurvatureError, NotFiniteError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver, row_norms
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.patience import Patience, may_wait
+from keras_influence.linalg.sweeps import conjugated, overlaps, row_norms, stepped, turned
 from keras_influence.validate import check_number
 
 # Directions whose angle to the span of the others is smaller than the root of this are left out:
 # in numbers of so many bytes, rounding is what is left of them.
 _DEPENDENT = {2: 1e-4, 4: 1e-10, 8: 1e-12}
-# Columns that are added up at once.
-_COLUMNS = 2**16
 # Beginnings of the recurrence at most; below what its products can show, more do not help.
 _RUNS = 3
+# Rows of the sketch that a `Nystrom` is made of.
+_RANK = 50
 
 
 class CG(Solver):
@@ -35,8 +38,8 @@ class CG(Solver):
         max_iter: iterations at most.
         preconditioner: what is made once and makes each pass go further: a `TwoLevel`, `EKFAC` or
             `Nystrom`; None for the plain algorithm; "nystrom" for a `Nystrom(50)` where one can be
-            made; or "auto": a `TwoLevel` where most of the parameters are in layers that it covers,
-            else as "nystrom".
+            made, once the first iterations have shown that it is worth its cost; or "auto": a
+            `TwoLevel` where most of the parameters are in layers that it covers, else as "nystrom".
     """
 
     advice = (
@@ -57,40 +60,71 @@ class CG(Solver):
         self.preconditioner = preconditioners.check_preconditioner(preconditioner)
 
     def factorise(self, curvature: LinearOperator, damping: float) -> Any:
-        return preconditioners.factorise(self.preconditioner, curvature, damping, rank=50)
+        """The preconditioner's factor; None where it is made only if it turns out to be needed."""
+        waits = may_wait(self.preconditioner, curvature)
+        return None if waits else self.prepare(curvature, damping)
+
+    def prepare(self, curvature: LinearOperator, damping: float) -> Any:
+        return preconditioners.factorise(self.preconditioner, curvature, damping, rank=_RANK)
 
     def _solve(self, problem: Problem) -> Answer:
         x, norms = problem.start.copy(), row_norms(problem.rows)
         x[norms == 0] = 0
         r, iterations = problem.remainder(x), np.zeros(len(norms), int)
-        before = np.full(len(norms), np.inf)
+        patience = None
+        if problem.factor is None and may_wait(self.preconditioner, problem.curvature):
+            patience = Patience(_RANK, self.tol * norms)
+        before, runs = np.full(len(norms), np.inf), 0
         # In float32 the recurrence loses sight of the true residual: begin again from that.
-        for _ in range(_RUNS):
+        while runs < _RUNS:
             left = row_norms(r)
             active = np.flatnonzero((left > self.tol * norms) & (left < before))
             if not active.size or iterations.max() >= self.max_iter:
                 break
             with taking_turns():
-                self._run(problem, x, r, active, iterations)
-            r, before = problem.remainder(x), left
-        return Answer(x, iterations, remainder=r)
+                made = self._run(problem, x, r, active, norms, iterations, patience)
+            patience = None
+            if made is None:
+                before, runs = left, runs + 1
+            else:
+                problem = dataclasses.replace(problem, factor=made)
+            r = problem.remainder(x)
+        return Answer(x, iterations, remainder=r, factor=problem.factor)
 
-    def _run(self, problem: Problem, x: Array, r: Array, active: Array, iterations: Array) -> None:
-        """The recurrence from x with the residual r, for the rows in `active`; all in place."""
-        precondition = problem.factor.precondition if problem.factor else lambda r: r
-        norms, block, dtype = row_norms(problem.rows), None, problem.system.dtype
+    def _run(
+        self,
+        problem: Problem,
+        x: Array,
+        r: Array,
+        active: Array,
+        norms: Array,
+        iterations: Array,
+        patience: Patience | None,
+    ) -> Any:
+        """The recurrence from x with the residual r, for the rows in `active`; x in place.
+
+        Returns:
+            The factor to go on with, where patience was over before the end, else None.
+        """
+        block, dtype = None, problem.system.dtype
+        r = r[active].astype(dtype, copy=False)
         # A little below `tol`: in float32 the recurrence drifts from the true residual.
         target = 0.9 * self.tol * norms
         while active.size and iterations.max() < self.max_iter:
-            left = r[active].astype(dtype)
-            block = _Block(problem, precondition(left).astype(dtype, copy=False), block)
-            change = block.coefficients(overlaps(block.p, left)).T.astype(dtype)
-            x[active] += change @ block.p
-            r[active] -= change @ block.q
+            if patience is not None and patience.is_over(row_norms(r), active):
+                made, patience = self.prepare(problem.curvature, problem.system.damping), None
+                if made is not None:
+                    return made
+            z = problem.factor.precondition(r) if problem.factor else r.copy()
+            block = _Block(problem, z.astype(dtype, copy=False), block)
+            change = block.coefficients(overlaps(block.p, r)).T.astype(dtype)
+            left = stepped(x, r, change, block.p, block.q, active)
             iterations[active] += 1
-            left = row_norms(r[active])
             problem.on_step(int(iterations.max()), float((left / norms[active]).max()))
-            active = active[left > target[active]]
+            going = left > target[active]
+            if not going.all():
+                active, r = active[going], r[going]
+        return None
 
 
 class _Block:
@@ -98,7 +132,7 @@ class _Block:
 
     Args:
         problem: a `Problem`.
-        z: (k, p) preconditioned residuals.
+        z: (k, p) preconditioned residuals, which are overwritten.
         before: the `_Block` before this one, or None.
 
     Raises:
@@ -110,10 +144,8 @@ class _Block:
     q: Array
 
     def __init__(self, problem: Problem, z: Array, before: Optional["_Block"]) -> None:
-        if before is not None:
-            z = z - before.coefficients(overlaps(before.q, z)).T.astype(z.dtype) @ before.p
         # In the operator's precision, so that Q is the image of these very numbers.
-        self.p = _basis(z)
+        self.p = _basis(z, before)
         self.q = problem.system.matmat(self.p)
         energy = overlaps(self.p, self.q)
         if not np.isfinite(energy).all():
@@ -136,18 +168,19 @@ class _Block:
         return float(np.linalg.eigvalsh((small + small.T) / 2)[0])
 
 
-def _basis(z: Array) -> Array:
-    """An orthonormal basis of the rows' span, less what is dependent but for rounding."""
-    z = z / row_norms(z).clip(1e-300)[:, None].astype(z.dtype)
-    values, vectors = np.linalg.eigh(overlaps(z, z))
+def _basis(z: Array, before: _Block | None) -> Array:
+    """An orthonormal basis of the span of the rows of z, made conjugate to the directions before.
+
+    Less what is dependent but for rounding.
+    """
+    if before is None:
+        products = conjugated(z, None, None)
+    else:
+        change = before.coefficients(overlaps(before.q, z)).T.astype(z.dtype)
+        products = conjugated(z, change, before.p)
+    lengths = np.sqrt(np.diag(products))
+    lengths[lengths == 0] = 1
+    values, vectors = np.linalg.eigh(products / lengths[:, None] / lengths)
     kept = values > _DEPENDENT[z.dtype.itemsize] * values[-1]
-    return (vectors[:, kept] / np.sqrt(values[kept])).T.astype(z.dtype) @ z
-
-
-def overlaps(a: Array, b: Array) -> Array:
-    """a bᵀ for (k, p) and (m, p) rows, summed up in float64, (k, m)."""
-    total = np.zeros((len(a), len(b)))
-    for start in range(0, a.shape[1], _COLUMNS):
-        some = slice(start, start + _COLUMNS)
-        total += a[:, some].astype(np.float64, copy=False) @ b[:, some].T.astype(np.float64)
-    return total
+    turn = (vectors[:, kept] / np.sqrt(values[kept])).T
+    return turned(turn.astype(z.dtype), z, lengths.astype(z.dtype))

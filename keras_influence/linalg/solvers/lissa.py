@@ -9,8 +9,9 @@ from keras_influence.errors import DivergenceError, NegativeCurvatureError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners, recurrences
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver, row_norms
+from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.linalg.solvers.recurrences import Map, Samples
+from keras_influence.linalg.sweeps import row_norms
 from keras_influence.validate import check_number
 
 _MAX_DOUBLINGS = 12

@@ -1,0 +1,94 @@
+"""Sums over long rows, some columns at a time, so that what is made on the way stays in the cache.
+
+A temporary array as long as the rows themselves costs more than the arithmetic: its pages are new
+each time. Rows may be in float32; all sums are taken in float64.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from keras_influence.linalg.arrays import Array
+
+# Numbers of all rows together that are taken at once, and columns at least.
+_NUMBERS, _LEAST = 2**16, 2**10
+
+
+def pieces(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Consecutive columns of (k, p) rows."""
+    count, size = shape
+    width = max(_LEAST, _NUMBERS // max(1, count))
+    for start in range(0, size, width):
+        yield slice(start, start + width)
+
+
+def overlaps(a: Array, b: Array) -> Array:
+    """a bᵀ for (k, p) and (m, p) rows, (k, m)."""
+    total = np.zeros((len(a), len(b)))
+    for some in pieces(a.shape):
+        total += _wide(a[:, some]) @ _wide(b[:, some]).T
+    return total
+
+
+def row_norms(rows: Array) -> Array:
+    """Euclidean norm of each row."""
+    total = np.zeros(len(rows))
+    for some in pieces(rows.shape):
+        total += _squares(rows[:, some])
+    return np.sqrt(total)
+
+
+def conjugated(z: Array, change: Array | None, p: Array | None) -> Array:
+    """Take `change` @ p off z, in place, if there is any; the overlaps of what is left, (k, k)."""
+    total = np.zeros((len(z), len(z)))
+    for some in pieces(z.shape):
+        part = z[:, some]
+        if change is not None and p is not None:
+            part -= change @ p[:, some]
+        wide = _wide(part)
+        total += wide @ wide.T
+    return total
+
+
+def turned(turn: Array, z: Array, lengths: Array) -> Array:
+    """turn @ (z / lengths), with a length for each row, in the place of the first rows of z."""
+    count = len(turn)
+    for some in pieces(z.shape):
+        z[:count, some] = turn @ (z[:, some] / lengths[:, None])
+    return z[:count]
+
+
+def add_multiple(total: Array, factor: float, rows: Array) -> None:
+    """total + factor * rows, in place."""
+    for some in pieces(rows.shape):
+        total[:, some] += factor * rows[:, some]
+
+
+def stepped(x: Array, r: Array, change: Array, p: Array, q: Array, active: Array) -> Array:
+    """x + change @ p for the rows in `active`, r - change @ q; in place. The norms of r.
+
+    Args:
+        x: rows of which those in `active` are taken.
+        r: only those.
+    """
+    total = np.zeros(len(r))
+    every = len(active) == len(x)
+    for some in pieces(p.shape):
+        if every:
+            x[:, some] += change @ p[:, some]
+        else:
+            x[active, some] += change @ p[:, some]
+        part = r[:, some]
+        part -= change @ q[:, some]
+        total += _squares(part)
+    return np.sqrt(total)
+
+
+def _squares(rows: Array) -> Array:
+    wide = _wide(rows)
+    squares: Array = np.einsum("ij,ij->i", wide, wide)
+    return squares
+
+
+def _wide(rows: Array) -> Array:
+    return rows.astype(np.float64, copy=False)

@@ -1,0 +1,97 @@
+"""Models with loops: scores from the kernel of products, and derivatives without tapes.
+
+The truth are gradients of one example after the other, by a tape over the model as it stands.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_influence.engine.layers.scoring import Scorer
+from keras_influence.engine.problem import Problem
+from tests import truth
+from tests.conftest import set_precision
+
+layers = keras.layers
+LOSS = keras.losses.sparse_categorical_crossentropy
+
+
+@pytest.fixture(scope="module")
+def problem():
+    set_precision("float64")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3, 2)), layers.GRU(2), layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 3, 2))
+    return Problem(model, (x, np.arange(6) % 2))
+
+
+@pytest.fixture(scope="module")
+def gradients(problem):
+    """∇ℓ of each example, (n, p)."""
+    found, model = [], problem.model
+    ((x, y),) = problem.train
+    for i in range(problem.n):
+        with tf.GradientTape() as tape:
+            loss = LOSS(y[i : i + 1], model(x[i : i + 1]))
+        rows = tape.gradient(loss, model.trainable_variables)
+        found.append(np.concatenate([np.ravel(row) for row in rows]))
+    return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def traced(problem):
+    """The batch and two vectors, after a product with them."""
+    vectors = np.random.default_rng(0).normal(size=(2, problem.parameters.size))
+    (batch,) = problem.train
+    problem.objective.gauss_newton(batch, problem.facts.train(), vectors)
+    return batch, vectors
+
+
+def _scores(problem, batch, vectors):
+    scorer = Scorer(*_about(problem), "train", vectors)
+    return scorer.scores(batch)[0]
+
+
+def _about(problem):
+    return problem.objective, problem.model, problem.facts.examples()
+
+
+def test_scores_come_from_the_kernel_of_products_where_they_are_right(
+    problem, gradients, traced, monkeypatch
+):
+    batch, vectors = traced
+    expected = gradients @ vectors.T
+    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
+    assert not problem.objective.kernels.has_traced(problem.objective.scores, batch)
+    right = type(problem.objective).products_and_scores
+    calls = []
+
+    def wrong(self, *about):
+        calls.append(about)
+        products, scores = right(self, *about)
+        return products, 1.1 * scores
+
+    wrong.__name__ = right.__name__
+    monkeypatch.setattr(type(problem.objective), "products_and_scores", wrong)
+    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
+    assert calls
+
+
+def test_products_are_those_of_the_outputs_curvature(problem, traced):
+    """Σ Jᵀ H J v with J by a tape and H = diag(p) - p pᵀ of the logits."""
+    batch, vectors = traced
+    model, total = problem.model, 0.0
+    logits = keras.Model(model.inputs, model.layers[-1].input)
+    kernel, bias = model.layers[-1].weights
+    with tf.GradientTape(persistent=True) as tape:
+        z = logits(batch[0]) @ kernel.value + bias.value
+        parts = [z[i, c] for i in range(problem.n) for c in range(2)]
+    rows = [tape.gradient(part, model.trainable_variables) for part in parts]
+    jacobian = np.array([np.concatenate([np.ravel(r) for r in row]) for row in rows])
+    for p, j in zip(tf.nn.softmax(z).numpy(), jacobian.reshape(problem.n, 2, -1)):
+        total = total + j.T @ (np.diag(p) - np.outer(p, p)) @ j
+    found = problem.objective.gauss_newton(batch, problem.facts.train(), vectors)
+    assert truth.relative_error(found.numpy(), vectors @ total) < 1e-9
