@@ -9,7 +9,7 @@ from keras_influence import CG, Woodbury
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
 from tests import truth
-from tests.engine.test_kronecker import NETWORKS, Merged, _data, _model
+from tests.engine.test_kronecker import Merged, _data, _model
 from tests.linalg.matrices import dense_solve
 
 layers = keras.layers

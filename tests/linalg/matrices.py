@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import scipy.sparse.linalg
 
+from keras_influence.linalg.factors.contributions import Formed
 from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.operators import Dense
 
@@ -80,6 +81,14 @@ class Layers(Dense):
 
     def layers_are_worth_it(self):
         return bool(self.layers)
+
+    def contributions_worth_it(self):
+        return None
+
+    def contributions(self, most, nbytes):
+        values, vectors = np.linalg.eigh(self.matrix)
+        rows = (vectors * np.sqrt(np.maximum(values, 0))).T[::-1]
+        return (Formed(np.arange(23), rows[:most]),)
 
     def coupling(self, blocks, chosen, draws, seed):
         basis = Kronecker(self.blocks, 0.0).turned(np.eye(23)).T[chosen]

@@ -10,7 +10,7 @@ from keras_influence.engine.layers.contributions import contributions
 from keras_influence.engine.layers.footprint import vectors_together
 from keras_influence.engine.layers.kronecker import Statistics
 from keras_influence.engine.layers.scoring import check_gradients
-from keras_influence.engine.layers.worth import are_worth_it
+from keras_influence.engine.layers.worth import are_worth_it, contributions_worth_it
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.ground import Ground
 from keras_influence.engine.passes.passes import total
@@ -109,6 +109,9 @@ class Curvature(LinearOperator):
         statistics = self._statistics(seed + _ANEW)
         about = blocks, chosen, each, np.sort(positions)
         return statistics.coarse(*about, self._regulariser(seed))
+
+    def contributions_worth_it(self):
+        return contributions_worth_it(self._objective, self._footprint, self.n)
 
     def contributions(self, most, nbytes):
         """Of the Gauss-Newton matrix; see `Layered`."""

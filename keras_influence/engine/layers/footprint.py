@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.layers.sites import recording
@@ -29,20 +30,23 @@ class Footprint(NamedTuple):
     Attributes:
         numbers: how many all layers put out.
         work: multiplications of a forward pass.
+        outputs: how many numbers the model puts out.
     """
 
     numbers: int
     work: float
+    outputs: int
 
 
 def footprint_of(model, few, name="train"):
     """The `Footprint` of an example, as seen on a few; `name` is what messages call the data."""
     leaves = [layer for layer in model._flatten_layers() if not layer._layers]
-    with recording(leaves) as sites, called(model, few, name, anew=True):
-        pass
+    with recording(leaves) as sites, called(model, few, name, anew=True) as (_, y_pred):
+        outputs = sum(map(_size, tf.nest.flatten(y_pred)))
     count = batch_size(few)
     numbers = sum(max(_size(site.outputs), _patches(site)) for site in sites)
-    return Footprint(max(1, numbers // count), sum(map(_work, sites)) / count)
+    work = sum(map(_work, sites)) / count
+    return Footprint(max(1, numbers // count), work, max(1, outputs // count))
 
 
 def examples_together(numbers, itemsize):

@@ -1,14 +1,22 @@
-"""What the layers' blocks cost, and whether they are worth it."""
+"""What the layers' blocks and the examples' contributions cost, and whether they are worth it."""
 
+import keras
 import numpy as np
 
 from keras_influence.engine.layers.matrix_part import LARGEST
 from keras_influence.engine.layers.sites import linear_layers, weights_of
+from keras_influence.linalg.operators.layered import BYTES, Contributions
 
 # Multiplications of a product with the curvature, in those of a forward pass.
 _PRODUCT = 3
 # Operations of an eigendecomposition, in those of a multiplication of two such matrices.
 _EIGENVECTORS = 10
+# Contributions beyond which their inner products take long; the part of all that they should be;
+# and how many of an example.
+_MOST, _PART, _EACH = 4000, 0.4, 64
+# Operations that their inner products may take, in those of a forward and backward pass.
+_INNER = 500
+_PASS = 6
 
 
 def are_worth_it(objective, work):
@@ -31,6 +39,49 @@ def operations(objective):
     """Floating-point operations that the bases of the blocks take, besides passes over the data."""
     sides = [side for v in _known(objective) for side in _sides(v) if side <= LARGEST]
     return sum(_EIGENVECTORS * 2.0 * side**3 for side in sides)
+
+
+def contributions_worth_it(objective, footprint, n):
+    """Whether the strongest contributions of examples precondition well for what they cost.
+
+    They are to be a good part of all, as they are where examples and outputs are few.
+
+    Args:
+        objective: an `Objective`.
+        footprint: of one example.
+        n: examples.
+
+    Returns:
+        `Contributions`, or None where they are not worth it.
+    """
+    total = n * footprint.outputs
+    count = min(total, _MOST, _EACH * n)
+    known = {id(v) for v in _known(objective)}
+    layers = linear_layers(objective.model(), objective.parameters.variables)
+    numbers = sum(_row(layer) for layer in layers)
+    covered = sum(_size(v) for v in objective.parameters.variables if id(v) in known)
+    nbytes = count * numbers * objective.parameters.dtype.size
+    operations = 2.0 * count**2 * numbers + count**3 / 3
+    worth_it = (
+        count >= _PART * total
+        and covered > objective.parameters.size / 2
+        and nbytes <= BYTES
+        and operations <= _INNER * _PASS * footprint.work * n
+    )
+    return Contributions(count, count == total, operations) if worth_it else None
+
+
+def _row(layer):
+    """Numbers that a contribution takes in a layer."""
+    try:
+        shape = layer.output.shape
+    except (AttributeError, ValueError):  # It was called by hand, or has many outputs.
+        shape = ()
+    if isinstance(layer, keras.layers.Dense) and len(shape) == 2:
+        return sum(layer.kernel.shape) + 1
+    if isinstance(layer, keras.layers.Embedding) and shape and None not in shape[1:]:
+        return 3 * int(np.prod(shape[1:]))
+    return sum(_size(v) for v in weights_of(layer))
 
 
 def _known(objective):

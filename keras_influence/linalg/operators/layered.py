@@ -1,11 +1,28 @@
 """Curvature that is known layer by layer: what EK-FAC is made of."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.factors.contributions import Rows
 from keras_influence.linalg.factors.kronecker import AnyBlock
 from keras_influence.linalg.operators.base import LinearOperator
+
+# Bytes that contributions may take.
+BYTES = 2**29
+
+
+class Contributions(NamedTuple):
+    """How many contributions of single examples are worth their cost.
+
+    Attributes:
+        rank: how many.
+        whole: whether these are all.
+        operations: floating-point operations of their inner products.
+    """
+
+    rank: int
+    whole: bool
+    operations: float
 
 
 @runtime_checkable
@@ -40,6 +57,10 @@ class Layered(Protocol):
             draws: how many pseudo-gradients to estimate it from.
             seed: of these.
         """
+        ...
+
+    def contributions_worth_it(self) -> Contributions | None:
+        """How many contributions precondition well for what they cost; None if they do not."""
         ...
 
     def contributions(self, most: int, nbytes: float) -> tuple[Rows, ...]:

@@ -6,7 +6,7 @@ from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.factors.contributions import Rows
 from keras_influence.linalg.factors.kronecker import AnyBlock
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.layered import Layered, layered
+from keras_influence.linalg.operators.layered import Contributions, Layered, layered
 
 
 class Metered(LinearOperator):
@@ -42,6 +42,12 @@ class Metered(LinearOperator):
     def coupling(self, blocks: tuple[AnyBlock, ...], chosen: Array, draws: int, seed: int) -> Array:
         """The operator's coupling, which is no pass over all of the data."""
         return layered(self._operator).coupling(blocks, chosen, draws, seed)
+
+    def contributions_worth_it(self) -> Contributions | None:
+        """How many of the operator's are; None where it has no layers."""
+        if not isinstance(self._operator, Layered):
+            return None
+        return self._operator.contributions_worth_it()
 
     def contributions(self, most: int, nbytes: float) -> tuple[Rows, ...]:
         """The operator's strongest, in as many passes as there are of them for each example."""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from keras_influence.linalg.operators.layered import Contributions
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct
@@ -21,6 +22,8 @@ _RANK, _RANK_NYSTROM = 1000, 50
 # Seldom more than an eighth of all directions matter beside the damping. To couple R of them takes so many
 # times R³ operations.
 _MATTER, _COUPLING = 8, 16
+# Passes of an example in the time that a contribution of it takes.
+_EXAMPLE = 3
 # Floating-point operations in the time that a call of a kernel takes at least, some milliseconds.
 _CALL = 3e8
 # Vectors that share a call, and passes that a product takes: of each, and of each call.
@@ -92,6 +95,7 @@ class Auto:
         *,
         damping: float = _USUAL,
         work: float | None = None,
+        contributions: Contributions | None = None,
         bases: float | None = 0.0,
         batches: float = 1,
         alone: float = 0.0,
@@ -106,6 +110,7 @@ class Auto:
             damping: λ.
             work: multiplications that an example takes forward; as many as there are
                 parameters if not given.
+            contributions: how many of single examples are worth their cost; None where none are.
             bases: operations that EK-FAC's bases take; None where `TwoLevel` is not worth it.
             batches: of the training examples.
             alone: operations in the time that a product takes at least, where vectors do not go
@@ -132,7 +137,13 @@ class Auto:
         ways: list[tuple[float, Solver]] = [
             (sketch + costs.iterating(count, *_PRODUCTS_NYSTROM), CG(preconditioner="nystrom"))
         ]
-        if bases is not None:
+        if contributions is not None:
+            making = _EXAMPLE * contributions.rank / n + contributions.operations / unit
+            solving = costs.of(2 * count, count)
+            if not contributions.whole:
+                solving = costs.iterating(count, *_PRODUCTS)
+            ways.append((making + solving, CG()))
+        elif bases is not None:
             rank = min(_RANK, size // _MATTER)
             making = costs.of(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3)
             ways.append((making + costs.iterating(count, *_PRODUCTS), CG()))

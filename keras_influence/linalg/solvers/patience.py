@@ -4,8 +4,7 @@ import numpy as np
 
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.layered import Layered
-from keras_influence.linalg.solvers.preconditioners import Preconditioner
+from keras_influence.linalg.solvers.preconditioners import Preconditioner, by_layers
 
 # What a product costs besides its vectors, in vectors.
 _PRODUCT = 2
@@ -48,6 +47,6 @@ class Patience:
 
 def may_wait(preconditioner: Preconditioner, curvature: LinearOperator) -> bool:
     """Whether a preconditioner would be a sketch that nobody has asked for by itself."""
-    if preconditioner == "auto" and isinstance(curvature, Layered):
-        return not curvature.layers_are_worth_it()
-    return isinstance(preconditioner, str)
+    if preconditioner == "auto":
+        return by_layers(curvature) is None
+    return preconditioner == "nystrom"

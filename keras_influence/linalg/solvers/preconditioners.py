@@ -8,6 +8,7 @@ from keras_influence.linalg.operators.layered import Layered
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.nystrom import Nystrom
 from keras_influence.linalg.solvers.two_level import TwoLevel
+from keras_influence.linalg.solvers.woodbury import Woodbury
 
 # Numbers in a sketch beyond which it takes too much memory: a gigabyte and more.
 _LARGE = 2 * 10**7
@@ -23,9 +24,20 @@ def check_preconditioner(preconditioner: Preconditioner) -> Preconditioner:
     if isinstance(preconditioner, Solver) and preconditioner.preconditions:
         return preconditioner
     raise TypeError(
-        "`preconditioner` should be None, 'auto', 'nystrom', TwoLevel(), EKFAC() or Nystrom(). "
+        "`preconditioner` should be None, 'auto', 'nystrom', TwoLevel(), Woodbury(), EKFAC() or "
+        "Nystrom(). "
         f"Received: preconditioner={preconditioner!r}"
     )
+
+
+def by_layers(curvature: LinearOperator) -> Solver | None:
+    """What preconditions well for what it costs: a `Woodbury` or a `TwoLevel`, or None."""
+    if not isinstance(curvature, Layered):
+        return None
+    contributions = curvature.contributions_worth_it()
+    if contributions is not None:
+        return Woodbury(contributions.rank)
+    return TwoLevel() if curvature.layers_are_worth_it() else None
 
 
 def factorise(
@@ -33,7 +45,7 @@ def factorise(
 ) -> Any:
     """The factor of a preconditioner for a curvature and λ; None if there is to be none.
 
-    "auto" is a `TwoLevel` where the layers are worth it, else "nystrom": a `Nystrom` of `rank`;
+    "auto" is `by_layers`, or as "nystrom" where that has none: a `Nystrom` of `rank`;
     and none where that would take much memory, or where the curvature has negative eigenvalues,
     which the damping may yet outweigh, or none at all in some directions, which it does not.
     """
@@ -41,14 +53,10 @@ def factorise(
         return preconditioner.factorise(curvature, damping).astype(curvature.dtype)
     if preconditioner is None:
         return None
-    layers = (
-        preconditioner == "auto"
-        and isinstance(curvature, Layered)
-        and curvature.layers_are_worth_it()
-    )
-    if not layers and curvature.size * rank > _LARGE:
+    solver = by_layers(curvature) if preconditioner == "auto" else None
+    if solver is None and curvature.size * rank > _LARGE:
         return None
-    solver = TwoLevel() if layers else Nystrom(rank=rank)
+    solver = solver or Nystrom(rank=rank)
     try:
         return solver.factorise(curvature, damping).astype(curvature.dtype)
     except SolverError:

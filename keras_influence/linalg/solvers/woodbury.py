@@ -5,12 +5,9 @@ import numpy as np
 from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.layered import layered
+from keras_influence.linalg.operators.layered import BYTES, layered
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.validate import check_number
-
-# Bytes that the contributions may take.
-_BYTES = 2**29
 
 
 class Woodbury(Solver):
@@ -34,7 +31,7 @@ class Woodbury(Solver):
     approximates = "gauss_newton"
     advice = "Raise `damping` or `rank`, or use method='cg'."
 
-    def __init__(self, rank: int = 2000) -> None:
+    def __init__(self, rank: int = 4000) -> None:
         check_number("rank", rank, low=1, integer=True)
         self.rank = rank
 
@@ -48,7 +45,7 @@ class Woodbury(Solver):
         network = layered(curvature)
         if not damping > 0:
             raise SolverError("Woodbury needs a damping. Set `damping` to a positive number.")
-        parts = network.contributions(self.rank, _BYTES)
+        parts = network.contributions(self.rank, BYTES)
         return ContributionsFactor.of(parts, damping).astype(curvature.dtype)
 
     def _solve(self, problem: Problem) -> Answer:
