@@ -1,7 +1,7 @@
 """How many passes does a preconditioner save, and does it pay in time?
 
 Solves (G + λI) x = v, G the Gauss-Newton matrix, for test gradients at equal residual: by
-conjugate gradients alone, preconditioned by `Nystrom`, `EKFAC` and `TwoLevel` of several ranks, by
+conjugate gradients alone, preconditioned by `Nystrom`, `EKFAC`, `TwoLevel` and `Woodbury` of several ranks, by
 `ASTRA` and by self-tuning `LiSSA`; and by `EKFAC` and `TwoLevel` alone, for their residuals.
 
 A pass is one product with all right-hand sides that are still in play. "make" is what is computed once
@@ -9,8 +9,8 @@ for the matrix, "solve" the rest; seconds are of one run each, with tracing done
 of a gradient pass over the same data too.
 
 With --growth: how the number of iterations of conjugate gradients as they are by default grows as λ
-falls from 1e-1 to 1e-5, to a residual of 1e-3. "made in" is what the preconditioner takes, in passes too, and
-"left out" the largest eigenvalue, as EK-FAC sees it, that it does not couple, in units of λ.
+falls from 1e-1 to 1e-5, to a residual of 1e-3. "made of" is how many directions or contributions of examples the
+preconditioner has, "make" and "solve" are processor seconds.
 
     python benchmarks/preconditioner.py [--models softmax mlp conv] [--n 5000] [--counts 1 10 100] [--table]
     python benchmarks/preconditioner.py --growth [--models softmax mlp conv transformer] [--n 2000] [--counts 1 10]
@@ -23,16 +23,16 @@ import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np
 from measure import gradient_pass
 from problems import MODELS, data, environment, fashion_mnist, trained
 from timing import alternate
 
 import keras_influence as ki
-from keras_influence import ASTRA, CG, EKFAC, LiSSA, Nystrom, TwoLevel
+from keras_influence import ASTRA, CG, EKFAC, LiSSA, Nystrom, TwoLevel, Woodbury
 from keras_influence.engine.problem import Problem
+from keras_influence.linalg.factors.contributions import ContributionsFactor
+from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators import Damped
-from keras_influence.linalg.solvers.two_level import passes_to_make
 
 # Damping and residual for each model.
 SETTINGS = {"softmax": (1e-3, 4e-5), "mlp": (1e-2, 1e-3), "conv": (1e-2, 1e-3)}
@@ -50,30 +50,34 @@ def main(options):
 
 def growth(options):
     """Iterations of the default for each λ."""
-    print("| model | right-hand sides | λ | coupled | left out | made in | iterations | residual |")
+    print("| model | right-hand sides | λ | made of | make, s | solve, s | iterations | residual |")
     print("|---|---|---|---|---|---|---|---|")
     for kind in options.models:
         operator, rows = system(kind, options.n, max(options.counts))
         for damping in DAMPINGS:
-            factor, left_out = made(operator, damping)
-            passes = passes_to_make(len(factor.coarse), options.n)
+            start = time.process_time()
+            factor = CG().prepare(operator, damping)
+            make = time.process_time() - start
             for count in options.counts:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ki.ConvergenceWarning)
                     solver = CG(tol=1e-3, max_iter=MOST)
+                    start = time.process_time()
                     solution = solver.solve(Damped(operator, damping), rows[:count], factor=factor)
+                    solve = time.process_time() - start
                 print(
-                    f"| {kind} | {count} | {damping:g} | {len(factor.coarse)} | {left_out:.1e} | {passes:.1f} "
+                    f"| {kind} | {count} | {damping:g} | {size_of(factor)} | {make:.2f} | {solve:.2f} "
                     f"| {solution.iterations.max()} | {solution.residual.max():.1e} |",
                     flush=True,
                 )
 
 
-def made(operator, damping):
-    """What CG has made by default, and the largest eigenvalue that it leaves out, over λ."""
-    factor = CG().prepare(operator, damping)
-    values = np.sort(EKFAC().factorise(operator, damping).eigenvalues)[::-1]
-    return factor, values[len(factor.coarse) :].max(initial=0) / damping
+def size_of(factor):
+    """Of what a factor is made."""
+    if isinstance(factor, LowRank):
+        return f"sketch of {len(factor.vectors)}"
+    kind = "contributions" if isinstance(factor, ContributionsFactor) else "directions"
+    return f"{len(factor.cholesky)} {kind}"
 
 
 def system(kind, n, count):
@@ -108,7 +112,7 @@ def compare(options):
 
 def solvers(tol, table):
     """Those that are compared."""
-    inner = [None, Nystrom(50), EKFAC(), *(TwoLevel(rank) for rank in RANKS)]
+    inner = [None, Nystrom(50), EKFAC(), *(TwoLevel(rank) for rank in RANKS), Woodbury()]
     found = [CG(tol=tol, preconditioner=i) for i in inner]
     return found if table else [*found, ASTRA(tol=tol), LiSSA(tol=tol), EKFAC(), TwoLevel()]
 

@@ -35,6 +35,7 @@ SOLVERS = [
     "LiSSA",
     "Nystrom",
     "TwoLevel",
+    "Woodbury",
 ]
 
 

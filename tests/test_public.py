@@ -76,6 +76,7 @@ SOLVERS = {
     "NCG",
     "Nystrom",
     "TwoLevel",
+    "Woodbury",
 }
 ERRORS = {
     "ConvergenceWarning", "CurvatureWarning", "DivergenceError", "NegativeCurvatureError",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_influence import ASTRA, CG, EKFAC, Arnoldi, Auto, Direct
+from keras_influence.linalg.operators.layered import Contributions
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,17 @@ def test_auto_makes_what_pays(count, damping, expected):
     assert solver.preconditioner == expected
     without, _ = Auto().choose(7850, 5000, count, work=7850, bases=None, damping=damping)
     assert without.preconditioner == "nystrom"  # No layers that are worth it.
+
+
+def test_auto_is_exact_where_few_contributions_are_all_there_are():
+    """Too many parameters for the budget otherwise; with 200 examples, of two outputs each."""
+    about = {"size": 130_000, "n": 200, "count": 4, "work": 4e6}
+    without, _ = Auto(budget=1e10).choose(**about, bases=None)
+    assert isinstance(without, EKFAC)
+    few = Contributions(400, whole=True, operations=4e10)
+    solver, reason = Auto(budget=1e10).choose(**about, contributions=few)
+    assert (type(solver), solver.preconditioner) == (CG, "auto")
+    assert "what costs least" in reason
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,19 @@
 
 import pytest
 
-from keras_influence import ASTRA, CG, EKFAC, NCG, Arnoldi, Auto, Direct, LiSSA, Nystrom, TwoLevel
+from keras_influence import (
+    ASTRA,
+    CG,
+    EKFAC,
+    NCG,
+    Arnoldi,
+    Auto,
+    Direct,
+    LiSSA,
+    Nystrom,
+    TwoLevel,
+    Woodbury,
+)
 from keras_influence.linalg import solvers
 
 
@@ -13,6 +25,7 @@ from keras_influence.linalg import solvers
         ({"class_name": "LiSSA", "config": {"recursion_depth": 7}}, LiSSA),
         ("two_level", TwoLevel),
         ({"class_name": "TwoLevel", "config": {"rank": 7}}, TwoLevel),
+        ("woodbury", Woodbury),
         (NCG(max_iter=3), NCG),
         (Direct().get_config(), Direct),
     ],
@@ -29,6 +42,7 @@ def test_config_round_trip():
         ASTRA(pseudo_gradients=2, seed=4),
         EKFAC(pseudo_gradients=3),
         CG(preconditioner=TwoLevel(rank=7, seed=2)),
+        CG(preconditioner=Woodbury(rank=7)),
     ):
         assert solvers.get(solver.get_config()).get_config() == solver.get_config()
 
@@ -56,6 +70,7 @@ def test_num_samples_are_runs_and_pseudo_gradients_are_those_of_ekfac():
         (lambda: EKFAC(pseudo_gradients=0), ValueError, "`pseudo_gradients`"),
         (lambda: EKFAC(seed=0.5), TypeError, "`seed`"),
         (lambda: TwoLevel(rank=0), ValueError, "`rank`"),
+        (lambda: Woodbury(rank=0), ValueError, "`rank`"),
         (lambda: Auto(budget=-1), ValueError, "`budget`"),
         (lambda: solvers.get("newton"), ValueError, "cg.*direct.*lissa.*ncg"),
         (lambda: solvers.get({"class_name": "Newton"}), ValueError, "class_name"),

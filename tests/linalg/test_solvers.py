@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import ASTRA, CG, EKFAC, MINRES, NCG, Arnoldi, Direct, LiSSA, Nystrom, TwoLevel
+from keras_influence import (
+    ASTRA,
+    CG,
+    EKFAC,
+    MINRES,
+    NCG,
+    Arnoldi,
+    Direct,
+    LiSSA,
+    Nystrom,
+    TwoLevel,
+    Woodbury,
+)
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.linalg.matrices import Layers, Watched, dense_solve, spectral
@@ -26,6 +38,8 @@ LAYERED = [
     (EKFAC(), 1e-12),
     (CG(tol=1e-10, preconditioner=EKFAC()), 1e-8),
     (CG(tol=1e-10, preconditioner=TwoLevel(5)), 1e-8),
+    (Woodbury(), 1e-10),
+    (CG(tol=1e-10, preconditioner=Woodbury(5)), 1e-8),
     (ASTRA(tol=1e-10), 1e-8),
 ]
 

@@ -13,7 +13,7 @@ _PRODUCT = 3
 _EIGENVECTORS = 10
 # Contributions beyond which their inner products take long; the part of all that they should be;
 # and how many of an example.
-_MOST, _PART, _EACH = 4000, 0.4, 64
+_MOST, _PART, _EACH = 4000, 0.2, 64
 # Operations that their inner products may take, in those of a forward and backward pass.
 _INNER = 500
 _PASS = 6
@@ -44,7 +44,8 @@ def operations(objective):
 def contributions_worth_it(objective, footprint, n):
     """Whether the strongest contributions of examples precondition well for what they cost.
 
-    They are to be a good part of all, as they are where examples and outputs are few.
+    They are to be a good part of all, as they are where examples and outputs are few, and far
+    fewer than the parameters.
 
     Args:
         objective: an `Objective`.
@@ -64,6 +65,7 @@ def contributions_worth_it(objective, footprint, n):
     operations = 2.0 * count**2 * numbers + count**3 / 3
     worth_it = (
         count >= _PART * total
+        and 2 * count <= objective.parameters.size
         and covered > objective.parameters.size / 2
         and nbytes <= BYTES
         and operations <= _INNER * _PASS * footprint.work * n
