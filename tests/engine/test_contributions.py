@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_influence import CG, Woodbury
+from keras_influence import CG, SolverError, Woodbury
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
 from tests import truth
@@ -131,6 +131,28 @@ def test_conjugate_gradients_take_them_by_themselves(float64, rng):
     solution = CG(tol=1e-9).solve(Damped(operator, 1e-3), v)
     assert truth.relative_error(solution.x, dense_solve(rows.T @ rows, v, 1e-3)) < 1e-8
     assert solution.iterations.max() == 1
+
+
+@keras.saving.register_keras_serializable("test_contributions")
+class Own(layers.Layer):
+    """A layer of a kind that nobody knows."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 1))
+
+    def call(self, x):
+        return x @ self.w
+
+
+def test_layers_of_other_kinds_are_refused(float64, rng):
+    model = keras.Sequential([keras.Input((5,)), Own()])
+    model.compile("sgd", "mse")
+    x, v = rng.normal(size=(N, 5)), rng.normal(size=(1, 5))
+    operator = Problem(model, (x, rng.normal(size=(N, 1)))).curvature("gauss_newton")
+    with pytest.raises(SolverError, match="no contributions.*'cg'"):
+        Woodbury().solve(Damped(operator, 0.1), v)
+    found = CG(tol=1e-10).solve(Damped(operator, 0.1), v).x
+    assert truth.relative_error(found, dense_solve(2 * x.T @ x / N, v, 0.1)) < 1e-8
 
 
 def test_no_more_memory_than_is_allowed(float64, rng):

@@ -84,11 +84,17 @@ def _parts(ground, batches, weight, places, columns, progress=None, title=""):
                 raw = pseudo.contributed(
                     rows.take(batch, of[some] - where.start), weight, columns[some]
                 )
-            known = [(p, r) for p, r in zip(pseudo.parts, raw) if p.by_example]
-            found.append([part.contributions(r) for part, r in known])
+            found.append([_rows(part, r, len(some)) for part, r in zip(pseudo.parts, raw)])
         if step:
             step(number)
     if step:
         step.close()
     scale = 1 / np.sqrt(batches.n)
-    return tuple(stacked(pieces).times(scale) for pieces in zip(*found))
+    by_example = [pieces for pieces in zip(*found) if all(p is not None for p in pieces)]
+    return tuple(stacked(pieces).times(scale) for pieces in by_example)
+
+
+def _rows(part, raw, count):
+    """A part's `Rows`; None where it does not know the gradients of so many examples."""
+    known = part.by_example and set(part.rows(raw)) == {count}
+    return part.contributions(raw) if known else None

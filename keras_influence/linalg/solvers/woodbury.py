@@ -40,12 +40,18 @@ class Woodbury(Solver):
 
         Raises:
             ValueError: the curvature is not `Layered`.
-            SolverError: there is no damping.
+            SolverError: there is no damping, or there are no contributions.
         """
         network = layered(curvature)
         if not damping > 0:
             raise SolverError("Woodbury needs a damping. Set `damping` to a positive number.")
         parts = network.contributions(self.rank, BYTES)
+        if not parts:
+            raise SolverError(
+                "Woodbury found no contributions of single examples: the loss is not curved in the "
+                "outputs, or no layer is one whose example gradients are known. Use another "
+                "method, such as 'cg'."
+            )
         return ContributionsFactor.of(parts, damping).astype(curvature.dtype)
 
     def _solve(self, problem: Problem) -> Answer:
