@@ -85,6 +85,9 @@ class Layers(Dense):
     def contributions_worth_it(self):
         return None
 
+    def regulariser(self):
+        return np.zeros(23)
+
     def contributions(self, most, nbytes):
         values, vectors = np.linalg.eigh(self.matrix)
         rows = (vectors * np.sqrt(np.maximum(values, 0))).T[::-1]

@@ -143,6 +143,9 @@ def test_coupled_is_a_multiple_of_the_identity_outside(rng, places):
     assert truth.relative_error(found, dense_solve(matrix, rows)) < 1e-5
 
 
+NOTHING = np.zeros(23)
+
+
 def _contributions(rng):
     """Seven rows over 23 positions, as parts of all kinds and as one array."""
     order = rng.permutation(23)
@@ -162,12 +165,23 @@ def _contributions(rng):
 def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
     monkeypatch.setattr("keras_influence.linalg.factors.contributions._NUMBERS", 60)
     parts, dense = _contributions(rng)
-    factor, v = ContributionsFactor.of(parts, 0.3), rng.normal(size=(5, 23))
+    factor, v = ContributionsFactor.of(parts, 0.3, NOTHING), rng.normal(size=(5, 23))
     expected = dense_solve(dense.T @ dense, v, 0.3)
     assert truth.relative_error(factor.precondition(v), expected) < 1e-12
     single = factor.astype("float32").precondition(v.astype("float32"))
     assert single.dtype == np.float32
     assert truth.relative_error(single, expected) < 1e-4
+
+
+def test_contributions_beside_a_regulariser(rng):
+    """Of the kernel's part alike for all outputs of an input, as Keras's are; of others not."""
+    parts, dense = _contributions(rng)
+    diagonal = rng.uniform(0, 2, 23)
+    diagonal[parts[0].positions] = rng.uniform(0, 2, (3, 1))
+    factor, v = ContributionsFactor.of(parts, 0.3, diagonal), rng.normal(size=(5, 23))
+    expected = dense_solve(dense.T @ dense + np.diag(diagonal), v, 0.3)
+    assert truth.relative_error(factor.precondition(v), expected) < 1e-12
+    assert factor.astype("float32").precondition(v.astype("float32")).dtype == np.float32
 
 
 def test_contributions_stand_below_others(rng):
@@ -176,7 +190,8 @@ def test_contributions_stand_below_others(rng):
     v, both = rng.normal(size=(2, 23)), np.vstack([dense, 2 * dense])
     expected = dense_solve(both.T @ both, v, 0.3)
     assert (
-        truth.relative_error(ContributionsFactor.of(found, 0.3).precondition(v), expected) < 1e-12
+        truth.relative_error(ContributionsFactor.of(found, 0.3, NOTHING).precondition(v), expected)
+        < 1e-12
     )
     assert [len(part) for part in found] == [14, 14, 14]
 
@@ -203,7 +218,7 @@ def _factors(rng):
         "kronecker": _kronecker(Layers(rng), 0.3),
         "two level": TwoLevelFactor(_kronecker(Layers(rng), 0.3), np.arange(3), np.eye(3)),
         "coupled": CoupledFactor(_kronecker(Layers(rng), 0.3), np.arange(3), np.eye(3), 0.4),
-        "contributions": ContributionsFactor.of(_contributions(rng)[0], 0.3),
+        "contributions": ContributionsFactor.of(_contributions(rng)[0], 0.3, NOTHING),
         "nothing": None,
     }
 

@@ -86,7 +86,7 @@ class Curvature(LinearOperator):
     def kronecker(self, pseudo_gradients, seed):
         """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
         try:
-            return self._statistics(seed).blocks(pseudo_gradients, self._regulariser(seed))
+            return self._statistics(seed).blocks(pseudo_gradients, self.regulariser(seed))
         except NotFiniteError:
             self._refuse_bad_examples()
             raise
@@ -95,7 +95,7 @@ class Curvature(LinearOperator):
         """`kronecker` of the mean over moments of training, given as to `AveragedStatistics`."""
         about = self._ground, self._batches, self._facts.train(), seed, self._progress
         statistics = AveragedStatistics(moments, *about)
-        return statistics.blocks(pseudo_gradients, self._regulariser(seed))
+        return statistics.blocks(pseudo_gradients, self.regulariser(seed))
 
     def layers_are_worth_it(self):
         return are_worth_it(self._objective, self._footprint.work * self.n)
@@ -108,7 +108,7 @@ class Curvature(LinearOperator):
         # Other pseudo-gradients than the blocks are made of.
         statistics = self._statistics(seed + _ANEW)
         about = blocks, chosen, each, np.sort(positions)
-        return statistics.coarse(*about, self._regulariser(seed))
+        return statistics.coarse(*about, self.regulariser(seed))
 
     def contributions_worth_it(self):
         return contributions_worth_it(self._objective, self._footprint, self.n)
@@ -126,7 +126,7 @@ class Curvature(LinearOperator):
         about = self._ground, self._batches, self._facts.train()
         return Statistics(*about, seed, self._progress)
 
-    def _regulariser(self, seed):
+    def regulariser(self, seed=0):
         """(p,) diagonal of the Hessian of what is there without any example.
 
         Exact where it acts on each weight by itself.

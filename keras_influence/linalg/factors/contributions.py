@@ -80,6 +80,11 @@ class Outer:
         """The rows times a number."""
         return dataclasses.replace(self, deltas=self.deltas * self.deltas.dtype.type(number))
 
+    def stretched(self, scale: Array) -> "Outer":
+        """The rows with each position of θ times a number, one for all outputs of an input."""
+        by_input = scale[self.positions].mean(1).astype(self.inputs.dtype)
+        return dataclasses.replace(self, inputs=self.inputs * by_input)
+
     def astype(self, dtype: npt.DTypeLike) -> "Outer":
         """The same in another precision."""
         arrays = (a.astype(dtype, copy=False) for a in (self.inputs, self.deltas))
@@ -137,6 +142,11 @@ class Formed(_Written):
         """The rows times a number."""
         return Formed(self.positions, self.rows * self.rows.dtype.type(number))
 
+    def stretched(self, scale: Array) -> "Formed":
+        """The rows with each position of θ times a number."""
+        scale = scale[self.positions].astype(self.rows.dtype)
+        return Formed(self.positions, self.rows * scale)
+
     def astype(self, dtype: npt.DTypeLike) -> "Formed":
         """The same in another precision."""
         return Formed(self.positions, self.rows.astype(dtype, copy=False))
@@ -179,6 +189,11 @@ class Sparse(_Written):
         """The rows times a number."""
         return dataclasses.replace(self, data=self.data * self.data.dtype.type(number))
 
+    def stretched(self, scale: Array) -> "Sparse":
+        """The rows with each position of θ times a number."""
+        scale = scale[self.positions[self.indices]].astype(self.data.dtype)
+        return dataclasses.replace(self, data=self.data * scale)
+
     def astype(self, dtype: npt.DTypeLike) -> "Sparse":
         """The same in another precision."""
         return dataclasses.replace(self, data=self.data.astype(dtype, copy=False))
@@ -197,37 +212,47 @@ def stacked(pieces: Sequence[Any]) -> Rows:
 class ContributionsFactor:
     """The damped matrix of some contributions, zero outside of them.
 
+    With a regulariser whose Hessian is the diagonal r, in the coordinates in which r + λ is one.
+
     Attributes:
         parts: of the rows J; together they hold each position once at most.
         cholesky: (m, m) lower Cholesky factor of J Jᵀ + λI.
-        damping: λ.
+        damping: λ, or 1 in such coordinates.
+        scale: (p,) the roots of 1 / (r + λ); empty without regulariser.
     """
 
     parts: tuple[Rows, ...]
     cholesky: Array
     damping: float
+    scale: Array
 
     @classmethod
-    def of(cls, parts: tuple[Rows, ...], damping: float) -> "ContributionsFactor":
-        """Of (m, p) rows with λ > 0, in their precision."""
+    def of(
+        cls, parts: tuple[Rows, ...], damping: float, regulariser: Array
+    ) -> "ContributionsFactor":
+        """Of (m, p) rows with λ > 0 and (p,) a regulariser's diagonal, in their precision."""
+        scale = np.zeros(0)
+        if regulariser.any():
+            scale, damping = (np.maximum(regulariser, 0) + damping) ** -0.5, 1.0
+            parts = tuple(part.stretched(scale) for part in parts)
         first, *others = parts
         gram = first.gram()
         for part in others:
             gram += part.gram()
         gram[np.diag_indices(len(gram))] += damping
         cholesky = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True)
-        return cls(parts, cholesky, damping)
+        return cls(parts, cholesky, damping, scale)
 
     def precondition(self, rows: Array) -> Array:
         """The matrix's inverse times (k, p) rows."""
-        x = rows / rows.dtype.type(self.damping)
+        x = rows * self.scale if self.scale.size else rows / rows.dtype.type(self.damping)
         products = np.zeros((len(rows), len(self.cholesky)), rows.dtype)
         for part, where in zip(self.parts, self._places):
             products += part.products(x[:, where])
         coefficients = scipy.linalg.cho_solve((self.cholesky, True), products.T).T
         for part, where in zip(self.parts, self._places):
             x[:, where] -= part.combined(coefficients)
-        return x
+        return x * self.scale if self.scale.size else x
 
     @functools.cached_property
     def _places(self) -> list[slice | Array]:
@@ -236,4 +261,5 @@ class ContributionsFactor:
     def astype(self, dtype: npt.DTypeLike) -> "ContributionsFactor":
         """The same in another precision."""
         parts = tuple(part.astype(dtype) for part in self.parts)
-        return ContributionsFactor(parts, self.cholesky.astype(dtype, copy=False), self.damping)
+        cholesky, scale = (a.astype(dtype, copy=False) for a in (self.cholesky, self.scale))
+        return ContributionsFactor(parts, cholesky, self.damping, scale)

@@ -63,6 +63,10 @@ class Layered(Protocol):
         """How many contributions precondition well for what they cost; None if they do not."""
         ...
 
+    def regulariser(self) -> Array:
+        """(p,) diagonal of the part of the matrix that is there without any example."""
+        ...
+
     def contributions(self, most: int, nbytes: float) -> tuple[Rows, ...]:
         """The strongest contributions of single examples, rows g of a sum of g gᵀ.
 

@@ -49,6 +49,10 @@ class Metered(LinearOperator):
             return None
         return self._operator.contributions_worth_it()
 
+    def regulariser(self) -> Array:
+        """The operator's."""
+        return layered(self._operator).regulariser()
+
     def contributions(self, most: int, nbytes: float) -> tuple[Rows, ...]:
         """The operator's strongest, in as many passes as there are of them for each example."""
         parts = layered(self._operator).contributions(most, nbytes)

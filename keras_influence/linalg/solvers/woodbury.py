@@ -52,7 +52,7 @@ class Woodbury(Solver):
                 "outputs, or no layer is one whose example gradients are known. Use another "
                 "method, such as 'cg'."
             )
-        return ContributionsFactor.of(parts, damping).astype(curvature.dtype)
+        return ContributionsFactor.of(parts, damping, network.regulariser()).astype(curvature.dtype)
 
     def _solve(self, problem: Problem) -> Answer:
         problem.on_step(1, np.nan)
