@@ -91,7 +91,7 @@ def test_other_numbers_of_examples_are_not_traced_again(traces, rng):
     call(20, 2)
     call(20, 1)
     assert sorted(set(traces)) == [
-        *("_raw", "example_gradients", "gauss_newton", "scores", "value_and_gradient"),
+        *("_raw", "example_gradients", "products_and_scores", "scores", "value_and_gradient"),
     ]
     traces.clear()
     call(37, 5)
