@@ -13,7 +13,8 @@ numbers in all outputs of all layers:
                                                the result; k: `blocks.block_size`, n_test at most;
                                                + 8 p k for several blocks: what an allocator keeps
 
-None grows with n beyond the result.
+None grows with n beyond the result. With `Woodbury`, or where CG takes it by itself, contributions of examples are
+beside that: 2**30 bytes at most.
 """
 
 import functools

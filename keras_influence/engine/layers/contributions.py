@@ -84,17 +84,23 @@ def _parts(ground, batches, weight, places, columns, progress=None, title=""):
                 raw = pseudo.contributed(
                     rows.take(batch, of[some] - where.start), weight, columns[some]
                 )
-            found.append([_rows(part, r, len(some)) for part, r in zip(pseudo.parts, raw)])
+            about = len(some), batches.n
+            found.append([_rows(part, r, *about) for part, r in zip(pseudo.parts, raw)])
         if step:
             step(number)
     if step:
         step.close()
-    scale = 1 / np.sqrt(batches.n)
-    by_example = [pieces for pieces in zip(*found) if all(p is not None for p in pieces)]
-    return tuple(stacked(pieces).times(scale) for pieces in by_example)
+    by_part = list(zip(*found))
+    del found
+    stacks = []
+    while by_part:  # Each part's pieces are let go of when they are one.
+        pieces = by_part.pop(0)
+        if all(piece is not None for piece in pieces):
+            stacks.append(stacked(pieces))
+    return tuple(stacks)
 
 
-def _rows(part, raw, count):
-    """A part's `Rows`; None where it does not know the gradients of so many examples."""
+def _rows(part, raw, count, n):
+    """A part's `Rows` of a mean over n; None where it does not know so many examples' gradients."""
     known = part.by_example and set(part.rows(raw)) == {count}
-    return part.contributions(raw) if known else None
+    return part.contributions(raw).times(1 / np.sqrt(n)) if known else None

@@ -48,7 +48,12 @@ class Outer:
 
     def gram(self) -> Array:
         """Inner products of the rows, (m, m)."""
-        return (self.inputs @ self.inputs.T) * (self.deltas @ self.deltas.T)
+        product = self.inputs @ self.inputs.T
+        step = max(1, _NUMBERS // len(product))
+        for start in range(0, len(product), step):
+            some = slice(start, start + step)
+            product[some] *= self.deltas[some] @ self.deltas.T
+        return product
 
     def products(self, v: Array) -> Array:
         """Inner products with each of (k, K·O) vectors, (k, m)."""

@@ -36,10 +36,11 @@ class CG(Solver):
     Args:
         tol: relative residual ‖v - A x‖ / ‖v‖ to reach.
         max_iter: iterations at most.
-        preconditioner: what is made once and makes each pass go further: a `TwoLevel`, `EKFAC` or
+        preconditioner: what is made once and makes each pass go further: a `Woodbury`, `TwoLevel`, `EKFAC` or
             `Nystrom`; None for the plain algorithm; "nystrom" for a `Nystrom(50)` where one can be
-            made, once the first iterations have shown that it is worth its cost; or "auto": a
-            `TwoLevel` where most of the parameters are in layers that it covers, else as "nystrom".
+            made, once the first iterations have shown that it is worth its cost; or "auto":
+            where most of the parameters are in layers that are known, a `Woodbury` if it holds a good part of
+            what all examples contribute, or a `TwoLevel`; else as "nystrom".
     """
 
     advice = (

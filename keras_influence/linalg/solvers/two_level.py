@@ -26,7 +26,7 @@ class TwoLevel(Solver):
     EK-FAC's bases give cheap coordinates. In those with the largest eigenvalues the
     Gauss-Newton matrix is estimated whole, between layers too, and factorised; the others keep
     EK-FAC's diagonal. It takes no product with the curvature. As a preconditioner of `CG` it is
-    what "auto" stands for; by itself it is an approximation, closer than `EKFAC`.
+    what "auto" stands for where examples are many; by itself it is an approximation, closer than `EKFAC`.
 
     Args:
         rank: directions that are coupled, at most.

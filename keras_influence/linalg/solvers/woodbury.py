@@ -13,8 +13,8 @@ from keras_influence.validate import check_number
 class Woodbury(Solver):
     """The Gauss-Newton matrix of the strongest contributions of single examples, plus the damping.
 
-    Each example adds a few matrices of rank one, as many as the model has outputs: g gᵀ with g its gradient along one
-    of them. The `rank` strongest of all are taken, and (Σ g gᵀ + λI)⁻¹ is had from a matrix
+    Each example adds a few matrices of rank one, as many as the model has outputs: g gᵀ with g
+    its gradient along one of them. The `rank` strongest of all are taken, and (Σ g gᵀ + λI)⁻¹ is had from a matrix
     of rank × rank. Where these are all there are the answer is exact, for any number of
     parameters: so few examples are soon done with. Else it is an approximation, and a
     preconditioner of `CG` that knows nothing of layers being close to Kronecker products, and needs
