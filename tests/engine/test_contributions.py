@@ -112,7 +112,7 @@ def _softmax(*widths):
         ((50,), 40, (400, True)),  # All there are.
         ((300, 300), 1000, (4000, False)),  # The strongest of 10,000.
         ((300, 300), 2100, None),  # Too small a part of 21,000.
-        ((), 40, None),  # More than there are parameters.
+        ((), 24, None),  # More than there are parameters.
     ],
 )
 def test_whether_they_are_worth_it(widths, n, expected, rng):
