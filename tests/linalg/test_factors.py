@@ -196,6 +196,18 @@ def test_contributions_stand_below_others(rng):
     assert [len(part) for part in found] == [14, 14, 14]
 
 
+@pytest.mark.parametrize("name", ["kronecker", "two level", "coupled", "contributions", "alone"])
+def test_what_is_preconditioned_stays_as_it_is(name, rng):
+    """Also by blocks of one weight each that stand in one piece, and are their own coordinates."""
+    ones = Channels("", np.arange(23)[:, None], np.ones((23, 1, 1)), np.ones((23, 1)))
+    alone = Kronecker((ones,), 0.3)
+    factor = alone if name == "alone" else _factors(rng)[name]
+    rows = rng.normal(size=(3, 23))
+    before = rows.copy()
+    factor.precondition(rows)
+    assert (rows == before).all()
+
+
 def test_factors_work_in_another_precision(rng):
     layers, rows = Layers(rng), rng.normal(size=(2, 23)).astype("float32")
     found = _kronecker(layers, 0.3).astype("float32").precondition(rows)

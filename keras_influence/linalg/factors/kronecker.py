@@ -128,7 +128,8 @@ class Kronecker:
         x = np.empty_like(rows)
         for block, where in zip(self.blocks, self.places):
             v = block.turned(rows[:, where].reshape(-1, *block.positions.shape))
-            v /= (block.eigenvalues + self.damping).astype(v.dtype, copy=False)
+            # Not in place: coordinates may be the very rows.
+            v = v / (block.eigenvalues + self.damping).astype(v.dtype, copy=False)
             x[:, where] = block.turned_back(v).reshape(len(rows), -1)
         return x
 
