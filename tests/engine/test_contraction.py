@@ -51,12 +51,50 @@ CONTRACTED = {
     ),
     "normalisation": lambda: _images(layers.Conv2D(4, 3), layers.BatchNormalization()),
     "dropout": lambda: ((5,), [layers.Dense(4, "tanh"), layers.Dropout(0.5)]),
+    **{
+        f"positions {how}": lambda how=how: _positions(how)
+        for how in ("added", "in front", "copied")
+    },
     "activation layer": lambda: ((5,), [layers.Dense(4, activation=layers.LeakyReLU(0.3))]),
 }
 PLAIN = {
     "recurrent": lambda: ((4, 3), [layers.GRU(3, reset_after=False)]),
     "own class": lambda: ((5,), [Doubled(4), layers.Dense(3)]),
+    "positions used twice": lambda: _positions("twice"),
+    "positions cut": lambda: _positions("cut"),
 }
+
+
+class Positions(layers.Layer):
+    """An embedding that is called once for all examples, in the ways that people write it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def build(self, shape):
+        self.embedding = layers.Embedding(shape[1], shape[2])
+        self.embedding.build(None)
+
+    def call(self, x):
+        places = keras.ops.arange(x.shape[1])
+        if self.how == "in front":
+            return self.embedding(places[None]) + x
+        e = self.embedding(places)
+        if self.how == "added":
+            return x + e
+        if self.how == "copied":
+            return x * keras.ops.broadcast_to(e, keras.ops.shape(x))
+        return x * e + e if self.how == "twice" else x + e[:1]
+
+
+def _positions(how):
+    return (4, 3), [
+        layers.Dense(3, "tanh"),
+        Positions(how),
+        layers.Dense(2, "tanh"),
+        layers.Flatten(),
+    ]
 
 
 class Doubled(layers.Dense):

@@ -17,6 +17,7 @@ N = 9
 COVERED = [
     *(("dense", True), ("dense", False), ("embedding", True), ("embedding", False)),
     *((name, False) for name in ("positions", "conv same, strides", "einsum", "called twice")),
+    ("embedded positions", False),
     *((name, False) for name in ("grouped", "separable", "layer normalisation")),
 ]
 
@@ -164,8 +165,8 @@ def test_no_more_memory_than_is_allowed(float64, rng):
     assert sum(part.nbytes for part in parts) == 5 * 8 * 22
 
 
-def test_what_has_no_examples_is_left_to_the_damping(float64, rng):
-    """A layer whose rows are positions of all examples; conjugate gradients make up for it."""
+def test_what_has_no_examples_is_refused(float64, rng):
+    """A layer whose rows are positions of all examples; conjugate gradients do without."""
     keras.utils.set_random_seed(2)
     inputs = keras.Input((4, 3))
     model = keras.Model(inputs, layers.Dense(1)(Merged()(inputs)))
@@ -173,8 +174,22 @@ def test_what_has_no_examples_is_left_to_the_damping(float64, rng):
     train = rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 1))
     rows, _ = _roots(model, train[0], np.ones(N), scalar=True)
     operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
-    parts = operator.contributions(100, 2**30)
-    assert sum(part.positions.size for part in parts) == 13
+    assert operator.contributions(100, 2**30) == ()
     v = rng.normal(size=(1, operator.size))
-    found = CG(tol=1e-10, preconditioner=Woodbury()).solve(Damped(operator, 0.1), v)
+    with pytest.raises(SolverError, match="example gradients are known"):
+        Woodbury().solve(Damped(operator, 0.1), v)
+    found = CG(tol=1e-10).solve(Damped(operator, 0.1), v)
     assert truth.relative_error(found.x, dense_solve(rows.T @ rows, v, 0.1)) < 1e-8
+
+
+def test_parameters_that_the_outputs_do_not_depend_on(float64, rng):
+    """They have no contributions, and the damping is all there is of them."""
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, [layers.Dense(1)(inputs), layers.Dense(2)(inputs)])
+    model.compile("sgd", ["mse", None])
+    x, v = rng.normal(size=(N, 5)), rng.normal(size=(1, 18))
+    operator = Problem(model, (x, rng.normal(size=(N, 1)))).curvature("gauss_newton")
+    g = np.zeros((N, 18))
+    g[:, :6] = np.column_stack([x, np.ones(N)])
+    found = Woodbury().solve(Damped(operator, 0.1), v).x
+    assert truth.relative_error(found, dense_solve(2 * g.T @ g / N, v, 0.1)) < 1e-8

@@ -26,6 +26,7 @@ NETWORKS = {
     "dense": ((5,), lambda x: layers.Dense(6, "tanh")(x)),
     "no bias": ((5,), lambda x: layers.Dense(6, "tanh", use_bias=False)(x)),
     "positions": ((4, 3), lambda x: layers.Flatten()(layers.Dense(5, "tanh")(x))),
+    "embedded positions": ((4, 3), lambda x: layers.Flatten()(Positions()(x))),
     "conv": ((6, 6, 2), lambda x: layers.Flatten()(layers.Conv2D(3, 3, activation="tanh")(x))),
     "conv same, strides": (
         (7, 6, 2),
@@ -336,14 +337,19 @@ def test_coupling_is_the_matrix_in_the_coordinates_of_the_blocks(float64, rng):
 
 @keras.saving.register_keras_serializable("test_kronecker")
 class Positions(layers.Layer):
-    """Adds an embedding of the positions, which has no axis of examples."""
+    """Adds an embedding of the positions, which has no axis of examples, and perhaps multiplies too."""
+
+    def __init__(self, again=False, **options):
+        super().__init__(**options)
+        self.again = again
 
     def build(self, shape):
         self.embedding = layers.Embedding(shape[1], shape[2])
         self.embedding.build(None)
 
     def call(self, x):
-        return x + self.embedding(keras.ops.arange(x.shape[1]))
+        e = self.embedding(keras.ops.arange(x.shape[1]))
+        return x + e + x * e if self.again else x + e
 
 
 @keras.saving.register_keras_serializable("test_kronecker")
@@ -363,7 +369,7 @@ class Merged(layers.Layer):
 
 
 BY_NO_EXAMPLE = {
-    "positions": lambda x: layers.Flatten()(Positions()(x)),
+    "positions": lambda x: layers.Flatten()(Positions(again=True)(x)),
     "merged": lambda x: Merged()(x),
     "merged and not": lambda x: Merged(again=True)(x),
 }

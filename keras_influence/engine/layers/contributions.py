@@ -18,7 +18,7 @@ _FEW = 4
 
 
 def contributions(ground, batches, weight, most, nbytes, progress):
-    """The strongest of them, as parts that cover all weights whose example gradients are known.
+    """The strongest of them, as parts that together hold all weights that the outputs depend on.
 
     Args:
         ground: a `Ground`.
@@ -29,10 +29,14 @@ def contributions(ground, batches, weight, most, nbytes, progress):
         progress: as `Progress`, shows what takes long.
 
     Returns:
-        A tuple of `Rows`.
+        A tuple of `Rows`; none where the example gradients of some weights are not known. An
+        inverse that leaves out what these have to do with the others preconditions worse than
+        none at all.
     """
     places, columns = _strongest(ground, batches, weight, most)
     few = _parts(ground, batches, weight, places[:_FEW], columns[:_FEW])
+    if not few:
+        return ()
     each_takes = sum(part.nbytes for part in few) / max(1, len(places[:_FEW]))
     count = max(1, min(len(places), int(nbytes / max(1.0, each_takes))))
     title = f"{count} contributions of single examples"
@@ -85,18 +89,19 @@ def _parts(ground, batches, weight, places, columns, progress=None, title=""):
                     rows.take(batch, of[some] - where.start), weight, columns[some]
                 )
             about = len(some), batches.n
-            found.append([_rows(part, r, *about) for part, r in zip(pseudo.parts, raw)])
+            parts = [(part, r) for part, r in zip(pseudo.parts, raw) if not part.silent]
+            found.append([_rows(part, r, *about) for part, r in parts])
         if step:
             step(number)
     if step:
         step.close()
     by_part = list(zip(*found))
     del found
+    if any(piece is None for pieces in by_part for piece in pieces):
+        return ()
     stacks = []
     while by_part:  # Each part's pieces are let go of when they are one.
-        pieces = by_part.pop(0)
-        if all(piece is not None for piece in pieces):
-            stacks.append(stacked(pieces))
+        stacks.append(stacked(by_part.pop(0)))
     return tuple(stacks)
 
 

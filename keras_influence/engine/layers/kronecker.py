@@ -124,7 +124,7 @@ class PseudoGradients:
 
     def _of_parts(self, found):
         if not self.parts:
-            self.parts = parts_of(self.parameters, found.sites)
+            self.parts = parts_of(self.parameters, found)
         return [*(part.raw(self._objective, found) for part in self.parts), found.miss]
 
 

@@ -31,7 +31,7 @@ class MatrixPart:
         by_example: whether the first axis of its inputs seems to be that of the examples.
     """
 
-    needs_squares = True
+    needs_squares, silent = True, False
 
     def __init__(self, layer, view, parameters, by_example):
         self.layer, self.by_example = layer, by_example

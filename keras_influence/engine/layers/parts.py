@@ -17,14 +17,14 @@ from keras_influence.linalg.factors.kronecker import Channels
 OTHERS = "weights in no layer that is covered"
 
 
-def parts_of(parameters, sites):
+def parts_of(parameters, signals):
     """The parts that cover all of θ.
 
     Args:
         parameters: the `Parameters` θ.
-        sites: of the layers that are linear in their weights, from `pseudo.pseudo_signals`.
+        signals: `pseudo.PseudoSignals` of the layers that are linear in their weights.
     """
-    parts, taken = [], set()
+    parts, taken, sites = [], set(), signals.sites
     for layer in dict.fromkeys(site.layer for site in sites):
         own = [v for v in weights_of(layer) if parameters.index(v) is not None]
         own = [v for v in own if id(v) not in taken]
@@ -42,7 +42,8 @@ def parts_of(parameters, sites):
             parts.append(ChannelPart(layer, split, parameters, by_example))
             taken |= {id(v) for v in split.weights}
     rest = [v for v in parameters.variables if id(v) not in taken]
-    return [*parts, RestPart(rest, parameters)] if rest else parts
+    silent = all(signals.gradients[parameters.index(v)] is None for v in rest)
+    return [*parts, RestPart(rest, parameters, silent)] if rest else parts
 
 
 class ChannelPart:
@@ -55,7 +56,7 @@ class ChannelPart:
         by_example: whether the first axis of its inputs seems to be that of the examples.
     """
 
-    needs_squares = False
+    needs_squares = silent = False
 
     def __init__(self, layer, split, parameters, by_example):
         self.layer, self._split, self.by_example = layer, split, by_example
@@ -115,11 +116,13 @@ class RestPart:
     Args:
         variables: the weights.
         parameters: θ.
+        silent: whether the outputs do not depend on them.
     """
 
     needs_squares = by_example = False
 
-    def __init__(self, variables, parameters):
+    def __init__(self, variables, parameters, silent):
+        self.silent = silent
         self._places = [parameters.index(v) for v in variables]
         self._shapes = [v.shape for v in variables]
         positions = [parameters.positions(v).ravel() for v in variables]

@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.engine.layers.pieces import called_in_pieces, in_pieces
 from keras_influence.engine.layers.recurrent import Offsets
+from keras_influence.engine.layers.shared_calls import with_examples
 
 _NAMES = (
     *("Dense", "EinsumDense", "Embedding"),
@@ -75,7 +76,10 @@ def weights_of(layer):
 
 @contextlib.contextmanager
 def recording(layers):
-    """Collect a `Site` for each call of these layers; they are as before afterwards."""
+    """Collect a `Site` for each call of these layers; they are as before afterwards.
+
+    Of a layer that is called once for all examples it tells afterwards what each of them has.
+    """
     sites, wanted = [], set(layers)
 
     def see(layer, inputs, outputs):
@@ -88,6 +92,7 @@ def recording(layers):
         for layer in layers:
             stack.enter_context(_recorded(layer, sites))
         yield sites
+    sites[:] = [with_examples(site) for site in sites]
 
 
 def _recorded(layer, sites):

@@ -22,8 +22,9 @@ _PASS = 6
 def are_worth_it(objective, work):
     """Whether the layers' blocks precondition well for what they cost.
 
-    Most of θ has to be in layers that are known, and turning a vector into their bases should
-    take no longer than two products with the curvature.
+    All of θ has to be in layers that are known: what a few other weights have to do with these
+    leaves more iterations than a sketch does. And turning a vector into their bases should take
+    no longer than two products with the curvature.
 
     Args:
         objective: an `Objective`.
@@ -32,7 +33,7 @@ def are_worth_it(objective, work):
     known = _known(objective)
     covered = sum(_size(v) for v in known)
     turning = sum(2 * _size(v) * sum(_sides(v)) for v in known)
-    return covered > objective.parameters.size / 2 and turning <= 2 * _PRODUCT * work
+    return covered == objective.parameters.size and turning <= 2 * _PRODUCT * work
 
 
 def operations(objective):
@@ -66,7 +67,7 @@ def contributions_worth_it(objective, footprint, n):
     worth_it = (
         count >= _PART * total
         and 2 * count <= objective.parameters.size
-        and covered > objective.parameters.size / 2
+        and covered == objective.parameters.size
         and nbytes <= BYTES
         and operations <= _INNER * _PASS * footprint.work * n
     )

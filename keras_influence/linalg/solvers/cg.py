@@ -39,7 +39,7 @@ class CG(Solver):
         preconditioner: what is made once and makes each pass go further: a `Woodbury`, `TwoLevel`, `EKFAC` or
             `Nystrom`; None for the plain algorithm; "nystrom" for a `Nystrom(50)` where one can be
             made, once the first iterations have shown that it is worth its cost; or "auto":
-            where most of the parameters are in layers that are known, a `Woodbury` if it holds a good part of
+            where all parameters are in layers that are known, a `Woodbury` if it holds a good part of
             what all examples contribute, or a `TwoLevel`; else as "nystrom".
     """
 

@@ -1,5 +1,6 @@
 """Solvers that are made once and make another solver's passes go further."""
 
+import contextlib
 from typing import Any, Literal, TypeAlias
 
 from keras_influence.errors import SolverError
@@ -45,7 +46,7 @@ def factorise(
 ) -> Any:
     """The factor of a preconditioner for a curvature and λ; None if there is to be none.
 
-    "auto" is `by_layers`, or as "nystrom" where that has none: a `Nystrom` of `rank`;
+    "auto" is `by_layers`, or as "nystrom" where that has none or fails: a `Nystrom` of `rank`;
     and none where that would take much memory, or where the curvature has negative eigenvalues,
     which the damping may yet outweigh, or none at all in some directions, which it does not.
     """
@@ -53,11 +54,10 @@ def factorise(
         return preconditioner.factorise(curvature, damping).astype(curvature.dtype)
     if preconditioner is None:
         return None
-    solver = by_layers(curvature) if preconditioner == "auto" else None
-    if solver is None and curvature.size * rank > _LARGE:
-        return None
-    solver = solver or Nystrom(rank=rank)
-    try:
-        return solver.factorise(curvature, damping).astype(curvature.dtype)
-    except SolverError:
-        return None
+    ways = [by_layers(curvature)] if preconditioner == "auto" else []
+    ways.append(Nystrom(rank=rank) if curvature.size * rank <= _LARGE else None)
+    for solver in ways:
+        with contextlib.suppress(SolverError):
+            if solver is not None:
+                return solver.factorise(curvature, damping).astype(curvature.dtype)
+    return None

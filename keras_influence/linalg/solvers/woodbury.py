@@ -20,7 +20,7 @@ class Woodbury(Solver):
     preconditioner of `CG` that knows nothing of layers being close to Kronecker products, and needs
     no product with the curvature.
 
-    Parameters in no layer whose example gradients are known are left to the damping.
+    All parameters have to be in layers whose example gradients are known.
 
     Args:
         rank: contributions at most; fewer where they would take more than half a gigabyte.
@@ -40,7 +40,7 @@ class Woodbury(Solver):
 
         Raises:
             ValueError: the curvature is not `Layered`.
-            SolverError: there is no damping, or there are no contributions.
+            SolverError: there is no damping, or the contributions are not known.
         """
         network = layered(curvature)
         if not damping > 0:
@@ -49,8 +49,8 @@ class Woodbury(Solver):
         if not parts:
             raise SolverError(
                 "Woodbury found no contributions of single examples: the loss is not curved in the "
-                "outputs, or no layer is one whose example gradients are known. Use another "
-                "method, such as 'cg'."
+                "outputs, or some parameters are in no layer whose example gradients are known. "
+                "Use another method, such as 'cg'."
             )
         return ContributionsFactor.of(parts, damping, network.regulariser()).astype(curvature.dtype)
 
