@@ -145,6 +145,35 @@ class Own(layers.Layer):
         return x @ self.w
 
 
+def test_weights_of_other_layers_leave_both_preconditioners_out(rng):
+    """Also where they are few."""
+    inputs = keras.Input((20,))
+    hidden = layers.Dense(50, "tanh")(inputs)
+    known = layers.Dense(1)(hidden)
+    for outputs, expected in ((known, True), (Own()(hidden), False)):
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", "mse")
+        operator = Problem(model, (rng.normal(size=(40, 20)), rng.normal(size=(40, 1)))).curvature(
+            "gauss_newton"
+        )
+        assert (operator.contributions_worth_it() is not None) == expected
+        assert operator.layers_are_worth_it() == expected
+
+
+def test_some_weights_of_other_layers_are_refused(float64, rng):
+    """What they have to do with the others would be missing."""
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, Own()(layers.Dense(4, "tanh")(inputs)))
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(N, 5)), rng.normal(size=(N, 1))
+    rows, _ = _roots(model, x, np.ones(N), scalar=True)
+    operator, v = Problem(model, (x, y)).curvature("gauss_newton"), rng.normal(size=(2, 28))
+    with pytest.raises(SolverError, match="some parameters"):
+        Woodbury().solve(Damped(operator, 0.1), v)
+    found = CG(tol=1e-10).solve(Damped(operator, 0.1), v).x
+    assert truth.relative_error(found, dense_solve(rows.T @ rows, v, 0.1)) < 1e-8
+
+
 def test_layers_of_other_kinds_are_refused(float64, rng):
     model = keras.Sequential([keras.Input((5,)), Own()])
     model.compile("sgd", "mse")

@@ -24,6 +24,7 @@ N = 24
 NETWORKS = {
     "linear": ((5,), lambda x: x),
     "dense": ((5,), lambda x: layers.Dense(6, "tanh")(x)),
+    "by keyword": ((5,), lambda x: layers.Dense(6, "tanh")(inputs=x)),
     "no bias": ((5,), lambda x: layers.Dense(6, "tanh", use_bias=False)(x)),
     "positions": ((4, 3), lambda x: layers.Flatten()(layers.Dense(5, "tanh")(x))),
     "embedded positions": ((4, 3), lambda x: layers.Flatten()(Positions()(x))),

@@ -18,6 +18,7 @@ from keras_influence import (
     Woodbury,
 )
 from keras_influence.linalg.operators import Damped, Dense
+from keras_influence.linalg.operators.layered import Contributions
 from tests import truth
 from tests.linalg.matrices import Layers, Watched, dense_solve, spectral
 
@@ -190,6 +191,24 @@ def test_passes_are_counted(rng):
         watched = Watched(matrix)
         solution = solver.solve(Damped(watched, 0.1), rng.normal(size=(2, 20)))
         assert solution.passes == len(watched.widths) > 0
+
+
+class Unknown(Layers):
+    """Contributions that would be worth it, and turn out not to be known."""
+
+    def contributions_worth_it(self):
+        return Contributions(5, False, 0.0)
+
+    def contributions(self, most, nbytes):
+        return ()
+
+
+def test_a_sketch_stands_in_for_contributions_that_are_not_known(rng):
+    """All of the matrix fits into it, so that one iteration is left, or two for rounding."""
+    system, v = Damped(Unknown(rng), 1e-3), rng.normal(size=(1, 23))
+    found = CG(tol=1e-10).solve(system, v)
+    assert found.iterations.max() <= 2
+    assert truth.relative_error(found.x, dense_solve(system.operator.matrix, v, 1e-3)) < 1e-8
 
 
 @pytest.mark.parametrize("solver", [Direct(), Nystrom(20), CG(preconditioner=Nystrom(5))], ids=str)

@@ -29,9 +29,8 @@ def contributions(ground, batches, weight, most, nbytes, progress):
         progress: as `Progress`, shows what takes long.
 
     Returns:
-        A tuple of `Rows`; none where the example gradients of some weights are not known. An
-        inverse that leaves out what these have to do with the others preconditions worse than
-        none at all.
+        A tuple of `Rows`; none where the example gradients of some weights are not known: an
+        inverse without what these have to do with the others can precondition worse than none.
     """
     places, columns = _strongest(ground, batches, weight, most)
     few = _parts(ground, batches, weight, places[:_FEW], columns[:_FEW])

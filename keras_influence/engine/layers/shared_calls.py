@@ -17,17 +17,21 @@ def with_examples(site):
 
     Args:
         site: a `Site` of a model that has been called. In a kernel the number of examples is not
-            known, so that what has a known shape has no axis of them.
+            known, so that what has a known shape has no axis of them. Whether the first axis of
+            what comes out is that of the examples, who uses it has to count.
     """
-    a, z = site.inputs, site.outputs
-    if not (tf.is_symbolic_tensor(z) and tf.is_tensor(a)):
+    z = site.outputs
+    # What is inside of a loop or a branch cannot be used outside of it.
+    if not tf.is_symbolic_tensor(z) or z.graph is not tf.compat.v1.get_default_graph():
         return site
-    if not (a.shape.is_fully_defined() and z.shape.is_fully_defined()):
+    if not (site.arguments and tf.is_tensor(site.inputs)):
         return site
-    outputs = _meeting(z)
-    for shape, inner in ((z.shape, a.shape), (z.shape[1:], a.shape[1:])):
-        alone = shape == z.shape or z.shape[0] == 1
-        if outputs is not None and alone and outputs.shape.as_list() == [None, *shape]:
+    a, outputs = site.inputs, _meeting(z)
+    if outputs is None or not (a.shape.is_fully_defined() and z.shape.is_fully_defined()):
+        return site
+    for front in (0, 1) if z.shape[0] == 1 else (0,):
+        if outputs.shape == tf.TensorShape([None, *z.shape[front:]]):
+            inner = a.shape[front:]
             spread = tf.broadcast_to(a, tf.concat([tf.shape(outputs)[:1], inner], 0))
             spread = tf.ensure_shape(spread, [None, *inner])
             return site._replace(arguments=(spread, *site.arguments[1:]), outputs=outputs)
@@ -40,7 +44,15 @@ def _meeting(z):
         (user,) = z.consumers()
         if user.type in _MEETS:
             return user.outputs[0]
-        if user.type not in _SHAPES or user.inputs[0] is not z:
+        if user.inputs[0] is not z or not _only_reshapes(user):
             return None
         (z,) = user.outputs
     return None
+
+
+def _only_reshapes(user):
+    if user.type != "StridedSlice":
+        return user.type in _SHAPES
+    # Such as z[None]: nothing is cut off or turned around.
+    steps, before = tf.get_static_value(user.inputs[3]), user.inputs[0].shape.num_elements()
+    return steps is not None and all(steps == 1) and user.outputs[0].shape.num_elements() == before

@@ -9,6 +9,7 @@ output before the activation. All that the weights do to the loss then goes thro
 """
 
 import contextlib
+import inspect
 import threading
 from typing import NamedTuple
 
@@ -108,6 +109,8 @@ def _recorded(layer, sites):
         if threading.get_ident() != owner:  # Somebody else runs the model meanwhile.
             return call(*arguments, **keywords)
         seen.clear()
+        given = inspect.signature(call).bind(*arguments, **keywords)
+        arguments, keywords = given.args, given.kwargs  # The input first, also where it was named.
         y = call(*arguments, **keywords)
         sites.append(Site(layer, arguments, keywords, seen[0] if seen else y))
         return y

@@ -22,18 +22,16 @@ _PASS = 6
 def are_worth_it(objective, work):
     """Whether the layers' blocks precondition well for what they cost.
 
-    All of θ has to be in layers that are known: what a few other weights have to do with these
-    leaves more iterations than a sketch does. And turning a vector into their bases should take
-    no longer than two products with the curvature.
+    All of θ has to be in layers that are known: where a few weights were not, what they have to
+    do with the others left more iterations than a sketch does. And turning a vector into their
+    bases should take no longer than two products with the curvature.
 
     Args:
         objective: an `Objective`.
         work: multiplications of a forward pass over all of the data.
     """
-    known = _known(objective)
-    covered = sum(_size(v) for v in known)
-    turning = sum(2 * _size(v) * sum(_sides(v)) for v in known)
-    return covered == objective.parameters.size and turning <= 2 * _PRODUCT * work
+    turning = sum(2 * _size(v) * sum(_sides(v)) for v in _known(objective))
+    return _all_known(objective) and turning <= 2 * _PRODUCT * work
 
 
 def operations(objective):
@@ -45,8 +43,8 @@ def operations(objective):
 def contributions_worth_it(objective, footprint, n):
     """Whether the strongest contributions of examples precondition well for what they cost.
 
-    They are to be a good part of all, as they are where examples and outputs are few, and far
-    fewer than the parameters.
+    They are to be a good part of all, as they are where examples and outputs are few, far fewer
+    than the parameters, and known of all of these.
 
     Args:
         objective: an `Objective`.
@@ -58,16 +56,14 @@ def contributions_worth_it(objective, footprint, n):
     """
     total = n * footprint.outputs
     count = min(total, _MOST, _EACH * n)
-    known = {id(v) for v in _known(objective)}
     layers = linear_layers(objective.model(), objective.parameters.variables)
     numbers = sum(_row(layer) for layer in layers)
-    covered = sum(_size(v) for v in objective.parameters.variables if id(v) in known)
     nbytes = count * numbers * objective.parameters.dtype.size
     operations = 2.0 * count**2 * numbers + count**3 / 3
     worth_it = (
         count >= _PART * total
         and 2 * count <= objective.parameters.size
-        and covered == objective.parameters.size
+        and _all_known(objective)
         and nbytes <= BYTES
         and operations <= _INNER * _PASS * footprint.work * n
     )
@@ -93,6 +89,10 @@ def _known(objective):
     layers = linear_layers(objective.model(), variables)
     held = {id(v) for layer in layers for v in weights_of(layer)}
     return [v for v in variables if id(v) in held]
+
+
+def _all_known(objective):
+    return len(_known(objective)) == len(objective.parameters.variables)
 
 
 def _size(variable):
