@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_influence.questions import kept
 from tests import pool
 
 
@@ -55,6 +56,7 @@ def float64():
     yield
     set_precision("float64")
     pool.take_back()
+    kept.forget()
 
 
 @pytest.fixture

@@ -38,5 +38,7 @@ def take_back():
 
 
 def _state(model):
-    parts = [model.optimizer, model.loss, *model.layers, *model.trainable_variables]
-    return [model.optimizer.built, model.trainable, *map(id, parts)]
+    variables = model.trainable_variables
+    parts = [model.optimizer, model.loss, *model.layers, *variables]
+    regularisers = [repr(v.regularizer and v.regularizer.get_config()) for v in variables]
+    return [model.optimizer.built, model.trainable, *map(id, parts), *regularisers]

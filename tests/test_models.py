@@ -279,6 +279,43 @@ def test_compiling_anew_is_noticed(data):
     assert truth.relative_error(doubled, 2 * first) < 1e-8
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.1, 1.0), (1e-6, 1e-5)])
+def test_a_regulariser_that_changes_is_noticed(before, after, data):
+    """However small it is beside the losses."""
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(3, "softmax")])
+    model.layers[0].kernel_regularizer = regulariser = keras.regularizers.L2(before)
+    model.layers[0].kernel.regularizer = regulariser
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    v = np.ones(18)
+    first = ki.hvp(model, v, data)
+    regulariser.l2 = after
+    change = np.repeat([2 * (after - before), 0], [15, 3])
+    assert truth.relative_error(ki.hvp(model, v, data) - first, change) < 1e-6
+
+
+class Adding(layers.Layer):
+    """Adds as much of its input's square as an attribute says."""
+
+    share = 0.1
+
+    def call(self, x):
+        self.add_loss(self.share * keras.ops.mean(keras.ops.sum(x**2, 1)))
+        return x
+
+
+def test_what_a_layer_adds_is_noticed_where_it_changes(data):
+    adding = Adding()
+    net = [keras.Input((5,)), layers.Dense(3), adding, layers.Activation("softmax")]
+    model = keras.Sequential(net)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    v = np.arange(18.0)
+    first = ki.hvp(model, v, data)
+    adding.share = 0.2
+    x = np.hstack([data[0], np.ones((len(data[0]), 1))])
+    change = 0.1 * 2 * x.T @ (x @ v.reshape(6, 3)) / len(x)
+    assert truth.relative_error(ki.hvp(model, v, data) - first, change.ravel()) < 1e-8
+
+
 def test_freezing_a_layer_is_noticed(data):
     model = ready("Functional", data)
     assert model.hvp(np.ones(39), data).shape == (39,)

@@ -50,6 +50,7 @@ class Problem:
         n: number of training examples.
         facts: what holds for the loss on them, `Facts`.
         footprint: what one example takes, `Footprint`.
+        looks: numbers that a few examples, and what is there without any, give; see `check_fresh`.
         progress: shows what takes long.
 
     Raises:
@@ -87,7 +88,7 @@ class Problem:
             self.facts = self._facts()
         self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
         self.parameters = self.objective.parameters
-        check_fresh(self.objective, self._few, self.facts)
+        self.looks = check_fresh(self.objective, self._few, self.facts)
         if smooth:
             checks.warn_about_kinks(model)
 

@@ -10,21 +10,18 @@ from typing import Any
 import numpy as np
 
 from keras_influence import storage
-from keras_influence.engine.data.held import Batches
 from keras_influence.engine.parameters import Parameters
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
 from keras_influence.linalg import solvers
 from keras_influence.linalg.factors import packing
 from keras_influence.questions.case import Case
+from keras_influence.questions.fingerprints import change_between, fingerprint
 from keras_influence.questions.plans import Plan
 from keras_influence.questions.settings import Settings
 from keras_influence.version import __version__
 
 Path = str | os.PathLike[str]
-
-# Training examples whose losses tell one architecture or loss from another.
-_PROBE = 8
 
 
 def write_case(path: Path, case: Case) -> None:
@@ -88,31 +85,3 @@ def positions_of_variables(problem: Problem) -> list[int | None]:
     """Where θ's variables stand among the trainable ones."""
     trainable = Parameters(problem.model.trainable_variables)
     return [trainable.index(v) for v in problem.parameters.variables]
-
-
-def fingerprint(problem: Problem) -> dict[str, Any]:
-    """What an answer depends on: checksums of weights and data, and a few losses."""
-    return {
-        "weights": storage.fingerprint_of_weights(problem.model.weights),
-        "data": fingerprint_of_data(problem, problem.train, "training data"),
-        # Losses of examples by themselves, and what they count for in the objective.
-        "losses": [*problem.losses([problem.train.head(_PROBE)]), *problem.facts.totals],
-    }
-
-
-def fingerprint_of_data(problem: Problem, batches: Batches, title: str) -> str:
-    """A checksum of all of some data, with a bar."""
-    shown = problem.progress.over(batches, f"Checksum of the {title}", len(batches))
-    return storage.fingerprint_of_batches(shown)
-
-
-def change_between(saved: dict[str, Any], now: dict[str, Any]) -> str:
-    """What is not as it was between two fingerprints, in words; "" if nothing."""
-    if saved["weights"] != now["weights"]:
-        return "the weights have changed"
-    if saved["data"] != now["data"]:
-        return "the training data have changed"
-    # Not to the last bit: another machine sums in another order.
-    if not np.allclose(saved["losses"], now["losses"], rtol=1e-3, atol=1e-6):
-        return "the loss or the architecture has changed"
-    return ""

@@ -21,6 +21,7 @@ from keras_influence.linalg import solvers
 from keras_influence.linalg.arrays import OnStep
 from keras_influence.linalg.operators import Damped
 from keras_influence.linalg.solvers import Solution, Solver
+from keras_influence.questions import kept
 from keras_influence.questions.settings import Settings
 from keras_influence.questions.training_time import training_damping
 
@@ -91,7 +92,8 @@ class Attempt:
 
     def prepare(self) -> None:
         """Compute what serves all solves, also what a single one might do without."""
-        self.factor = self.plan.solver.prepare(self._curvature, self.plan.damping)
+        if self.factor is None:
+            self.factor = self.plan.solver.prepare(self._curvature, self.plan.damping)
 
     def solve(
         self,
@@ -186,6 +188,8 @@ def first_answer(
 ) -> tuple[Answer, tuple[Plan, ...]]:
     """Ask a whole question by one plan after the other, until one has an answer.
 
+    What is computed for its system is kept for the next question; see `kept`.
+
     Args:
         problem: the `Problem`.
         plans: in the order to try them.
@@ -199,14 +203,20 @@ def first_answer(
         SolverError: that of the last plan.
     """
     plan, *others = plans
+    given = factor is not None
     try:
-        return question(Attempt(problem, plans, factor)), plans
+        attempt = Attempt(problem, plans, factor if given else kept.recall(problem, plan))
+        answer = question(attempt)
     except SolverError as error:
         if isinstance(error, UndefinedCurvatureError):
             others = [other for other in others if other.curvature != plan.curvature]
         if not others:
             raise
         why = error.finding
+    else:
+        if not given:
+            kept.keep(problem, plan, attempt.factor)
+        return answer, plans
     following = others[0]
     name = following.name
     warn(

@@ -21,15 +21,13 @@ from keras_influence.linalg.solvers import Solver
 from keras_influence.questions import store_files
 from keras_influence.questions.blocks import Block, Target, block_size, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.case_file import (
+from keras_influence.questions.case_file import positions_of_variables, read_plan, written_plan
+from keras_influence.questions.evidence import ARRAYS, described
+from keras_influence.questions.fingerprints import (
     change_between,
     fingerprint,
     fingerprint_of_data,
-    positions_of_variables,
-    read_plan,
-    written_plan,
 )
-from keras_influence.questions.evidence import ARRAYS, described
 from keras_influence.questions.plans import Attempt, Plan
 from keras_influence.version import __version__
 

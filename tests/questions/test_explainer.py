@@ -274,6 +274,11 @@ def _other_reduction(model, x, y):
     return model, (x, y)
 
 
+def _other_regulariser(model, x, y):
+    model.layers[-1].kernel_regularizer.l2 = 3 * L2
+    return model, (x, y)
+
+
 def _frozen(model, x, y):
     model.layers[-1].trainable = False
     return model, (x, y)
@@ -287,6 +292,7 @@ def _frozen(model, x, y):
         (_other_labels, "training data have changed"),
         (_other_loss, "loss or the architecture has changed"),
         (_other_reduction, "loss or the architecture has changed"),
+        (_other_regulariser, "a regulariser.*has changed"),
         (_frozen, "lost trainable variables"),
     ],
 )

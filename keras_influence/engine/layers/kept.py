@@ -2,13 +2,11 @@
 
 import weakref
 
-import tensorflow as tf
-
 from keras_influence import _keras
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.layers.scoring import value_of
-from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import close
+from keras_influence.engine.passes import journey
 
 # Compiled kernels live as long as the model and its compile state, and no longer.
 _objectives = weakref.WeakKeyDictionary()
@@ -35,11 +33,20 @@ def objective_of(model, variables, reading, added):
 def check_fresh(objective, few, facts):
     """Have the kernels traced anew if they no longer give what the model gives.
 
-    A loss or a layer may read what a trace has frozen: a global, an attribute.
+    A loss, a layer or a regulariser may read what a trace has frozen: a global, an attribute. The losses of a
+    few examples are compared, and apart from them, as they may be small beside them, what is
+    there without any example and what layers add.
+
+    Returns:
+        These numbers, of the model itself.
     """
-    omega = objective.ones(few)
-    with_few = Weighting.of(tf.constant(facts.own().vector(), objective.parameters.dtype))
-    eager = float(objective.examples(objective.parameters.tensors(), omega, few, with_few))
-    if not close(value_of(objective, few, facts.own()), eager):
+    weights = [facts.own(), facts.remainder()]
+    if facts.adds:
+        train = facts.train()
+        weights.append(train._replace(rest=0.0, total=(0.0,) * len(train.total)))
+    values = [float(value) for value in objective.values(few, weights)]
+    if not all(close(value_of(objective, few, w), value) for w, value in zip(weights, values)):
         objective.kernels.forget()
         objective.contraction = objective.pseudo = None
+        journey.forget(objective.model())
+    return values

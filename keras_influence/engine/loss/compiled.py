@@ -77,6 +77,16 @@ class CompiledLoss:
             total = self.reading.examples(model, parts, y_pred, omega, weight)
             return total + self._rest(model, parts, y_pred, weight)
 
+    def values(self, batch, weights):
+        """`value` at θ as it is, of each of some `Weighting`s of numbers, by one call of the model."""
+        weights = [Weighting.of(tf.constant(w.vector(), self.parameters.dtype)) for w in weights]
+        with self.at(self.parameters.tensors()):
+            model, parts, y_pred = self.called(batch)
+            about, omega = (model, parts, y_pred), self.ones(batch)
+            return [
+                self.reading.examples(*about, omega, w) + self._rest(*about, w) for w in weights
+            ]
+
     def examples(self, theta, omega, batch, weight):
         """Σ_i Σ_k ω_i s_ik e_ik as a scalar tensor."""
         with self.at(theta):

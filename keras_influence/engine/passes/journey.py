@@ -146,6 +146,11 @@ def _parcel_of(model):
     return known[1]
 
 
+def forget(model):
+    """Pack a model anew when it is next sent: something of it has changed that its weights do not show."""
+    _sent.pop(model, None)
+
+
 class _Model:
     """A model and the fingerprint of its weights; unpickled it is the model."""
 

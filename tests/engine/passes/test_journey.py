@@ -42,6 +42,17 @@ def test_a_parcel_is_another_one_only_if_the_model_is(problem):
     assert journey.Parcel.of(problem._ground).key != key
 
 
+def test_a_regulariser_that_has_changed_makes_another_parcel(rng):
+    model = truth.softmax_model.fresh(4, 3, L2)
+    data = rng.normal(size=(20, 4)), rng.integers(0, 3, 20)
+    key = journey.Parcel.of(Problem(model, data)._ground).key
+    model.layers[-1].kernel_regularizer.l2 = 3 * L2
+    sent = journey.Parcel.of(Problem(model, data)._ground)
+    assert sent.key != key
+    there = sent.arrived().objective.model()
+    assert float(there.layers[-1].kernel_regularizer.l2) == pytest.approx(3 * L2)
+
+
 def test_a_model_that_gives_other_losses_is_refused(problem):
     class Wrong:
         """Stands for a ground whose losses were others where it came from."""
