@@ -22,6 +22,7 @@ from timing import alternate
 
 import keras_influence as ki
 from keras_influence import CG, EKFAC, Direct, Nystrom
+from keras_influence.questions import kept
 
 layers = keras.layers
 DAMPING = 0.01
@@ -100,6 +101,7 @@ def timed(model, train, test, options):
         # Beyond its size `Direct` refuses.
         if way in refused:
             return
+        kept.forget()  # Each call makes its preconditioner itself.
         try:
             scores = ki.influence(model, test, train, method=WAYS[way], damping=DAMPING, verbose=0)
         except ValueError:

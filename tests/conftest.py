@@ -33,6 +33,27 @@ def pytest_xdist_make_scheduler(config, log):
     return None
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--first-cases",
+        action="store_true",
+        help="of a test with many cases run the first alone, but for those marked `each_case`",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("first_cases"):
+        return
+    seen, left_out, chosen = set(), [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        again = test in seen and item.get_closest_marker("each_case") is None
+        (left_out if again else chosen).append(item)
+        seen.add(test)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = chosen
+
+
 def pytest_collection_finish(session):
     """What was imported stays: the garbage collector need not look through it again."""
     gc.freeze()

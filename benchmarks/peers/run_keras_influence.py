@@ -18,6 +18,7 @@ from common import Answer, main
 from problems import MODELS
 
 import keras_influence as ki
+from keras_influence.questions import kept
 
 
 def prepare(problem, threads):
@@ -34,6 +35,8 @@ def influence(problem, model, settings, clock):
         rank = settings["rank"]
         options["preconditioner"] = ki.Nystrom(rank) if rank else None
     method = ki.CG(**options)
+    # A call by itself makes its preconditioner, however many came before it.
+    kept.forget()
     with warnings.catch_warnings(), clock("influence"):
         warnings.simplefilter("ignore", ki.ConvergenceWarning)
         scores = ki.influence(

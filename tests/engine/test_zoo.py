@@ -95,6 +95,7 @@ def _error(found, exact, sizes):
 SUMMED_PER_BATCH = {"activity regulariser"} if keras.__version__ < "3.14" else set()
 
 
+@pytest.mark.each_case
 @pytest.mark.parametrize("name", ZOO)
 def test_products_and_scores(name, rng):
     make, data = ZOO[name]

@@ -44,7 +44,7 @@ class Weighting(NamedTuple):
     @classmethod
     def of(cls, vector):
         """From a (5 + terms,) tensor."""
-        return cls(*(vector[i] for i in range(5)), vector[5:])
+        return cls(*tf.unstack(vector[:5]), vector[5:])
 
     def vector(self):
         """As a list of 5 + terms numbers."""

@@ -108,7 +108,7 @@ def after(seconds, client, fault):
 
 def solve(model, train, vectors):
     # More steps than it needs, so that a fault falls into the middle.
-    return ki.inverse_hvp(model, vectors, train, method=ki.CG(tol=1e-14, max_iter=60), **QUIET)
+    return ki.inverse_hvp(model, vectors, train, method=ki.CG(tol=1e-14, max_iter=40), **QUIET)
 
 
 @pytest.mark.filterwarnings("ignore::keras_influence.ConvergenceWarning")
@@ -187,7 +187,9 @@ if __name__ == "__main__":
     set_precision("float64")
     blocks._MOST = 4  # Test examples in a block.
     model, train, x, y = problem()
-    with distributed.LocalCluster(n_workers=1, **OPTIONS) as cluster, distributed.Client(cluster):
+    # Its worker is a thread of this process, and dies with it.
+    options = {"n_workers": 1, "processes": False, **OPTIONS}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
         test = x[:40], y[:40]
         ki.influence(model, test, dask.persist(*train), method=ki.CG(tol=1e-10), store=sys.argv[1], **QUIET)
 """
