@@ -24,9 +24,8 @@ from keras_influence.questions.plans import Attempt
 
 Target = Callable[[Any, Any, Any], Any] | WholeSet
 
-# Bytes that a block may take while it is solved for, and about how many of them a solver takes
-# for one number of a right-hand side: block CG holds a dozen arrays of them in float64.
-_MEMORY, _BYTES = 1e9, 100
+# Bytes that a block may take while it is solved for.
+_MEMORY = 1e9
 # Beyond this many, what right-hand sides do to each other (k² numbers, k³ operations) costs more
 # than what they share saves.
 _MOST = 1000
@@ -38,9 +37,14 @@ def read_test(problem: Problem, test: Any, target: Target | None) -> Any:
     return Together(examples) if isinstance(target, WholeSet) else examples
 
 
-def block_size(parameters: int, memory: float = _MEMORY) -> int:
-    """How many right-hand sides of p parameters are solved for at once, in so many bytes."""
-    return int(min(_MOST, max(1, memory // (_BYTES * parameters))))
+def block_size(parameters: int, each: float = Solver.row_bytes) -> int:
+    """How many right-hand sides of p parameters are solved for at once.
+
+    Args:
+        parameters: p.
+        each: bytes that a solver takes for one number of them.
+    """
+    return int(min(_MOST, max(1, _MEMORY // (each * parameters))))
 
 
 class Bars:
@@ -126,7 +130,7 @@ def solved_blocks(
     Raises:
         SolverError: there is no answer by this plan.
     """
-    size = size or block_size(problem.parameters.size)
+    size = size or block_size(problem.parameters.size, attempt.plan.solver.row_bytes)
     bars = bars_over(problem, title, examples.n, size)
     rows = gradient_blocks(problem, examples, target, name, start=start, size=size, bars=bars)
     return solved(problem, attempt, rows, bars)

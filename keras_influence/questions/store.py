@@ -187,7 +187,10 @@ def _change(saved: dict[str, Any], now: dict[str, Any]) -> str:
 def _create(path: pathlib.Path, contents: dict[str, Any], case: Case, examples: Batches) -> None:
     """An empty store for what these contents are."""
     parameters = case.problem.parameters
-    block = min(examples.n, block_size(parameters.size))
+    solver = case.plans[0].solver if case.plans else case.settings.solver
+    # Which solver "auto" will take is not known yet.
+    each = solver.row_bytes if isinstance(solver, Solver) else Solver.row_bytes
+    block = min(examples.n, block_size(parameters.size, each))
     state = {"version": __version__, "of": contents, "block": block, "done": 0, "plans": []}
     dtype = np.dtype(parameters.dtype.as_numpy_dtype).name
     store_files.create(path, (examples.n, case.problem.n), dtype, state)

@@ -59,7 +59,7 @@ def exact(model, train, test):
     return matrix, example_gradients(model, *train), example_gradients(model, *test)
 
 
-def test_as_many_as_fit_into_memory():
+def test_as_many_as_fit_into_memory(monkeypatch):
     assert [blocks.block_size(p) for p in (43, 10**4, 10**6, 10**7, 10**9)] == [
         1000,
         1000,
@@ -67,7 +67,9 @@ def test_as_many_as_fit_into_memory():
         1,
         1,
     ]
-    assert blocks.block_size(10**6, memory=16e9) == 160
+    assert blocks.block_size(10**7, ki.EKFAC().row_bytes) == 5
+    monkeypatch.setattr(blocks, "_MEMORY", 16e9)
+    assert blocks.block_size(10**6) == 160
 
 
 def test_influence(train, test, solves):
@@ -80,6 +82,16 @@ def test_influence(train, test, solves):
     assert (scores.residual > 0).all()
     assert (scores.iterations > 0).all()
     assert scores.passes > scores.iterations.max()
+
+
+def test_blocks_are_larger_where_a_solver_takes_less(train, test, solves, monkeypatch):
+    monkeypatch.setattr(blocks, "_MOST", 1000)
+    monkeypatch.setattr(blocks, "_MEMORY", 2 * SIZE * CG().row_bytes)
+    model = network()
+    for method, expected in ((CG(tol=1e-10), [2, 2, 2, 2]), (ki.EKFAC(), [8])):
+        solves["solves"].clear()
+        ki.influence(model, test, train, **{**OPTIONS, "method": method})
+        assert solves["solves"] == expected
 
 
 def test_influence_on_a_dataset(train, test, solves):

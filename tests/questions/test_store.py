@@ -159,6 +159,16 @@ def test_any_reader_of_zarr_can_read_it(train, test, exact, tmp_path):
     assert group.attrs["keras_influence"]["about"]["damping"] == 0.1
 
 
+def test_blocks_are_larger_where_a_solver_takes_less(train, test, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "_MOST", 1000)
+    monkeypatch.setattr(blocks, "_MEMORY", 2 * 43 * ki.CG().row_bytes)
+    model = network()
+    for method, expected in ((ki.CG(), 2), (ki.EKFAC(), len(test[0]))):
+        path = tmp_path / type(method).__name__
+        ki.influence(model, test, train, store=path, **{**OPTIONS, "method": method})
+        assert store_files.read_state(path)["block"] == expected
+
+
 def test_a_store_of_one_block_in_float32(train, test, exact, tmp_path, monkeypatch):
     from tests.conftest import set_precision
 

@@ -53,8 +53,8 @@ class Problem:
     Attributes:
         system: A = H + λI.
         curvature: H, which counts its products.
-        rows: the right-hand sides, (k, p) float64.
-        start: (k, p) float64, zero unless the caller has a guess.
+        rows: the right-hand sides, (k, p), in float64 if the solver is.
+        start: (k, p) like these, zero unless the caller has a guess.
         factor: what `Solver.factorise` returned for H and λ.
         on_step: to be called as `on_step(iteration, residual)`.
     """
@@ -112,9 +112,14 @@ class Solver:
         preconditions: whether what `factorise` returns has a method `precondition`.
         approximates: the curvature that it can only approximate, or None.
         advice: what a user may do where it does not reach `tol`.
+        in_double: whether right-hand sides and answers are in float64, or as the curvature's.
+        row_bytes: what it takes of memory for each number of a right-hand side, about: block CG
+            holds a dozen arrays of them.
     """
 
     tol: float | None
+    in_double: bool = True
+    row_bytes: int = 100
     preconditions: bool = False
     approximates: str | None = None
     advice: str = "Raise `damping` or the solver's budget."
@@ -160,7 +165,8 @@ class Solver:
         """
         curvature, damping = undamped(system)
         meter = Metered(curvature)
-        v = _as_rows("rows", rows, system.size)
+        dtype = np.float64 if self.in_double else np.result_type(system.dtype, np.float32)
+        v = _as_rows("rows", rows, system.size, dtype)
         problem = Problem(
             system=Damped(meter, damping),
             curvature=meter,
@@ -221,12 +227,16 @@ def _silent(iteration: int, residual: float) -> None:
 
 def _start(v: Array, x0: npt.ArrayLike | None) -> Array:
     """A user's guess as an array of its own, zero for None."""
-    return np.zeros_like(v) if x0 is None else _as_rows("x0", x0, v.shape[1], len(v)).copy()
+    return (
+        np.zeros_like(v) if x0 is None else _as_rows("x0", x0, v.shape[1], v.dtype, len(v)).copy()
+    )
 
 
-def _as_rows(name: str, value: npt.ArrayLike, size: int, count: int | None = None) -> Array:
-    """`value` as (count, size) float64, or a ValueError that names the argument."""
-    array = np.asarray(value, np.float64)
+def _as_rows(
+    name: str, value: npt.ArrayLike, size: int, dtype: npt.DTypeLike, count: int | None = None
+) -> Array:
+    """`value` as (count, size) numbers, or a ValueError that names the argument."""
+    array = np.asarray(value, dtype)
     if array.ndim != 2 or array.shape != (count or len(array), size):
         raise ValueError(
             f"`{name}` should be an array of shape ({count or 'k'}, {size}), one vector a row. "

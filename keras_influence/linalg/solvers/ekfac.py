@@ -40,6 +40,8 @@ class EKFAC(Solver):
     """
 
     tol = None
+    in_double = False
+    row_bytes = 20
     preconditions = True
     approximates = "gauss_newton"
     advice = "Raise `damping`, or use CG(preconditioner=EKFAC())."
@@ -61,7 +63,7 @@ class EKFAC(Solver):
         blocks = tuple(_written_out(block, curvature, damping) for block in found)
         if damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
             raise SolverError("EKFAC met a singular block. Set `damping` to a positive number.")
-        return Kronecker(blocks, damping)
+        return Kronecker(blocks, damping).astype(np.result_type(curvature.dtype, np.float32))
 
     def _solve(self, problem: Problem) -> Answer:
         factor = problem.factor
