@@ -45,48 +45,47 @@ class _Kept(NamedTuple):
 _last: list[_Kept] = []
 
 
-def recall(problem: Problem, plan: Plan) -> Any:
-    """What was computed for the system of this plan by the last question; None if nothing was."""
-    for kept in list(_last) if _may_be_kept(problem) else ():
-        if kept.objective() is not problem.objective or kept.state != _state(problem):
-            forget()
-        elif kept.plan == _system(plan):
-            return kept.factor
-    return None
+class System:
+    """The system of a plan, with the weights that the model has when this is made."""
 
+    def __init__(self, problem: Problem, plan: Plan) -> None:
+        self._problem = problem
+        self._plan = repr(plan.solver), plan.damping, plan.curvature, plan.added
+        # Data that are not in memory would have to be read once more to be compared.
+        self._in_memory = isinstance(problem.train, HeldBatches)
+        self._weights = self._weights_now()
 
-def keep(problem: Problem, plan: Plan, factor: Any) -> None:
-    """Keep this in place of what was kept, unless it is large or of data that are not in memory."""
-    if factor is None or any(kept.factor is factor for kept in _last):
-        return
-    forget()
-    if _may_be_kept(problem) and _nbytes(factor) <= min(_MOST, _SHARE * bytes_left()):
-        objective = weakref.ref(problem.objective, lambda _: forget())
-        _last.append(_Kept(objective, _state(problem), _system(plan), factor))
+    def recall(self) -> Any:
+        """What the last question computed for this system; None if it was about another one."""
+        for kept in list(_last) if self._in_memory else ():
+            if kept.objective() is not self._problem.objective or kept.state != self._state():
+                forget()
+            elif kept.plan == self._plan:
+                return kept.factor
+        return None
+
+    def keep(self, factor: Any) -> None:
+        """Keep this in place of what was kept, unless it is large, or the weights have changed meanwhile."""
+        if factor is None or any(kept.factor is factor for kept in _last):
+            return
+        forget()
+        fits = self._in_memory and _nbytes(factor) <= min(_MOST, _SHARE * bytes_left())
+        if fits and self._weights_now() == self._weights:
+            objective = weakref.ref(self._problem.objective, lambda _: forget())
+            _last.append(_Kept(objective, self._state(), self._plan, factor))
+
+    def _weights_now(self) -> str:
+        return storage.fingerprint_of_weights(self._problem.model.weights)
+
+    def _state(self) -> tuple[Any, ...]:
+        problem = self._problem
+        data = fingerprint_of_data(problem, problem.train, "training data")
+        return *problem.looks, *problem.facts.totals, len(problem.train), self._weights, data
 
 
 def forget() -> None:
     """Keep nothing."""
     _last.clear()
-
-
-def _may_be_kept(problem: Problem) -> bool:
-    """Whether the training data are in memory: others would have to be read once more to be compared."""
-    return isinstance(problem.train, HeldBatches)
-
-
-def _state(problem: Problem) -> tuple[Any, ...]:
-    return (
-        *problem.looks,
-        *problem.facts.totals,
-        len(problem.train),
-        storage.fingerprint_of_weights(problem.model.weights),
-        fingerprint_of_data(problem, problem.train, "training data"),
-    )
-
-
-def _system(plan: Plan) -> tuple[Any, ...]:
-    return repr(plan.solver), plan.damping, plan.curvature, plan.added
 
 
 def _nbytes(factor: Any) -> int:

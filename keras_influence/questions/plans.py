@@ -203,9 +203,9 @@ def first_answer(
         SolverError: that of the last plan.
     """
     plan, *others = plans
-    given = factor is not None
+    system = None if factor is not None else kept.System(problem, plan)
     try:
-        attempt = Attempt(problem, plans, factor if given else kept.recall(problem, plan))
+        attempt = Attempt(problem, plans, factor if system is None else system.recall())
         answer = question(attempt)
     except SolverError as error:
         if isinstance(error, UndefinedCurvatureError):
@@ -214,8 +214,8 @@ def first_answer(
             raise
         why = error.finding
     else:
-        if not given:
-            kept.keep(problem, plan, attempt.factor)
+        if system is not None:
+            system.keep(attempt.factor)
         return answer, plans
     following = others[0]
     name = following.name

@@ -161,6 +161,36 @@ def test_of_what_has_changed_it_is_computed_anew(change, train, test, made):
     assert len(made) == 2
 
 
+def test_of_weights_that_a_few_examples_say_nothing_of_too(train, test, made):
+    """A feature that is there in one example only, which is none of those that are looked at."""
+    model = model_of(l2=0.0)
+    train[0][:, 2] = 0
+    train[0][1, 2] = 3.0
+    for step in (0.0, 1.0):
+        model.trainable_variables[0].assign_add(step * np.eye(4)[:, 2:3] * [1.0, 0.0, -1.0])
+        found = ask(model, test, train)
+        assert truth.relative_error(found, expected(model, test, train, l2=0.0)) < 1e-9
+    assert len(made) == 2
+
+
+def test_weights_that_change_meanwhile_are_those_of_no_system(train, test, made, monkeypatch):
+    """As where another thread trains the model."""
+    model, factorise = model_of(), Direct.factorise
+    theta = truth.get_flat(model)
+
+    def disturbed(self, curvature, damping):
+        truth.set_flat(model, theta + 1)
+        return factorise(self, curvature, damping)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Direct, "factorise", disturbed)
+        ask(model, test, train)
+    truth.set_flat(model, theta)
+    found = ask(model, test, train)
+    assert truth.relative_error(found, expected(model, test, train)) < 1e-9
+    assert len(made) == 2
+
+
 def test_another_damping_is_another_system(train, test, made):
     model = model_of()
     ask(model, test, train, damping=1.0)
