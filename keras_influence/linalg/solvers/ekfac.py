@@ -41,7 +41,7 @@ class EKFAC(Solver):
 
     tol = None
     in_double = False
-    row_bytes = 20
+    row_bytes = 30
     preconditions = True
     approximates = "gauss_newton"
     advice = "Raise `damping`, or use CG(preconditioner=EKFAC())."
