@@ -53,7 +53,7 @@ class System:
         self._plan = repr(plan.solver), plan.damping, plan.curvature, plan.added
         # Data that are not in memory would have to be read once more to be compared.
         self._in_memory = isinstance(problem.train, HeldBatches)
-        self._weights = self._weights_now()
+        self._weights = self._weights_now() if self._in_memory else ""
 
     def recall(self) -> Any:
         """What the last question computed for this system; None if it was about another one."""

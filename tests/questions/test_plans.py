@@ -19,7 +19,7 @@ from tests.questions.models import example_gradients, gauss_newton, network
 class Fake:
     """Stands in for a `Problem` where no solve is made."""
 
-    facts = None
+    facts = train = None
 
     def curvature(self, name, facts):
         return name
