@@ -3,6 +3,9 @@
 To make a preconditioner or a factorisation takes longer than to ask by it. The last one is kept,
 while its model lives, and serves the next question if the model, its loss, all weights, all
 training data and the plan are the same. `Explainer` is for who wants to hold several, or one on disk.
+
+Answers are the same bits with it and without; but for conjugate gradients that make a sketch only
+when they have seen that it pays, and then begin with it: these agree to their tolerance.
 """
 
 from __future__ import annotations

@@ -40,19 +40,19 @@ def test_layers_that_cover_nothing_leave_an_exact_solve(rng):
     assert "no layer is covered" in solution.details["note"]
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-5), ("float16", 1e-5)])
-def test_it_works_in_single_precision_where_the_curvature_is_no_finer(dtype, error, rng):
-    """The residual of such an answer is that of the float64 matrix, to rounding."""
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-5), ("float16", 1e-2)])
+def test_it_works_in_single_precision_where_the_curvature_is_no_finer(dtype, rounding, rng):
+    """Its residual is that of the float64 matrix, to the rounding of a product."""
     layers, v = Layers(rng, coupling=0.05), rng.normal(size=(2, 23)).astype("float32")
     expected = EKFAC().solve(Damped(layers, 0.1), v)
     assert expected.x.dtype == np.float64
     layers.dtype = np.dtype(dtype)
     solution = EKFAC().solve(Damped(layers, 0.1), v)
     assert solution.x.dtype == solution.factor.blocks[0].q_inputs.dtype == np.float32
-    assert truth.relative_error(solution.x, expected.x) < error
+    assert truth.relative_error(solution.x, expected.x) < 1e-5
     left = v - solution.x @ (layers.matrix + 0.1 * np.eye(23))
     size = np.linalg.norm(left, axis=1) / np.linalg.norm(v, axis=1)
-    assert truth.relative_error(solution.residual, size) < (1e-5 if dtype == "float32" else 1e-2)
+    assert truth.relative_error(solution.residual, size) < rounding
 
 
 def test_of_a_large_rest_the_diagonal_is_taken(rng, monkeypatch):

@@ -10,20 +10,11 @@ import pytest
 import keras_influence as ki
 from keras_influence import CG, EKFAC, Arnoldi, Auto, LiSSA, Nystrom, StaleError
 from tests import truth
+from tests.questions.conftest import N
 from tests.questions.models import example_gradients, gauss_newton, network
 from tests.truth import L2
 
-N, WIDTH, SIZE = 40, 4, 35
-
-
-@pytest.fixture
-def train(rng):
-    return rng.normal(size=(N, 4)), rng.integers(0, 3, N)
-
-
-@pytest.fixture
-def test(rng):
-    return rng.normal(size=(5, 4)), rng.integers(0, 3, 5)
+WIDTH, SIZE = 4, 35
 
 
 def model_of():

@@ -9,23 +9,15 @@ import tensorflow as tf
 
 import keras_influence as ki
 from keras_influence.engine.data import batches
-from keras_influence.linalg.solvers import Direct
+from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.solvers import Direct, cg
 from keras_influence.questions import kept
 from tests import truth
+from tests.questions.conftest import N
 from tests.truth import L2
 
-N, DAMPING = 40, 0.1
+DAMPING = 0.1
 QUIET = {"damping": DAMPING, "verbose": 0}
-
-
-@pytest.fixture
-def train(rng):
-    return rng.normal(size=(N, 4)), rng.integers(0, 3, N)
-
-
-@pytest.fixture
-def test(rng):
-    return rng.normal(size=(5, 4)), rng.integers(0, 3, 5)
 
 
 @pytest.fixture
@@ -50,14 +42,16 @@ def ask(model, test, train, **options):
     return ki.influence(model, test, train, **{"method": "direct", **QUIET, **options}).values
 
 
-def expected(model, test, train, l2=L2, weights=None, chosen=slice(None), factor=1.0):
+def expected(
+    model, test, train, l2=L2, weights=None, chosen=slice(None), factor=1.0, damping=DAMPING
+):
     """In closed form; `factor` is that of the losses."""
     theta = truth.get_flat(model)
     closed = truth.SoftmaxRegression(*train, 3, l2, weights)
     g = factor * closed.w[:, None] * closed.example_gradients(theta)
     g_test = factor * truth.SoftmaxRegression(*test, 3, 0).example_gradients(theta)
     without = truth.SoftmaxRegression(*train, 3, 0.0, weights).hessian(theta)
-    h = (factor - 1) * without + closed.hessian(theta) + DAMPING * np.eye(15)
+    h = (factor - 1) * without + closed.hessian(theta) + damping * np.eye(15)
     return g_test[:, chosen] @ np.linalg.solve(h[chosen, chosen], g[:, chosen].T) / N
 
 
@@ -86,6 +80,21 @@ def test_answers_are_the_same_bits_as_if_nothing_were_kept(method, train, test):
     kept.forget()
     anew = ask(model, test, train, **about)
     assert np.array_equal(again, first) and np.array_equal(anew, first)
+
+
+def test_a_sketch_made_on_the_way_is_there_from_the_start_next_time(train, test, monkeypatch):
+    monkeypatch.setattr(cg, "_RANK", 4)
+    model, method = model_of(), ki.CG(tol=1e-10, preconditioner="nystrom")
+    train[0][:] *= [10.0, 3.0, 1.0, 0.1]  # Hard enough for it to be made.
+    about = {**QUIET, "damping": 1e-4, "curvature": "gauss_newton", "method": method}
+    passes = []
+    for _ in range(2):
+        scores = ki.influence(model, test, train, **about)
+        exact = expected(model, test, train, damping=1e-4)
+        assert truth.relative_error(scores.values, exact) < 1e-7
+        passes.append(scores.passes)
+    assert isinstance(kept._last[0].factor, LowRank)
+    assert passes[1] < passes[0]
 
 
 class Scaled:

@@ -20,11 +20,6 @@ def train(rng):
     return rng.normal(size=(N, 4)), rng.integers(0, CLASSES, N)
 
 
-@pytest.fixture
-def test(rng):
-    return rng.normal(size=(5, 4)), rng.integers(0, CLASSES, 5)
-
-
 def trained(optimizer, train, epochs, every=1):
     """Softmax regression by full-batch steps, its checkpoints, and θ where they were made."""
     model = truth.softmax_model(4, CLASSES, L2)

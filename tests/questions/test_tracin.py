@@ -39,11 +39,6 @@ def data(rng):
     return rng.normal(size=(24, 4)), rng.integers(0, 3, 24)
 
 
-@pytest.fixture
-def test(rng):
-    return rng.normal(size=(5, 4)), rng.integers(0, 3, 5)
-
-
 class Recorder(keras.callbacks.Callback):
     """The weights after each epoch, kept without the library."""
 

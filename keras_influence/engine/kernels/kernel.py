@@ -245,9 +245,7 @@ def over_vectors(function, vectors, loop, outputs=None):
         The results, stacked along a first axis of length k.
     """
     if vectors.shape[0] == 1:
-        return tf.nest.map_structure(
-            lambda t: tf.expand_dims(t, 0), function(tf.squeeze(vectors, 0))
-        )
+        return tf.nest.map_structure(lambda t: t[None], function(vectors[0]))
     if loop:
         dtypes = (vectors.dtype,) * outputs if outputs else vectors.dtype
         # More iterations at a time take memory, and no less time.
