@@ -21,9 +21,11 @@ PROBLEMS = {
     "softmax-10": Setup("softmax", 5000, 10, 5, 1e-3, 4e-5, "softmax regression, p = 7,850"),
     "softmax-100": Setup("softmax", 5000, 100, 5, 1e-3, 4e-5, "softmax regression, p = 7,850"),
     "mlp": Setup("mlp", 5000, 10, 40, 0.5, 1e-3, "MLP 784-128-10, p = 101,770"),
+    "mlp-100": Setup("mlp", 5000, 100, 40, 0.5, 1e-3, "MLP 784-128-10, p = 101,770"),
     "conv": Setup("conv", 500, 5, 40, 1.0, 1e-3, "conv net 16 and 32, p = 12,810"),
 }
 QUICK = {"softmax-10": {"n": 1000}, "mlp": {"n": 1000}}
+MLP = ("mlp", "mlp-100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +77,13 @@ CONTENDERS = [
         "dattri",
         "cg",
         True,
-        {"max_iter": 150, "mlp": {"max_iter": 50}, "conv": {"max_iter": 50}},
+        {"max_iter": 150, **dict.fromkeys((*MLP, "conv"), {"max_iter": 50})},
     ),
     Contender("dattri, Arnoldi", "dattri", "arnoldi", False),
     Contender("dattri, LiSSA", "dattri", "lissa", False, only=("softmax-10",)),
-    Contender("captum, Arnoldi", "captum", "arnoldi", False, only=(*SOFTMAX, "mlp")),
+    Contender("captum, Arnoldi", "captum", "arnoldi", False, only=(*SOFTMAX, *MLP)),
     Contender("kronfluence, EK-FAC", "kronfluence", "ekfac", False),
-    Contender("pyDVL, EK-FAC", "pydvl", "ekfac", False, only=(*SOFTMAX, "mlp")),
+    Contender("pyDVL, EK-FAC", "pydvl", "ekfac", False, only=(*SOFTMAX, *MLP)),
     Contender("dattri, DataInf", "dattri", "datainf", False, only=("softmax-10",)),
     Contender("TRAK", "trak", "trak", False, {"batch": 1000, "dim": 512}),
     Contender("influenciae, Arnoldi", "influenciae", "arnoldi", False, only=("softmax-10",)),

@@ -86,9 +86,9 @@ class Problem:
             self._batch_size = batch_size or fitting
             self.train = self.train.in_batches_of(self._batch_size)
             self.facts = self._facts()
-        self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
+            self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
+            self.looks = check_fresh(self.objective, self._few, self.facts, name)
         self.parameters = self.objective.parameters
-        self.looks = check_fresh(self.objective, self._few, self.facts)
         if smooth:
             checks.warn_about_kinks(model)
 
@@ -101,7 +101,7 @@ class Problem:
         batches = data.read(examples, batch_size, name, class_weight)
         few = few_of(batches)
         with remembering(self.model):
-            check_runs(self.model, few, name)
+            check_runs(self.model, few, name, chance=False)
             check_loss(self.model, batches, few, name)
         return batches
 
@@ -148,7 +148,7 @@ class Problem:
         part.n = part.train.n
         part._few = few_of(part.train)
         with remembering(self.model):
-            check_runs(self.model, part._few, self._name)
+            check_runs(self.model, part._few, self._name, chance=False)
             part.facts = part._facts()
         return part
 

@@ -5,7 +5,7 @@ import weakref
 from keras_influence import _keras
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.layers.scoring import value_of
-from keras_influence.engine.loss.looks import close
+from keras_influence.engine.loss.looks import called, close
 from keras_influence.engine.passes import journey
 
 # Compiled kernels live as long as the model and its compile state, and no longer.
@@ -30,7 +30,7 @@ def objective_of(model, variables, reading, added):
     return known[1][key]
 
 
-def check_fresh(objective, few, facts):
+def check_fresh(objective, few, facts, name):
     """Have the kernels traced anew if they no longer give what the model gives.
 
     A loss, a layer or a regulariser may read what a trace has frozen: a global, an attribute. The losses of a
@@ -44,7 +44,8 @@ def check_fresh(objective, few, facts):
     if facts.adds:
         train = facts.train()
         weights.append(train._replace(rest=0.0, total=(0.0,) * len(train.total)))
-    values = [float(value) for value in objective.values(few, weights)]
+    with called(objective.model(), few, name) as (parts, y_pred):
+        values = [float(value) for value in objective.values(parts, y_pred, weights)]
     if not all(close(value_of(objective, few, w), value) for w, value in zip(weights, values)):
         objective.kernels.forget()
         objective.contraction = objective.pseudo = None

@@ -77,15 +77,11 @@ class CompiledLoss:
             total = self.reading.examples(model, parts, y_pred, omega, weight)
             return total + self._rest(model, parts, y_pred, weight)
 
-    def values(self, batch, weights):
-        """`value` at θ as it is, of each of some `Weighting`s of numbers, by one call of the model."""
+    def values(self, parts, y_pred, weights):
+        """`value` at θ as it is, of each of some `Weighting`s of numbers; where the model was called."""
         weights = [Weighting.of(tf.constant(w.vector(), self.parameters.dtype)) for w in weights]
-        with self.at(self.parameters.tensors()):
-            model, parts, y_pred = self.called(batch)
-            about, omega = (model, parts, y_pred), self.ones(batch)
-            return [
-                self.reading.examples(*about, omega, w) + self._rest(*about, w) for w in weights
-            ]
+        about, omega = (self._model(), parts, y_pred), self.ones(y_pred)
+        return [self.reading.examples(*about, omega, w) + self._rest(*about, w) for w in weights]
 
     def examples(self, theta, omega, batch, weight):
         """Σ_i Σ_k ω_i s_ik e_ik as a scalar tensor."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import dataclasses
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.engine.data.rows import joined, layout
 from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.loss.forward import forward_of
 from keras_influence.engine.loss.terms import RefusedLoss
 
 # Examples that are looked at, drawn from all of the data.
@@ -51,14 +53,44 @@ def halves(size):
 def remembering(model):
     """A context in which the model is not called twice on the same few examples, unless asked to.
 
-    Only where what all of its layers do is Keras's own: it leaves nothing behind.
+    A large one is called once, and on further examples by a `forward` that agrees with that. Both
+    only where what all of its layers do is Keras's own: it leaves nothing behind.
     """
     plain = all(map(_is_plain, model._flatten_layers()))
-    token = _remembered.set({} if plain else None)
+    token = _remembered.set(_Memory() if plain else None)
     try:
         yield
     finally:
         _remembered.reset(token)
+
+
+@dataclasses.dataclass
+class _Memory:
+    """What is known of a model: its outputs by what the inputs hold, and a `Forward` if it is worth one.
+
+    `first` is the first of the inputs and its outputs, until there is a forward to be held against them.
+    """
+
+    outputs: dict = dataclasses.field(default_factory=dict)
+    first: tuple | None = None
+    forward: object = None
+
+    def keep(self, key, x, y_pred):
+        if not self.outputs:
+            self.first = x, y_pred
+        self.outputs[key] = y_pred
+
+    def recall(self, model, key, x):
+        """The outputs for x without a call of the model's layers one by one, or None."""
+        if key in self.outputs:
+            return self.outputs[key]
+        if self.first is not None:
+            self.forward, self.first = forward_of(model, *self.first), None
+        if self.forward is None:
+            return None
+        with contextlib.suppress(Exception):  # The model itself says what is wrong with x.
+            return self.forward(x)
+        return None
 
 
 @contextlib.contextmanager
@@ -79,18 +111,17 @@ def called(model, batch, name="train", state=(), anew=False):
         key = _contents(parts[0])
     scope = keras.StatelessScope(values, collect_losses=True)
     with _keras.looking_into(model), scope:
-        if key is not None and key in known and not anew:
-            yield parts, known[key]
-            return
-        try:
-            y_pred = _keras.call_model(model, parts[0])
-        except Exception as error:
-            raise ValueError(
-                f"`{name}` does not fit the model's inputs: {error}{_hint(model)}"
-            ) from error
+        y_pred = None if key is None or anew else known.recall(model, key, parts[0])
+        if y_pred is None:
+            try:
+                y_pred = _keras.call_model(model, parts[0])
+            except Exception as error:
+                raise ValueError(
+                    f"`{name}` does not fit the model's inputs: {error}{_hint(model)}"
+                ) from error
         # What layers add belongs to the scope of the call.
         if key is not None and not scope.losses:
-            known[key] = y_pred
+            known.keep(key, parts[0], y_pred)
         yield parts, y_pred
 
 
