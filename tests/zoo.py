@@ -4,8 +4,6 @@ Every output is a logit or a regression value, so that z, where the Gauss-Newton
 matrix is taken, is the model's output.
 """
 
-import functools
-
 import keras
 import numpy as np
 
@@ -40,11 +38,26 @@ def _tokens(body):
     return make, lambda rng: (rng.integers(0, 7, (6, 5)), rng.integers(0, 3, 6))
 
 
+def _side_by_side(branches, shape):
+    """Networks of some layers each, side by side, and a classifier of all they give."""
+
+    def make():
+        inputs = keras.Input(shape)
+        ends = []
+        for branch in branches:
+            hidden = inputs
+            for layer in branch():
+                hidden = layer(hidden)
+            ends.append(hidden if len(hidden.shape) == 2 else layers.Flatten()(hidden))
+        return _compiled(keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(ends))))
+
+    return make, lambda rng: (rng.normal(size=(6, *shape)), rng.integers(0, 3, 6))
+
+
 def _activations(names):
-    """A layer of each of them, side by side."""
-    inputs = keras.Input((4,))
-    hidden = [layers.Dense(2, activation=name)(inputs) for name in names]
-    return _compiled(keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(hidden))))
+    return _side_by_side(
+        [lambda name=name: [layers.Dense(2, activation=name)] for name in names], (4,)
+    )
 
 
 def _residual():
@@ -174,7 +187,7 @@ ACTIVATIONS = [
 ZOO = {
     "Dense tanh": _classify(lambda: [layers.Dense(4, "tanh")], (3,)),
     **{
-        f"activations {', '.join(names)}": (functools.partial(_activations, names), _vectors())
+        f"side by side: {', '.join(names)}": _activations(names)
         for names in (ACTIVATIONS[:6], ACTIVATIONS[6:11], ACTIVATIONS[11:])
     },
     "PReLU": _classify(lambda: [layers.Dense(4), layers.PReLU("ones")], (3,)),
@@ -188,29 +201,32 @@ ZOO = {
     "Conv2DTranspose": _classify(
         lambda: [layers.Conv2DTranspose(2, 2, strides=2, activation=SMOOTH)], (3, 3, 1)
     ),
-    **{
-        name: _classify(
-            lambda make=make: [layers.Conv2D(2, 2, activation=SMOOTH), make()], (5, 5, 1)
-        )
-        for name, make in {
-            "MaxPooling2D": lambda: layers.MaxPooling2D(2),
-            "AveragePooling2D": lambda: layers.AveragePooling2D(2),
-            "GlobalMaxPooling2D": layers.GlobalMaxPooling2D,
-            "GlobalAveragePooling2D": layers.GlobalAveragePooling2D,
-        }.items()
-    },
+    "side by side: poolings": _side_by_side(
+        [
+            lambda make=make: [layers.Conv2D(2, 2, activation=SMOOTH), make()]
+            for make in (
+                lambda: layers.MaxPooling2D(2),
+                lambda: layers.AveragePooling2D(2),
+                layers.GlobalMaxPooling2D,
+                layers.GlobalAveragePooling2D,
+            )
+        ],
+        (5, 5, 1),
+    ),
     "MaxPooling1D": _classify(lambda: [layers.Conv1D(2, 2), layers.MaxPooling1D()], (6, 1)),
     "UpSampling and padding": _classify(
         lambda: [layers.Conv2D(1, 2), layers.UpSampling2D(), layers.ZeroPadding2D()], (3, 3, 1)
     ),
-    "BatchNormalization": _classify(lambda: [layers.Dense(4), layers.BatchNormalization()], (3,)),
-    "LayerNormalization": _classify(lambda: [layers.Dense(4), layers.LayerNormalization()], (3,)),
-    "GroupNormalization": _classify(lambda: [layers.Dense(6), layers.GroupNormalization(2)], (3,)),
-    "UnitNormalization": _classify(lambda: [layers.Dense(4), layers.UnitNormalization()], (3,)),
-    **(
-        {"RMSNormalization": _classify(lambda: [layers.Dense(4), layers.RMSNormalization()], (3,))}
-        if hasattr(layers, "RMSNormalization")
-        else {}
+    "side by side: normalisations": _side_by_side(
+        [
+            lambda make=make: [layers.Dense(6), make()]
+            for make in (
+                *(layers.BatchNormalization, layers.LayerNormalization, layers.UnitNormalization),
+                lambda: layers.GroupNormalization(2),
+                *([layers.RMSNormalization] if hasattr(layers, "RMSNormalization") else []),
+            )
+        ],
+        (3,),
     ),
     "dropout": _classify(
         lambda: [layers.GaussianNoise(0.5), layers.Dense(4, "tanh"), layers.Dropout(0.5)], (3,)
@@ -271,8 +287,7 @@ ZOO = {
 }
 
 
-# Tracing the derivatives of Keras's recurrent loops takes many seconds: fewer kernels for these.
-SLOW = {
-    "Embedding with mask, LSTM", "GRU", "SimpleRNN", "Bidirectional", "ConvLSTM2D",
-    "sequence output", "transformer block",
-}  # fmt: skip
+# Tracing the derivatives of Keras's recurrent loops takes many seconds, of some too many for each run.
+SLOW = {"Embedding with mask, LSTM", "GRU", "Bidirectional", "ConvLSTM2D"}
+# Fewer kernels for these.
+LARGE = SLOW | {"SimpleRNN", "sequence output", "transformer block"}

@@ -102,6 +102,7 @@ class Cell(layers.Layer):
         return h, [h]
 
 
+@pytest.mark.slow
 def test_layers_inside_a_loop(rng):
     inputs = keras.Input((4, 2))
     model = _compiled(layers.Dense(3, "softmax")(layers.RNN(Cell(3))(inputs)), inputs)
@@ -245,6 +246,7 @@ def test_what_fails_on_bad_labels_is_not_kept_for_good_ones(rng):
     assert not problem.objective.kernels.loop
 
 
+@pytest.mark.slow
 def test_threads_get_the_answers_of_one(rng):
     inputs = keras.Input((6,))
     hidden = layers.LayerNormalization()(layers.Dense(5, "tanh")(inputs))

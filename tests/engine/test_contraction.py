@@ -11,6 +11,7 @@ from keras_influence.engine.layers.sites import linear_layers, signals
 from keras_influence.engine.problem import Problem
 from tests import truth
 from tests.conftest import set_precision
+from tests.pool import pooled
 
 layers = keras.layers
 regularizers = keras.regularizers
@@ -124,6 +125,11 @@ def _model(shape, stack, classes=3):
     return model
 
 
+@pooled
+def _contracted(name):
+    return _model(*CONTRACTED[name]())
+
+
 def _data(model, rng):
     shape = model.input_shape[1:]
     return rng.normal(size=(N, *shape)), rng.integers(0, 3, N)
@@ -156,7 +162,7 @@ def _check(model, train, g, contracted, tolerance=1e-8, times=1, **options):
 
 @pytest.mark.parametrize("name", CONTRACTED)
 def test_contraction_agrees_with_a_loop_over_examples(name, rng):
-    model = _model(*CONTRACTED[name]())
+    model = _contracted(name)
     x, y = _data(model, rng)
     _check(model, (x, y), _example_gradients(model, x, y), contracted=True)
 
@@ -169,7 +175,7 @@ def test_other_layers_take_the_plain_path(name, rng):
 
 
 def test_sample_weights_are_in_the_contraction(rng):
-    model = _model(*CONTRACTED["regularisers"]())
+    model = _contracted("regularisers")
     x, y = _data(model, rng)
     w = rng.uniform(0.5, 2, N)
     _check(model, (x, y, w), _example_gradients(model, x, y, w), contracted=True)
@@ -194,7 +200,7 @@ def test_what_a_layer_adds_for_an_example_is_part_of_it(rng, weighted):
 
 
 def test_a_summed_loss_is_contracted_as_a_sum(rng):
-    model = _model(*CONTRACTED["dilation"]())
+    model = _contracted("dilation")
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(reduction="sum"))
     x, y = _data(model, rng)
     # The objective is n times larger, so a score is not divided by n.
@@ -202,7 +208,7 @@ def test_a_summed_loss_is_contracted_as_a_sum(rng):
 
 
 def test_a_part_of_a_layer_can_be_theta(rng):
-    model = _model(*CONTRACTED["same"]())
+    model = _contracted("same")
     x, y = _data(model, rng)
     kernels = [v for v in model.trainable_variables if v.name == "kernel"]
     keep = np.concatenate(
@@ -277,20 +283,20 @@ def test_several_outputs(rng):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_lower_precisions_are_contracted_in_float32(policy, rng):
-    weights = _model(*CONTRACTED["same"]()).get_weights()
-    x, y = _data(_model(*CONTRACTED["same"]()), rng)
-    model = _model(*CONTRACTED["same"]())
+    weights = _contracted("same").get_weights()
+    x, y = _data(_contracted("same"), rng)
+    model = _contracted("same")
     model.set_weights([w.astype("float32") for w in weights])
     g = _example_gradients(model, x.astype("float32"), y)
     set_precision("float32")
     keras.config.set_dtype_policy(policy)
-    low = _model(*CONTRACTED["same"]())
+    low = _contracted("same")
     low.set_weights(weights)
     _check(low, (x, y), g, contracted=True, tolerance=1e-4)
 
 
 def test_layers_are_as_before_also_after_an_error(rng):
-    model = _model(*CONTRACTED["same"]())
+    model = _contracted("same")
     before = [dict(vars(layer)) for layer in model.layers]
     problem = Problem(model, _data(model, rng))
     batch = next(iter(problem.train))

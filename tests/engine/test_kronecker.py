@@ -376,14 +376,20 @@ BY_NO_EXAMPLE = {
 }
 
 
-@pytest.mark.parametrize("name", BY_NO_EXAMPLE)
-@pytest.mark.parametrize("batch_size", [4, 7])
-def test_layers_whose_first_axis_is_not_that_of_the_examples(name, batch_size, float64, rng):
-    """Batches of four have as many examples as there are positions."""
+@pooled
+def _by_no_example(name):
     keras.utils.set_random_seed(2)
     inputs = keras.Input((4, 3))
     model = keras.Model(inputs, layers.Dense(1)(BY_NO_EXAMPLE[name](inputs)))
     model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize("batch_size", [4, 7])
+@pytest.mark.parametrize("name", BY_NO_EXAMPLE)
+def test_layers_whose_first_axis_is_not_that_of_the_examples(name, batch_size, float64, rng):
+    """Batches of four have as many examples as there are positions."""
+    model = _by_no_example(name)
     operator = _operator(model, (rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 1))), batch_size)
     blocks = operator.kronecker(60 if name == "positions" else 1, seed=0)
     odd = [b for b in blocks if not b.by_example]

@@ -152,8 +152,9 @@ def test_a_loss_of_whole_images(rng):
     assert truth.relative_error(found.values * 5e12, g[:2] @ g.T) < 1e-8
 
 
+@pooled
 def softmax_with(reduction, l2=truth.L2):
-    model = truth.softmax_model(4, 3, l2)
+    model = truth.softmax_model.fresh(4, 3, l2)
     model.compile("sgd", losses.SparseCategoricalCrossentropy(reduction=reduction))
     return model
 

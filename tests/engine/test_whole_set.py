@@ -11,7 +11,7 @@ from tests import truth
 from tests.zoo import ZOO
 
 NAMES = (
-    *("Conv2D", "BatchNormalization", "Embedding with mask, LSTM", "frozen backbone"),
+    *("Conv2D", "side by side: normalisations", "Embedding with mask, LSTM", "frozen backbone"),
     *(
         "several inputs",
         "several outputs",

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
-from tests.zoo import SLOW, ZOO
+from tests.zoo import LARGE, SLOW, ZOO
 
 pytestmark = pytest.mark.filterwarnings("ignore::keras_influence.ObjectiveWarning")
 
@@ -96,7 +96,9 @@ SUMMED_PER_BATCH = {"activity regulariser"} if keras.__version__ < "3.14" else s
 
 
 @pytest.mark.each_case
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in ZOO]
+)
 def test_products_and_scores(name, rng):
     make, data = ZOO[name]
     model, (x, y) = make(), data(rng)
@@ -106,7 +108,7 @@ def test_products_and_scores(name, rng):
     train = (x, y)
     # Layers that stand side by side are right each by itself.
     sizes = [sum(v.numpy().size for v in layer.trainable_variables) for layer in model.layers]
-    parts = [n for n in sizes if n] if name.startswith("activations") else [size]
+    parts = [n for n in sizes if n] if name.startswith("side by side") else [size]
 
     hessian = ki.hvp(model, v, train, batch_size=batch_size)
     gauss_newton = ki.hvp(model, v, train, batch_size=batch_size, curvature="gauss_newton")
@@ -116,7 +118,7 @@ def test_products_and_scores(name, rng):
         exact = finite_difference_gauss_newton(model, x, y, v[:, j])
         exact = exact + _penalty_hvp(model, x, v[:, j])
         assert _error(gauss_newton[:, j], exact, parts) < 1e-6
-    if name not in SLOW:
+    if name not in LARGE:
         assert truth.relative_error(ki.hvp(model, v[:, 0], train), hessian[:, 0]) < 1e-9
 
     def row(structure, i):
@@ -137,7 +139,7 @@ def test_products_and_scores(name, rng):
     plain = ki.CG(preconditioner=None)
     test = (row(x, 0), row(y, 0)), tuple(tf.nest.map_structure(lambda a: a[:2], t) for t in train)
     for count, some in enumerate(test, 1):
-        if count == 2 and name in SLOW:
+        if count == 2 and name in LARGE:
             continue
         scores = ki.influence(
             model, some, train, damping=1e13, method=plain, curvature="gauss_newton", batch_size=4
@@ -182,7 +184,7 @@ def test_lora_adapters_are_the_parameters(rng):
     assert truth.relative_error(ki.hvp(lora, v, train), exact) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["Conv2D", "LayerNormalization", "several outputs"])
+@pytest.mark.parametrize("name", ["Conv2D", "side by side: normalisations", "several outputs"])
 def test_run_eagerly_and_jit_compile_do_no_harm(name, rng):
     make, data = ZOO[name]
     model, train = make(), data(rng)

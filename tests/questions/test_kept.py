@@ -34,8 +34,7 @@ def made(monkeypatch):
 
 
 def model_of(l2=L2):
-    # Not one that an earlier test has had.
-    return truth.softmax_model.fresh(4, 3, l2)
+    return truth.softmax_model(4, 3, l2)
 
 
 def ask(model, test, train, **options):
@@ -225,7 +224,7 @@ def test_a_plan_that_made_way_for_another_is_not_what_is_kept(train, made):
 
 
 def test_it_is_gone_with_the_model(train, test):
-    model = model_of()
+    model = truth.softmax_model.fresh(4, 3, L2)
     ask(model, test, train)
     assert kept._last
     del model

@@ -79,9 +79,18 @@ class CompiledLoss:
 
     def values(self, parts, y_pred, weights):
         """`value` at θ as it is, of each of some `Weighting`s of numbers; where the model was called."""
-        weights = [Weighting.of(tf.constant(w.vector(), self.parameters.dtype)) for w in weights]
         about, omega = (self._model(), parts, y_pred), self.ones(y_pred)
-        return [self.reading.examples(*about, omega, w) + self._rest(*about, w) for w in weights]
+        return [self._value(about, omega, w) for w in weights]
+
+    def _value(self, about, omega, numbers):
+        """What has the factor zero is not computed."""
+        weight = Weighting.of(tf.constant(numbers.vector(), self.parameters.dtype))
+        value = tf.zeros([], self.parameters.dtype)
+        if numbers.own or any(numbers.total):
+            value += self.reading.examples(*about, omega, weight)
+        if numbers.added or numbers.added_sum or numbers.rest:
+            value += self._rest(*about, weight)
+        return value
 
     def examples(self, theta, omega, batch, weight):
         """Σ_i Σ_k ω_i s_ik e_ik as a scalar tensor."""

@@ -97,12 +97,12 @@ def _term(call):
     left = tf.ones([size, 1], values.dtype)
     if mask is not None:
         left = tf.reshape(tf.cast(mask, values.dtype), [size, -1])
-    share = tf.cast(tf.size(values), values.dtype) / tf.cast(size, values.dtype)
-    total = tf.cast(tf.size(left), values.dtype)
+    entries, steps = (tf.cast(_numbers(t), values.dtype) for t in (values, left))
+    share = entries / tf.cast(size, values.dtype)
     return Term(
         examples=factor * _sum(values),
         entries=share * tf.reduce_mean(left, 1) if divides == MEAN else tf.ones_like(left[:, 0]),
-        counts=tf.stack([tf.cast(tf.size(values), values.dtype), tf.reduce_sum(left), total]),
+        counts=tf.stack([entries, tf.reduce_sum(left), steps]),
         divides=divides,
         whole=whole,
         masked=mask is not None,
@@ -161,8 +161,16 @@ def expanded(omega, rank):
 
 
 def rows_of(structure):
-    """Number of examples in a batch, as a tensor."""
-    return tf.shape(tf.nest.flatten(structure)[0])[0]
+    """Number of examples in a batch: a number where it is known, else a tensor."""
+    first = tf.nest.flatten(structure)[0]
+    known = first.shape[0] if first.shape.rank else None
+    return tf.shape(first)[0] if known is None else known
+
+
+def _numbers(tensor):
+    """How many there are in it: a number where it is known, else a tensor."""
+    known = tensor.shape.num_elements()
+    return tf.size(tensor) if known is None else known
 
 
 def _sum(values):

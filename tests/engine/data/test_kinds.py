@@ -10,6 +10,7 @@ import tensorflow as tf
 import keras_influence as ki
 from keras_influence.engine.data import batches as data_room
 from tests import truth
+from tests.pool import pooled
 from tests.truth import L2
 
 WORDS = np.array(["red", "green", "blue", "apple", "pear", "sky", "sea"])
@@ -31,18 +32,28 @@ def softmax_of(inputs, features):
     return model
 
 
+@pooled
+def of_texts():
+    inputs = keras.Input((1,), dtype="string")
+    vectors = keras.layers.TextVectorization(vocabulary=WORDS, output_mode="multi_hot")
+    return softmax_of(inputs, keras.ops.cast(vectors(inputs), "float64"))
+
+
+@pooled
+def of_sparse():
+    inputs = keras.Input((6,), sparse=True)
+    return softmax_of(inputs, inputs)
+
+
 @pytest.fixture
 def bags(rng):
     """A model of texts, the texts, labels, and the bags of words that it makes of them."""
     has = rng.uniform(size=(23, len(WORDS))) < 0.4
     has[:, 0] |= ~has.any(axis=1)
     texts = np.array([" ".join(WORDS[row]) for row in has])
-    inputs = keras.Input((1,), dtype="string")
-    vectors = keras.layers.TextVectorization(vocabulary=WORDS, output_mode="multi_hot")
-    model = softmax_of(inputs, keras.ops.cast(vectors(inputs), "float64"))
     # The first place is for words that are not in the vocabulary.
     features = np.hstack([np.zeros((23, 1)), has])
-    return model, texts, rng.integers(0, 3, 23), features
+    return of_texts(), texts, rng.integers(0, 3, 23), features
 
 
 STRINGS = {
@@ -100,8 +111,7 @@ def test_a_string_that_changes_between_passes_is_seen(bags):
 @pytest.fixture
 def sparse(rng):
     x = rng.normal(size=(23, 6)) * (rng.uniform(size=(23, 6)) < 0.4)
-    inputs = keras.Input((6,), sparse=True)
-    return softmax_of(inputs, inputs), x, rng.integers(0, 3, 23)
+    return of_sparse(), x, rng.integers(0, 3, 23)
 
 
 SPARSE = {

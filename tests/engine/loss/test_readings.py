@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
+from tests.pool import pooled
 
 layers, losses, ops = keras.layers, keras.losses, keras.ops
 LAMBDA = 0.7
@@ -36,12 +37,18 @@ def _scores(model, test, train, **options):
     return ki.influence(model, test, train, verbose=0, **options).values
 
 
-def _sequences(rng, loss, mask=False):
+@pooled
+def _steps(mask=False, **options):
     inputs = keras.Input((4, 2))
     hidden = layers.Masking(0.0)(inputs) if mask else inputs
     dense = layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.05))
     model = keras.Model(inputs, dense(hidden))
-    model.compile("sgd", loss)
+    model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True, **options))
+    return model
+
+
+def _sequences(rng, **options):
+    model = _steps(**options)
     for v in model.trainable_variables:
         v.assign(rng.normal(size=v.shape))
     return model, rng.normal(size=(70, 4, 2)), rng.integers(0, 3, (70, 4))
@@ -51,8 +58,7 @@ def _sequences(rng, loss, mask=False):
 @pytest.mark.parametrize("first", [0, 66])
 def test_labels_that_are_ignored(batch_size, first, rng):
     """Also where none is ignored among the first examples: no batch tells what to divide by."""
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
-    model, x, y = _sequences(rng, loss)
+    model, x, y = _sequences(rng, ignore_class=-1)
     y[first:][rng.random((70 - first, 4)) < 0.6] = -1
     y[:, 0] = 1  # Some label in each.
     expected = _expected(model, (x[:2], y[:2]), (x, y), steps=(4,))
@@ -63,8 +69,7 @@ def test_labels_that_are_ignored(batch_size, first, rng):
 @pytest.mark.parametrize("batch_size", [1, 5, 256])
 @pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size"])
 def test_steps_that_are_masked(batch_size, reduction, rng):
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
-    model, x, y = _sequences(rng, loss, mask=True)
+    model, x, y = _sequences(rng, mask=True, reduction=reduction)
     x[::3, 2:] = 0
     expected = _expected(model, (x[:2], y[:2]), (x, y), steps=(4,))
     found = _scores(model, (x[:2], y[:2]), (x, y), batch_size=batch_size)
@@ -209,11 +214,16 @@ class Delegating(keras.Model):
         )
 
 
-def _delegating(rng, n, **options):
+@pooled
+def _delegating_model(**options):
     inputs = keras.Input((4, 2))
     model = Delegating(inputs, layers.Dense(3)(inputs))
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True, **options)
-    model.compile("sgd", loss)
+    model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True, **options))
+    return model
+
+
+def _delegating(rng, n, **options):
+    model = _delegating_model(**options)
     return model, rng.normal(size=(n, 4, 2)), rng.integers(0, 3, (n, 4))
 
 
