@@ -18,6 +18,8 @@ from keras_influence.engine.loss.terms import RefusedLoss
 FEW = 8
 # Numbers that should be equal differ by no more than this, relative to their size.
 TOLERANCE = 1e-3
+# Outputs for a few examples that are held at most.
+_HELD = 64
 # What a model has put out for a few examples, by what they are, while nothing can change it.
 _remembered = contextvars.ContextVar("remembered", default=None)
 
@@ -66,9 +68,9 @@ def remembering(model):
 
 @dataclasses.dataclass
 class _Memory:
-    """What is known of a model: its outputs by what the inputs hold, and a `Forward` if it is worth one.
+    """What is known of a model: outputs by what a few inputs hold, and a `forward` if it is worth one.
 
-    `first` is the first of the inputs and its outputs, until there is a forward to be held against them.
+    `first` are the first inputs and outputs, until there is a forward to be held against them.
     """
 
     outputs: dict = dataclasses.field(default_factory=dict)
@@ -78,11 +80,12 @@ class _Memory:
     def keep(self, key, x, y_pred):
         if not self.outputs:
             self.first = x, y_pred
-        self.outputs[key] = y_pred
+        if len(self.outputs) < _HELD:
+            self.outputs[key] = y_pred
 
     def recall(self, model, key, x):
         """The outputs for x without a call of the model's layers one by one, or None."""
-        if key in self.outputs:
+        if key is not None and key in self.outputs:
             return self.outputs[key]
         if self.first is not None:
             self.forward, self.first = forward_of(model, *self.first), None
@@ -106,12 +109,13 @@ def called(model, batch, name="train", state=(), anew=False):
     """
     parts = keras.utils.unpack_x_y_sample_weight(batch)
     values = [*((v, v.value) for v in model.trainable_variables), *state]
-    known, key = _remembered.get(), None
-    if known is not None and not state:
-        key = _contents(parts[0])
+    known = None if state else _remembered.get()
+    # Of whole batches nothing is held.
+    few = known is not None and batch_size(batch) <= 2 * FEW
+    key = _contents(parts[0]) if few else None
     scope = keras.StatelessScope(values, collect_losses=True)
     with _keras.looking_into(model), scope:
-        y_pred = None if key is None or anew else known.recall(model, key, parts[0])
+        y_pred = None if known is None or anew else known.recall(model, key, parts[0])
         if y_pred is None:
             try:
                 y_pred = _keras.call_model(model, parts[0])

@@ -42,6 +42,19 @@ def test_outputs_are_remembered_by_contents(x):
         np.testing.assert_allclose(_outputs(model, x), truth, rtol=1e-5, atol=1e-6)
 
 
+def test_of_all_data_only_some_is_remembered(x, rng):
+    """Looks at a loss of the user's go through every batch."""
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    batch = keras.ops.convert_to_tensor(rng.normal(size=(17, 3)).astype(np.float32))
+    with looks.remembering(model):
+        first = _outputs(model, x)
+        assert _outputs(model, batch) is not _outputs(model, batch)
+        for i in range(100):
+            _outputs(model, x + i)
+        assert _outputs(model, x) is first
+        assert len(looks._remembered.get().outputs) == 64
+
+
 @pytest.mark.parametrize(
     "layer",
     [Counted(2), layers.Lambda(lambda t: t * 2), layers.ActivityRegularization(0.1)],
