@@ -55,9 +55,8 @@ def _side_by_side(branches, shape):
 
 
 def _activations(names):
-    return _side_by_side(
-        [lambda name=name: [layers.Dense(2, activation=name)] for name in names], (4,)
-    )
+    known = [lambda name=name: [layers.Dense(2, activation=name)] for name in names]
+    return _side_by_side([*known, lambda: [layers.Dense(2), layers.PReLU("ones")]], (4,))
 
 
 def _residual():
@@ -190,16 +189,16 @@ ZOO = {
         f"side by side: {', '.join(names)}": _activations(names)
         for names in (ACTIVATIONS[:6], ACTIVATIONS[6:11], ACTIVATIONS[11:])
     },
-    "PReLU": _classify(lambda: [layers.Dense(4), layers.PReLU("ones")], (3,)),
     "Conv1D": _classify(lambda: [layers.Conv1D(2, 3, activation=SMOOTH)], (6, 2)),
     "Conv2D": _classify(lambda: [layers.Conv2D(2, 3, activation=SMOOTH)], (5, 5, 2)),
     "Conv3D": _classify(lambda: [layers.Conv3D(2, 2, activation=SMOOTH)], (3, 3, 3, 1)),
-    "DepthwiseConv2D": _classify(lambda: [layers.DepthwiseConv2D(2, activation=SMOOTH)], (4, 4, 2)),
-    "SeparableConv2D": _classify(
-        lambda: [layers.SeparableConv2D(2, 2, activation=SMOOTH)], (4, 4, 2)
-    ),
-    "Conv2DTranspose": _classify(
-        lambda: [layers.Conv2DTranspose(2, 2, strides=2, activation=SMOOTH)], (3, 3, 1)
+    "side by side: other convolutions": _side_by_side(
+        [
+            lambda: [layers.DepthwiseConv2D(2, activation=SMOOTH)],
+            lambda: [layers.SeparableConv2D(2, 2, activation=SMOOTH)],
+            lambda: [layers.Conv2DTranspose(2, 2, strides=2, activation=SMOOTH)],
+        ],
+        (4, 4, 2),
     ),
     "side by side: poolings": _side_by_side(
         [
@@ -287,7 +286,7 @@ ZOO = {
 }
 
 
-# Tracing the derivatives of Keras's recurrent loops takes many seconds, of some too many for each run.
-SLOW = {"Embedding with mask, LSTM", "GRU", "Bidirectional", "ConvLSTM2D"}
+# Tracing the derivatives of some takes too many seconds for each run.
+SLOW = {"Embedding with mask, LSTM", "GRU", "Bidirectional", "ConvLSTM2D", "transformer block"}
 # Fewer kernels for these.
-LARGE = SLOW | {"SimpleRNN", "sequence output", "transformer block"}
+LARGE = SLOW | {"SimpleRNN", "sequence output"}

@@ -210,6 +210,7 @@ def test_a_sum_counts_visits(train, test):
     assert truth.relative_error(found[1], found[0]) < 1e-6
 
 
+@pytest.mark.slow
 def test_of_a_net_it_comes_nearer_to_the_derivative_of_the_run_than_others(train, test):
     """A net that was stopped early, after steps on minibatches; the derivative is `Replay`'s."""
     dense = keras.layers.Dense

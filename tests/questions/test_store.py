@@ -279,7 +279,14 @@ ki.influence(model, test, train, store=f"{folder}/scores.zarr", **options)
 """
 
 
-@pytest.mark.parametrize(("moment", "done"), [("chunk", 3), ("state", 6), ("after", 6)])
+@pytest.mark.parametrize(
+    ("moment", "done"),
+    [
+        ("chunk", 3),
+        pytest.param("state", 6, marks=pytest.mark.slow),
+        pytest.param("after", 6, marks=pytest.mark.slow),
+    ],
+)
 def test_killed(moment, done, train, test, exact, solves, tmp_path):
     """Within a block's chunks; before its attributes are renamed into place; and right after, a client of Dask's.
 

@@ -151,11 +151,13 @@ class MatrixPart:
         step = max(1, _NUMBERS // max(positions * (height + width) + each, 1))
         for start in range(0, count, step):
             some = slice(start, start + step)
+            # A slice that is all of a tensor would still take a millisecond.
+            here = raw if step >= count else [(a[some], delta[some]) for a, delta in raw]
             calls = []
-            for inputs, delta in raw:
-                view = as_matrix(Site(self.layer, (inputs[some],), {}, None))
-                calls.append(view.signals(delta[some], height))
-            yield tuple(tf.concat(parts, 1) for parts in zip(*calls))
+            for inputs, delta in here:
+                view = as_matrix(Site(self.layer, (inputs,), {}, None))
+                calls.append(view.signals(delta, height))
+            yield calls[0] if len(calls) == 1 else tuple(tf.concat(c, 1) for c in zip(*calls))
 
 
 def _indexed(positions, indices, delta):

@@ -50,8 +50,8 @@ class View(NamedTuple):
         if self.indices:
             return a, delta
         a = tf.cast(a, delta.dtype)
-        ones = tf.ones_like(a[..., :1])
-        return (tf.concat([a, ones], 2) if height > self.height else a), delta
+        one = [[0, 0], [0, 0], [0, 1]]
+        return (tf.pad(a, one, constant_values=1) if height > self.height else a), delta
 
 
 def as_matrix(site):
@@ -105,9 +105,9 @@ def _embedding(layer, x):
 
 def _positions(tensor):
     """(b, ..., d) as (b, T, d)."""
-    inner = tensor.shape[1:-1]
+    rows, *inner, width = tensor.shape
     count = int(np.prod(inner)) if None not in inner else -1
-    return tf.reshape(tensor, [tf.shape(tensor)[0], count, tensor.shape[-1]])
+    return tf.reshape(tensor, [tf.shape(tensor)[0] if rows is None else rows, count, width])
 
 
 def _patches(layer, x):
