@@ -175,6 +175,15 @@ def test_eigenvalues_are_the_diagonal_in_the_basis(name, float64, rng):
     assert all(_is_right(block, dense) for block in blocks)
 
 
+@pytest.mark.parametrize("name", ["conv", "called twice"])
+def test_examples_that_do_not_fit_together_are_taken_in_slices(name, float64, rng, monkeypatch):
+    monkeypatch.setattr(matrix_part, "_NUMBERS", 1)
+    operator = _operator(_model(name), _data(name, rng))
+    blocks = operator.kronecker(pseudo_gradients=1, seed=0)
+    dense = operator.to_dense()
+    assert all(_is_right(block, dense) for block in blocks)
+
+
 def test_several_outputs_are_right_on_average(float64, rng):
     model = _model("dense", scalar=False)
     operator = _operator(model, _data("dense", rng, scalar=False))

@@ -79,7 +79,7 @@ class _Forward:
         seen = []
 
         def trace(*flat):
-            with keras.StatelessScope():  # Variables give what they hold when it is run.
+            with keras.StatelessScope():  # What a layer assigns does not leave the trace.
                 y_pred = _keras.call_model(self._model(), tf.nest.pack_sequence_as(x, flat))
             leaves = tf.nest.flatten(y_pred)
             names = [[n for n in _CARRIED if getattr(t, n, None) is not None] for t in leaves]

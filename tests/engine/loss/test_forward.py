@@ -1,5 +1,8 @@
 """The compiled call of a large model: what it gives, when it is made anew, and when it is not there."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -21,13 +24,18 @@ def deep(activation="tanh", last="softmax"):
 
 
 @pytest.fixture
-def eager(monkeypatch):
-    """How often a model is called layer by layer, as it grows."""
+def traced():
+    """The calls of a model while it is traced, as they come."""
+    return []
+
+
+@pytest.fixture
+def eager(traced, monkeypatch):
+    """The calls of a model layer by layer, as they come."""
     calls, original = [], _keras.call_model
 
     def counted(model, x):
-        if tf.executing_eagerly():
-            calls.append(x)
+        (calls if tf.executing_eagerly() else traced).append(x)
         return original(model, x)
 
     monkeypatch.setattr(_keras, "call_model", counted)
@@ -62,14 +70,25 @@ def test_a_large_model_is_called_once_and_compiled(x, eager):
     assert len(eager) == 4
 
 
-def test_it_follows_weights_and_what_was_set_in_place(x, eager):
+def test_it_follows_weights_and_what_was_set_in_place(x, eager, traced):
     model = deep()
     outputs(model, x)
     model.layers[0].kernel.assign_add(np.ones((3, 3)))
     np.testing.assert_allclose(outputs(model, x)[1], model(x)[:2], rtol=1e-12)
+    assert len(traced) == 1
     model.layers[3].activation = keras.activations.sigmoid
     np.testing.assert_allclose(outputs(model, x)[1], model(x)[:2], rtol=1e-12)
-    assert len(eager) == 3
+    assert len(eager) == 3 and len(traced) == 2
+
+
+def test_it_goes_with_the_model(x):
+    model = deep()
+    outputs(model, x)
+    gone = weakref.ref(model)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert gone() is None
 
 
 def test_masks_go_along(rng):
