@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from keras_influence.engine.layers.recurrent import Offsets
 from keras_influence.engine.layers.sites import apply, weights_of
-from keras_influence.engine.layers.views import input_rows
+from keras_influence.engine.layers.tied import Reversed
+from keras_influence.engine.layers.views import as_matrix, input_rows
 
 
 def weight_gradients(objective, site, delta, weights):
@@ -17,6 +18,9 @@ def weight_gradients(objective, site, delta, weights):
         return _of_depthwise(site, delta, weights)
     if isinstance(site.layer, Offsets):
         return [tf.reduce_sum(delta, 1) for _ in weights]
+    if isinstance(site.layer, Reversed):
+        a, delta = as_matrix(site).signals(delta, site.layer.embeddings.shape[0])
+        return [tf.matmul(a, delta, transpose_a=True) for _ in weights]
     rows = input_rows(site.layer, site.inputs)
     if rows is None:
         return _by_differentiation(objective, site, delta, weights)

@@ -73,9 +73,9 @@ class PseudoGradients:
         except InnerCallError as error:
             self._hide(error.layers)
             return self._parted(raw_of, batch, weight, about)
-        uneven = [p.layer.name for p, r in zip(self.parts, raw) if len(set(p.rows(r))) > 1]
+        uneven = [part for part, r in zip(self.parts, raw) if len(set(part.rows(r))) > 1]
         if uneven:  # Its calls cannot stand side by side.
-            self._hide(uneven)
+            self._hide(layer.name for part in uneven for layer in part.layers)
             return self._parted(raw_of, batch, weight, about)
         return raw
 

@@ -7,6 +7,7 @@ import scipy.linalg
 import tensorflow as tf
 
 from keras_influence.engine.layers.sites import Site
+from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix
 from keras_influence.linalg.factors.contributions import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.kronecker import Block
@@ -25,16 +26,16 @@ class MatrixPart:
     """A layer's kernel as a matrix W (K, O), in the eigenbases of its two covariances.
 
     Args:
-        layer: the layer.
-        view: a `View` of one of its calls.
+        layers: the layer of each call, in their order; they are one, or share the kernel.
+        view: a `View` of the first one.
         parameters: θ.
         by_example: whether the first axis of its inputs seems to be that of the examples.
     """
 
     needs_squares, silent = True, False
 
-    def __init__(self, layer, view, parameters, by_example):
-        self.layer, self.by_example = layer, by_example
+    def __init__(self, layers, view, parameters, by_example):
+        self.layers, self.by_example = tuple(layers), by_example
         self.weights = [view.kernel]
         if view.bias is not None and parameters.index(view.bias) is not None:
             self.weights.append(view.bias)
@@ -43,7 +44,7 @@ class MatrixPart:
     def raw(self, objective, signals):
         """Pairs of the input and δ of each call."""
         pairs = zip(signals.sites, signals.deltas)
-        return [(site.inputs, delta) for site, delta in pairs if site.layer is self.layer]
+        return [(site.inputs, delta) for site, delta in pairs if site.layer in self.layers]
 
     def rows(self, raw):
         """How many examples each call saw."""
@@ -72,7 +73,7 @@ class MatrixPart:
         del per_example
         bases = [_eigenvectors(moment) for moment in moments]
         return Block(
-            self.layer.path or self.layer.name,
+            self.layers[0].path or self.layers[0].name,
             self._positions,
             *bases,
             np.zeros(self._positions.shape),
@@ -146,18 +147,26 @@ class MatrixPart:
             each: numbers that are made for each example besides a and δ.
         """
         height, width = self._positions.shape
+        calls = [(layer, *pair) for layer, pair in zip(self.layers, raw)]
         count = int(raw[0][1].shape[0])
-        positions = sum(int(np.prod(delta.shape[1:])) for _, delta in raw) // max(width, 1)
+        # Beside other inputs, indices are unit vectors.
+        spread = any(isinstance(layer, Reversed) for layer in self.layers)
+        positions = sum(_positions_in(*call, width) for call in calls)
         step = max(1, _NUMBERS // max(positions * (height + width) + each, 1))
         for start in range(0, count, step):
-            some = slice(start, start + step)
-            # A slice that is all of a tensor would still take a millisecond.
-            here = raw if step >= count else [(a[some], delta[some]) for a, delta in raw]
-            calls = []
-            for inputs, delta in here:
-                view = as_matrix(Site(self.layer, (inputs,), {}, None))
-                calls.append(view.signals(delta, height))
-            yield calls[0] if len(calls) == 1 else tuple(tf.concat(c, 1) for c in zip(*calls))
+            some, found = slice(start, start + step), []
+            for layer, a, delta in calls:
+                # A slice that is all of a tensor would still take a millisecond.
+                a, delta = (a, delta) if step >= count else (a[some], delta[some])
+                view = as_matrix(Site(layer, (a,), {}, None))
+                found.append(view.signals(delta, height, spread))
+            yield found[0] if len(found) == 1 else tuple(tf.concat(c, 1) for c in zip(*found))
+
+
+def _positions_in(layer, a, delta, width):
+    """How many positions an example has in a call."""
+    numbers = a if isinstance(layer, Reversed) else delta
+    return int(np.prod(numbers.shape[1:])) // max(width, 1)
 
 
 def _indexed(positions, indices, delta):

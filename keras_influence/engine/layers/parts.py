@@ -33,7 +33,9 @@ def parts_of(parameters, signals):
         by_example = all(site.outputs.shape[0] is None for site in calls)
         view = as_matrix(calls[0])
         if view is not None and any(v is view.kernel for v in own):
-            part = MatrixPart(layer, view, parameters, by_example)
+            # A matrix that other layers multiply by too is one matrix.
+            calls = [site for site in sites if _has(site.layer, view.kernel)]
+            part = MatrixPart([site.layer for site in calls], view, parameters, by_example)
             parts.append(part)
             taken |= {id(v) for v in part.weights}
             own = [v for v in own if id(v) not in taken]
@@ -44,6 +46,10 @@ def parts_of(parameters, signals):
     rest = [v for v in parameters.variables if id(v) not in taken]
     silent = all(signals.gradients[parameters.index(v)] is None for v in rest)
     return [*parts, RestPart(rest, parameters, silent)] if rest else parts
+
+
+def _has(layer, variable):
+    return any(v is variable for v in weights_of(layer))
 
 
 class ChannelPart:
@@ -59,7 +65,7 @@ class ChannelPart:
     needs_squares = silent = False
 
     def __init__(self, layer, split, parameters, by_example):
-        self.layer, self._split, self.by_example = layer, split, by_example
+        self.layers, self._split, self.by_example = (layer,), split, by_example
         self._positions = split.positions(parameters)
 
     def raw(self, objective, signals):
@@ -68,7 +74,7 @@ class ChannelPart:
         return [
             self._split.gradients(objective, site, delta)
             for site, delta in pairs
-            if site.layer is self.layer
+            if site.layer in self.layers
         ]
 
     def rows(self, raw):
@@ -85,7 +91,10 @@ class ChannelPart:
         (moment,) = moments
         values, vectors = np.linalg.eigh((moment + np.swapaxes(moment, 1, 2)) / 2 * per_example)
         return Channels(
-            self.layer.path or self.layer.name, self._positions, vectors, np.maximum(values, 0)
+            self.layers[0].path or self.layers[0].name,
+            self._positions,
+            vectors,
+            np.maximum(values, 0),
         )
 
     def squares(self, raw, block):

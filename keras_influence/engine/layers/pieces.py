@@ -5,12 +5,12 @@ import threading
 import weakref
 
 from keras_influence import _keras
-from keras_influence.engine.layers import recurrent, separable
+from keras_influence.engine.layers import recurrent, separable, tied
 
 # A layer's pieces, and the layer that a piece is of; both live as long as the layer.
 _pieces = weakref.WeakKeyDictionary()
 _owners = weakref.WeakKeyDictionary()
-_KINDS = (separable, recurrent)
+_KINDS = (separable, recurrent, tied)
 
 
 def in_pieces(layer):

@@ -20,6 +20,7 @@ from keras_influence import _keras
 from keras_influence.engine.layers.pieces import called_in_pieces, in_pieces
 from keras_influence.engine.layers.recurrent import Offsets
 from keras_influence.engine.layers.shared_calls import with_examples
+from keras_influence.engine.layers.tied import Reversed
 
 _NAMES = (
     *("Dense", "EinsumDense", "Embedding"),
@@ -27,7 +28,7 @@ _NAMES = (
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
 )
-_LINEAR = (*(getattr(keras.layers, name) for name in _NAMES), Offsets)
+_LINEAR = (*(getattr(keras.layers, name) for name in _NAMES), Offsets, Reversed)
 _STATISTICS = ("moving_mean", "moving_variance")
 
 
@@ -56,7 +57,7 @@ def linear_layers(model, variables):
     """The layers of `model` that are linear in their own weights, with a weight in `variables`.
 
     Layers of a class that overrides Keras's, with LoRA or quantised, are left out; a separable
-    convolution is two of them, and so is a recurrent layer.
+    convolution is two of them, and so are a recurrent layer and a reversible embedding.
     """
     known = {id(v) for v in variables}
     return [

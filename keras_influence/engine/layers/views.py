@@ -1,7 +1,7 @@
 """Layers seen as matrix products: z_t = Wᵀ a_t + bias at positions t, for each example.
 
-Covered: Dense, EinsumDense (and so the projections of attention layers), Embedding,
-convolutions in one, two or three dimensions without groups, and transposed convolutions.
+Covered: Dense, EinsumDense (and so the projections of attention layers), Embedding, and as the
+logits of its rows, convolutions in one, two or three dimensions without groups, and transposed ones.
 """
 
 import string
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_influence.engine.layers.tied import Reversed
 
 layers = keras.layers
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -27,6 +29,8 @@ class View(NamedTuple):
         inputs: a, (b, T, K), or indices (b, T) that stand for unit vectors.
         flatten: brings a tensor shaped like the layer's output to (b, T, O).
         indices: whether the inputs are indices.
+        turned: whether the layer multiplies by the transposed matrix: Σ_t a_t δ_tᵀ then has the
+            inputs for its δ, and what comes back from the outputs for its a.
     """
 
     kernel: object
@@ -36,6 +40,7 @@ class View(NamedTuple):
     inputs: tf.Tensor
     flatten: object
     indices: bool = False
+    turned: bool = False
 
     def positions(self, parameters):
         """Positions in θ of W, (K, O), and of the bias, if it is in θ, as one more row."""
@@ -44,12 +49,17 @@ class View(NamedTuple):
             return kernel
         return np.vstack([kernel, parameters.positions(self.bias).reshape(1, -1)])
 
-    def signals(self, delta, height):
-        """a, with a one at the end if `height` is K + 1, for the bias, and δ (b, T, O)."""
+    def signals(self, delta, height, spread=False):
+        """a, with a one at the end if `height` is K + 1, for the bias, and δ (b, T, O).
+
+        Indices stay what they are, unless they are to be `spread` to unit vectors.
+        """
         a, delta = self.inputs, self.flatten(delta)
         if self.indices:
-            return a, delta
+            return (tf.one_hot(a, height, dtype=delta.dtype) if spread else a), delta
         a = tf.cast(a, delta.dtype)
+        if self.turned:
+            return delta, a
         one = [[0, 0], [0, 0], [0, 1]]
         return (tf.pad(a, one, constant_values=1) if height > self.height else a), delta
 
@@ -101,6 +111,11 @@ def _transposed(layer, x):
 def _embedding(layer, x):
     indices = tf.cast(tf.reshape(x, [tf.shape(x)[0], -1]), tf.int32)
     return View(layer.embeddings, (0, 1), layer.input_dim, None, indices, _positions, True)
+
+
+def _reversed(layer, x):
+    kernel, rows = layer.embeddings, _positions(x)
+    return View(kernel, (0, 1), kernel.shape[0], None, rows, _positions, turned=True)
 
 
 def _positions(tensor):
@@ -177,6 +192,7 @@ def _einsum_axes(equation, rank):
 
 _READERS = {
     layers.Embedding: _embedding,
+    Reversed: _reversed,
     layers.EinsumDense: _einsum,
     **dict.fromkeys((layers.Dense, *_CONVOLUTIONS), _product),
     **dict.fromkeys(_TRANSPOSED, _transposed),
