@@ -29,6 +29,21 @@ def _called_twice(x):
     return layers.Flatten()(layer(layer(x)))
 
 
+def _convolved(x):
+    """Masked steps, backwards, every second place; then the states alone."""
+    rows = layers.Reshape((STEPS, 3, 1))(x)
+    mask = x[..., 0] > 0
+    rows = layers.ConvLSTM1D(2, 2, return_sequences=True, go_backwards=True)(rows, mask=mask)
+    _, state, carry = layers.ConvLSTM1D(
+        1, 2, strides=2, padding="same", use_bias=False, return_state=True
+    )(rows)
+    return layers.Flatten()(state + carry)
+
+
+def _images(layer, *shape):
+    return lambda x: layers.Flatten()(layer(layers.Reshape((STEPS, *shape))(x)))
+
+
 def _slow(case):
     """Tracing the derivatives of several loops takes long."""
     return pytest.param(case, marks=pytest.mark.slow)
@@ -40,6 +55,7 @@ NETWORKS = {
     "LSTM": (lambda x: layers.LSTM(3, implementation=1, go_backwards=True)(x), True, 2),
     "GRU": (lambda x: layers.GRU(3, recurrent_dropout=0.5)(x), False, 2),
     "stacked": (_stacked, True, 6),
+    "ConvLSTM": (_images(layers.ConvLSTM2D(2, (1, 2), padding="same"), 1, 3, 1), False, 2),
 }
 LARGER = {
     "unrolled": (lambda x: layers.RNN(layers.LSTMCell(3), unroll=True)(x), False, 2),
@@ -50,6 +66,8 @@ LARGER = {
     ),
     "encoder": (_encoder, True, 4),
     "called twice": (_called_twice, False, 2),
+    "ConvLSTM over rows": (_convolved, False, 4),
+    "ConvLSTM over volumes": (_images(layers.ConvLSTM3D(1, (1, 1, 2)), 1, 1, 3, 1), False, 2),
 }
 
 

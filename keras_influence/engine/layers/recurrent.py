@@ -9,6 +9,8 @@ a second dense layer sees the states h_{t-1}, and the gradient at its output is 
 The loop is Keras's own, with its own cell: z stands where the cell adds the bias, its kernel
 is empty, and it gives h_{t-1} besides its output.
 
+The products of a convolutional LSTM are convolutions, at each step.
+
 A GRU adds b and b' to the two products, and its reset gate r_t multiplies the second one in the
 candidate, h_{t-1} U + b'. There δ is another one, and the loop is given zeros in its place too.
 """
@@ -16,8 +18,15 @@ candidate, h_{t-1} U + b'. There δ is another one, and the loop is given zeros 
 import keras
 import tensorflow as tf
 
+from keras_influence.engine.layers.steps import Steps
+
 layers = keras.layers
 _LAYERS = (layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU)
+_CONVOLVED = {
+    layers.ConvLSTM1D: layers.Conv1D,
+    layers.ConvLSTM2D: layers.Conv2D,
+    layers.ConvLSTM3D: layers.Conv3D,
+}
 _CELLS = (layers.SimpleRNNCell, layers.LSTMCell)
 
 
@@ -35,6 +44,9 @@ class Offsets(layers.Layer):
 
 def covers(layer):
     """Whether a layer is one, of Keras's own cells and without a memory between batches."""
+    if type(layer) in _CONVOLVED:
+        dilated = layer.cell.rank == 3 and set(layer.dilation_rate) != {1}
+        return not (layer.stateful or dilated) and layer.data_format == "channels_last"
     if type(layer) not in _LAYERS or layer.stateful:
         return False
     return type(layer.cell) in _CELLS or _has_two_products(layer.cell)
@@ -47,9 +59,15 @@ def _has_two_products(cell):
 def made(layer):
     """The dense layers of inputs and states, which hold the very variables of the cell.
 
-    And the `Offsets` of a cell with two biases.
+    Or their convolutions; and the `Offsets` of a cell with two biases.
     """
     cell, name, dtype = layer.cell, layer.name, layer.dtype_policy
+    if type(layer) in _CONVOLVED:
+        of_inputs = {n: getattr(cell, n) for n in ("strides", "padding", "dilation_rate")}
+        return (
+            _convolution(layer, f"{name}_inputs", cell.kernel, cell.bias, of_inputs),
+            _convolution(layer, f"{name}_states", cell.recurrent_kernel, None, {"padding": "same"}),
+        )
     two = _has_two_products(cell)
     dense = (
         _dense(f"{name}_inputs", cell.kernel, None if two else cell.bias, dtype),
@@ -70,6 +88,20 @@ def _dense(name, kernel, bias, dtype):
     )
     dense._kernel, dense.bias, dense.built = kernel, bias, True
     return dense
+
+
+def _convolution(layer, name, kernel, bias, options):
+    made_of = _CONVOLVED[type(layer)]
+    convolution = made_of(
+        kernel.shape[-1],
+        layer.kernel_size,
+        use_bias=bias is not None,
+        data_format="channels_last",
+        dtype=layer.dtype_policy,
+        **options,
+    )
+    convolution._kernel, convolution.bias, convolution.built = kernel, bias, True
+    return Steps(convolution, dtype=layer.dtype_policy, name=name)
 
 
 def called(layer, pieces, see):
@@ -108,11 +140,18 @@ class _Step:
         self.get_initial_state = cell.get_initial_state
 
     def __call__(self, z, states):
+        output, after = self._after(z, states)
+        return tf.concat([output, states[0]], -1), after
+
+    def _after(self, z, states):
+        if hasattr(self._cell, "input_conv"):
+            # Of the kernel each gate has its part, as it has of z.
+            given = {"kernel": z, "use_bias": False, "input_conv": lambda x, part, *_, **__: part}
+            return _shadow(self._cell, **given).call(z, states)
         bias = tf.stack(tf.split(z, 2, -1)) if _has_two_products(self._cell) else z
         empty = tf.zeros((0, bias.shape[-1]), z.dtype)
         cell = _shadow(self._cell, kernel=empty, bias=bias, use_bias=True, implementation=2)
-        output, after = cell.call(z[:, :0], states)
-        return tf.concat([output, states[0]], -1), after
+        return cell.call(z[:, :0], states)
 
 
 def _shadow(of, **attributes):

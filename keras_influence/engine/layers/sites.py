@@ -20,6 +20,7 @@ from keras_influence import _keras
 from keras_influence.engine.layers.pieces import called_in_pieces, in_pieces
 from keras_influence.engine.layers.recurrent import Offsets
 from keras_influence.engine.layers.shared_calls import with_examples
+from keras_influence.engine.layers.steps import Steps
 from keras_influence.engine.layers.tied import Reversed
 
 _NAMES = (
@@ -28,7 +29,7 @@ _NAMES = (
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
 )
-_LINEAR = (*(getattr(keras.layers, name) for name in _NAMES), Offsets, Reversed)
+_LINEAR = (*(getattr(keras.layers, name) for name in _NAMES), Offsets, Reversed, Steps)
 _STATISTICS = ("moving_mean", "moving_variance")
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.layers.steps import Steps
 from keras_influence.engine.layers.tied import Reversed
 
 layers = keras.layers
@@ -81,6 +82,8 @@ def input_rows(layer, x):
     """
     if isinstance(layer, layers.Dense):
         return _positions(x)
+    if isinstance(layer, Steps):
+        return _positions(layer.at_each(lambda t: _patches(layer.convolution, t), x))
     if not isinstance(layer, _CONVOLUTIONS) or layer.data_format != "channels_last":
         return None
     if layer.rank == 3 and set(layer.dilation_rate) != {1}:
@@ -194,6 +197,6 @@ _READERS = {
     layers.Embedding: _embedding,
     Reversed: _reversed,
     layers.EinsumDense: _einsum,
-    **dict.fromkeys((layers.Dense, *_CONVOLUTIONS), _product),
+    **dict.fromkeys((layers.Dense, Steps, *_CONVOLUTIONS), _product),
     **dict.fromkeys(_TRANSPOSED, _transposed),
 }

@@ -224,16 +224,18 @@ class ContributionsFactor:
         cholesky: (m, m) lower Cholesky factor of J Jᵀ + λI.
         damping: λ, or 1 in such coordinates.
         scale: (p,) the roots of 1 / (r + λ); empty without regulariser.
+        whole: whether the contributions are all that there are.
     """
 
     parts: tuple[Rows, ...]
     cholesky: Array
     damping: float
     scale: Array
+    whole: bool = False
 
     @classmethod
     def of(
-        cls, parts: tuple[Rows, ...], damping: float, regulariser: Array
+        cls, parts: tuple[Rows, ...], damping: float, regulariser: Array, whole: bool = False
     ) -> "ContributionsFactor":
         """Of (m, p) rows with λ > 0 and (p,) a regulariser's diagonal, in their precision."""
         scale = np.zeros(0)
@@ -246,18 +248,40 @@ class ContributionsFactor:
             gram += part.gram()
         gram[np.diag_indices(len(gram))] += damping
         cholesky = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True)
-        return cls(parts, cholesky, damping, scale)
+        return cls(parts, cholesky, damping, scale, whole)
 
     def precondition(self, rows: Array) -> Array:
         """The matrix's inverse times (k, p) rows."""
         x = rows * self.scale if self.scale.size else rows / rows.dtype.type(self.damping)
-        products = np.zeros((len(rows), len(self.cholesky)), rows.dtype)
-        for part, where in zip(self.parts, self._places):
-            products += part.products(x[:, where])
+        products = self._products(x)
         coefficients = scipy.linalg.cho_solve((self.cholesky, True), products.T).T
         for part, where in zip(self.parts, self._places):
             x[:, where] -= part.combined(coefficients)
         return x * self.scale if self.scale.size else x
+
+    def refined(self, rows: Array) -> Array:
+        """The same, less most of what rounding does to it.
+
+        Directions in which the matrix is far above λ come out as differences of what is divided by
+        λ. The products alone lose nothing, and tell what is left.
+        """
+        x = self.precondition(rows)
+        return x + self.precondition(rows - self._image(x))
+
+    def _image(self, x: Array) -> Array:
+        """The matrix times (k, p) rows."""
+        x = x / self.scale if self.scale.size else x
+        products, image = self._products(x), x * x.dtype.type(self.damping)
+        for part, where in zip(self.parts, self._places):
+            image[:, where] += part.combined(products)
+        return image / self.scale if self.scale.size else image
+
+    def _products(self, x: Array) -> Array:
+        """J times (k, p) rows, (k, m)."""
+        found = np.zeros((len(x), len(self.cholesky)), x.dtype)
+        for part, where in zip(self.parts, self._places):
+            found += part.products(x[:, where])
+        return found
 
     @functools.cached_property
     def _places(self) -> list[slice | Array]:
@@ -267,4 +291,4 @@ class ContributionsFactor:
         """The same in another precision."""
         parts = tuple(part.astype(dtype) for part in self.parts)
         cholesky, scale = (a.astype(dtype, copy=False) for a in (self.cholesky, self.scale))
-        return ContributionsFactor(parts, cholesky, self.damping, scale)
+        return ContributionsFactor(parts, cholesky, self.damping, scale, self.whole)

@@ -73,7 +73,7 @@ class Auto:
     one vector costs about two of them, with many together half of that for each, and some
     milliseconds for each batch. Writing the matrix out takes p products, and p³ / 3 operations to
     factorise; conjugate gradients take some for each right-hand side, fewer where a `TwoLevel`
-    preconditions them, which costs more to make than a `Nystrom` does, and one or two where a
+    preconditions them, which costs more to make than a `Nystrom` does, and one where a
     `Woodbury` of all contributions of examples does. Of few parameters the
     matrix is written out if that is soon done, for no other answer is as exact. Else the cheapest
     of these is chosen if it is within `budget`, or within 25 passes, what some epochs of `fit`
@@ -140,7 +140,7 @@ class Auto:
         ]
         if contributions is not None:
             making = _EXAMPLE * contributions.rank / n + contributions.operations / unit
-            solving = costs.of(2 * count, count)
+            solving = costs.of(count, count)
             if not contributions.whole:
                 solving = costs.iterating(count, *_PRODUCTS)
             ways.append((making + solving, CG()))

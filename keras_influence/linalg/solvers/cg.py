@@ -8,6 +8,7 @@ import scipy.linalg
 
 from keras_influence.errors import NegativeCurvatureError, NotFiniteError
 from keras_influence.linalg.arrays import Array, taking_turns
+from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
@@ -69,7 +70,7 @@ class CG(Solver):
         return preconditioners.factorise(self.preconditioner, curvature, damping, rank=_RANK)
 
     def _solve(self, problem: Problem) -> Answer:
-        x, norms = problem.start.copy(), row_norms(problem.rows)
+        x, norms = self._start(problem), row_norms(problem.rows)
         x[norms == 0] = 0
         r, iterations = problem.remainder(x), np.zeros(len(norms), int)
         patience = None
@@ -91,6 +92,13 @@ class CG(Solver):
                 problem = dataclasses.replace(problem, factor=made)
             r = problem.remainder(x)
         return Answer(x, iterations, remainder=r, factor=problem.factor)
+
+    def _start(self, problem: Problem) -> Array:
+        """Where to begin; with all contributions at hand that is the solution but for rounding."""
+        x, factor = problem.start.copy(), problem.factor
+        if isinstance(factor, ContributionsFactor) and factor.whole and not x.any():
+            x[:] = factor.refined(problem.rows.astype(problem.system.dtype, copy=False))
+        return x
 
     def _run(
         self,

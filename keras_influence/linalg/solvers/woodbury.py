@@ -52,7 +52,10 @@ class Woodbury(Solver):
                 "outputs, or some parameters are in no layer whose example gradients are known. "
                 "Use another method, such as 'cg'."
             )
-        return ContributionsFactor.of(parts, damping, network.regulariser()).astype(curvature.dtype)
+        worth = network.contributions_worth_it()
+        whole = worth is not None and worth.whole and self.rank >= worth.rank
+        about = damping, network.regulariser(), whole
+        return ContributionsFactor.of(parts, *about).astype(curvature.dtype)
 
     def _solve(self, problem: Problem) -> Answer:
         problem.on_step(1, np.nan)
