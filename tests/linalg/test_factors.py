@@ -173,6 +173,27 @@ def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
     assert truth.relative_error(single, expected) < 1e-4
 
 
+@pytest.mark.parametrize("regularised", [False, True])
+def test_refined_where_rounding_matters(regularised, rng):
+    """Directions ten thousand times above λ, in float32."""
+    parts, dense = _contributions(rng)
+    diagonal = np.zeros(23)
+    if regularised:
+        diagonal = rng.uniform(0, 1e-3, 23)
+        diagonal[parts[0].positions] = rng.uniform(0, 1e-3, (3, 1))
+    factor = ContributionsFactor.of(parts, 1e-3, diagonal).astype("float32")
+    v = rng.normal(size=(5, 23)).astype("float32")
+    matrix = dense.T @ dense + np.diag(diagonal + 1e-3)
+
+    def residual(x):
+        return np.linalg.norm(v - x @ matrix) / np.linalg.norm(v)
+
+    assert factor.refined(v).dtype == np.float32
+    assert residual(factor.refined(v)) < residual(factor.precondition(v)) / 3
+    double = ContributionsFactor.of(parts, 1e-3, diagonal).refined(v.astype("float64"))
+    assert residual(double) < 1e-10
+
+
 def test_contributions_beside_a_regulariser(rng):
     """Of the kernel's part alike for all outputs of an input, as Keras's are; of others not."""
     parts, dense = _contributions(rng)

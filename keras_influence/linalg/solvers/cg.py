@@ -41,7 +41,8 @@ class CG(Solver):
             `Nystrom`; None for the plain algorithm; "nystrom" for a `Nystrom(50)` where one can be
             made, once the first iterations have shown that it is worth its cost; or "auto":
             where all parameters are in layers that are known, a `Woodbury` if it holds a good part of
-            what all examples contribute, or a `TwoLevel`; else as "nystrom".
+            what all examples contribute, or a `TwoLevel`; else as "nystrom". A `Woodbury` that holds all
+            of it gives the solution to begin with: one product shows it, and no iteration is left.
     """
 
     advice = (

@@ -27,10 +27,11 @@ class EKFAC(Solver):
 
     Kronecker factors: Dense, EinsumDense (so the projections of attention layers), Embedding,
     Conv1D, Conv2D, Conv3D without groups, and their transposes; SimpleRNN, LSTM and GRU, also in
-    Bidirectional, whose inputs and states have one each. Depthwise and grouped
-    convolutions and the scale and offset of normalisations have an exact block for each channel.
-    Of all other parameters (custom layers and cells, ConvLSTM, layers with LoRA) the diagonal is
-    taken, or the whole of their block where there are few.
+    Bidirectional, and ConvLSTM, whose inputs and states have one each; ReversibleEmbedding, whose
+    rows and logits have one together. Depthwise and grouped convolutions and the scale and offset of
+    normalisations have an exact block for each channel. Of all other parameters (custom layers and
+    cells, GRU(reset_after=False), layers with LoRA) the diagonal is taken, or the whole of their
+    block where there are few.
 
     Args:
         pseudo_gradients: how many for each training example: random directions u of the

@@ -59,5 +59,6 @@ class Woodbury(Solver):
 
     def _solve(self, problem: Problem) -> Answer:
         problem.on_step(1, np.nan)
-        x = problem.factor.precondition(problem.rows)
+        factor = problem.factor
+        x = (factor.refined if factor.whole else factor.precondition)(problem.rows)
         return Answer(x, 1, details={"contributions": len(problem.factor.cholesky)})
