@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 
-
 # An action that takes longer than this many seconds is warm by itself.
 _LONG = 2.0
 
