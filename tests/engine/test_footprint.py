@@ -53,6 +53,8 @@ def test_examples_go_together_as_memory_allows(numbers, expected):
 
 def test_vectors_go_together_as_memory_and_cache_allow():
     assert vectors_together(1000, 4, 1000, 10**6) == 8
+    assert vectors_together(1000, 4, 1000, 4 * 10**6) == 2
+    assert vectors_together(1000, 4, 1000, 2 * 10**7) == 1
     assert vectors_together(1000, 4, 1000, 8000) == 128
     assert vectors_together(10**6, 4, 64, 1000) == 2
     assert vectors_together(10**8, 4, 64, 1000) == 1

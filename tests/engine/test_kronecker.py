@@ -184,6 +184,7 @@ def test_examples_that_do_not_fit_together_are_taken_in_slices(name, float64, rn
     assert all(_is_right(block, dense) for block in blocks)
 
 
+@pytest.mark.slow
 def test_several_outputs_are_right_on_average(float64, rng):
     model = _model("dense", scalar=False)
     operator = _operator(model, _data("dense", rng, scalar=False))

@@ -227,6 +227,7 @@ def test_subset_outputs_and_their_folder_know_the_weights(rng, tmp_path):
         evaluation.subset_outputs(model, test, (x, y), **options)
 
 
+@pytest.mark.slow
 def test_mislabel_curve_and_verify_of_one_layer(rng):
     model, (x, y), features = head_only(rng)
     head = model.get_layer("head")

@@ -126,6 +126,7 @@ def test_classes_that_nobody_registered_are_verified(rng):
     assert found.retrained.pearson > 0.99
 
 
+@pytest.mark.slow
 def test_a_model_of_words_is_verified(rng):
     words = np.array([["red"], ["green"], ["blue"]], object)[rng.integers(0, 3, 40)]
     lookup = keras.layers.StringLookup(output_mode="one_hot")

@@ -58,6 +58,7 @@ def test_same_seed_same_answer(rng):
     assert (first == second).all()
 
 
+@pytest.mark.slow
 def test_self_tuned_lissa_on_models_is_within_one_percent_of_exact(rng):
     """Gauss-Newton of networks at several dampings, with defaults; minibatches of 32."""
     for activation, width in (("tanh", 6), ("relu", 10), ("gelu", 4)):

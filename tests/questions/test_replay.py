@@ -365,6 +365,7 @@ def test_predictions_hold_for_runs_of_keras_without_examples(rng):
     assert np.mean([scipy.stats.spearmanr(p, a)[0] for p, a in zip(predicted.T, happened.T)]) > 0.95
 
 
+@pytest.mark.slow
 def test_smoothness_says_what_is_what():
     smooth = trained(SGD(0.05)).fit()
     found = smooth.smoothness(TEST, fraction=0.1, trials=5)

@@ -152,6 +152,7 @@ def test_where_the_curvature_is_constant_ekfac_is_exact(rng):
     assert truth.relative_error(scores.values, exact) < 0.03
 
 
+@pytest.mark.slow
 def test_ekfac_has_the_bases_of_the_mean_factors(train, test):
     """Expected factors in NumPy; pseudo-gradients are random, and there are many of them."""
     model, tracin, path = trained(SGD(0.5), train, 4, every=2)

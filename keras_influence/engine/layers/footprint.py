@@ -17,8 +17,9 @@ _VECTORS = 2**29
 # Fewer examples than this waste a processor, and there are no more than are ever asked for.
 _LEAST, _MOST = 16, 2**14
 # Vectors that share a batch's forward and backward: no more numbers together than this, or they
-# leave the processor's cache, but for so many.
-_NUMBERS, _FEWEST, _WIDEST = 2**20, 8, 128
+# leave the processor's cache, but for so many; and fewer of vectors that are so long that a kernel's
+# copies of them take more than the rest of it. These are slow enough one by one.
+_NUMBERS, _FEWEST, _WIDEST, _LONG = 2**20, 8, 128, 2**23
 
 # Cells with several columns of their kernels for each number that they put out.
 _GATED = (keras.layers.LSTMCell, keras.layers.GRUCell)
@@ -57,7 +58,7 @@ def examples_together(numbers, itemsize):
 def vectors_together(numbers, itemsize, count, size):
     """Vectors of `size` numbers that are taken through a batch of `count` examples at once."""
     fitting = _VECTORS // (numbers * itemsize * count)
-    cached = max(_FEWEST, _NUMBERS // size)
+    cached = max(min(_FEWEST, _LONG // size), _NUMBERS // size)
     return int(np.clip(fitting, 1, min(cached, _WIDEST)))
 
 
