@@ -84,8 +84,14 @@ def read_arrays(path, writer, needed=()):
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: `path` is no name of a file.
         ValueError: it is damaged, or something else wrote it.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"`path` should be the name of a file written by {writer}. "
+            f"Received: an object of type {type(path).__name__}"
+        )
     path = pathlib.Path(path)
     path = path if path.exists() else _npz(path)
     expected = f"`path` should be a file written by {writer}"

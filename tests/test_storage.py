@@ -96,6 +96,10 @@ def test_files_of_others_and_damaged_ones_are_refused(tmp_path):
         storage.read_arrays(path, "Scores.save")
     with pytest.raises(FileNotFoundError):
         storage.read_arrays(tmp_path / "none", "Scores.save")
+    with pytest.raises(
+        TypeError, match="`path` should be the name of a file written by Scores.save"
+    ):
+        storage.read_arrays((np.zeros(2), np.zeros(2)), "Scores.save")
 
 
 # ---- fingerprints of data
