@@ -13,8 +13,10 @@ from tests import truth
 
 layers = keras.layers
 N, STEPS, WORDS, WIDTH = 8, 5, 6, 3
+# Not in the oldest versions.
+Reversible = getattr(layers, "ReversibleEmbedding", layers.Embedding)
 pytestmark = pytest.mark.skipif(
-    not hasattr(layers, "ReversibleEmbedding"), reason="Keras has no ReversibleEmbedding"
+    Reversible is layers.Embedding, reason="Keras has no ReversibleEmbedding"
 )
 
 # Options of the layer, and how many blocks with Kronecker factors the network has.
@@ -25,9 +27,9 @@ CASES = {
 }
 
 
-def _model(options, head=None):
+def _model(options, head=None, kind=Reversible):
     keras.utils.set_random_seed(1)
-    table = layers.ReversibleEmbedding(WORDS, WIDTH, **options)
+    table = kind(WORDS, WIDTH, **options)
     inputs = keras.Input((STEPS,), dtype="int32")
     h = table(inputs)
     # The mask reaches the mean, as it does without us.
@@ -115,6 +117,31 @@ def test_contributions_of_examples_make_up_the_whole_matrix(rng):
     assert scores.passes <= 3
     plain = ki.influence(model, train, train, method="direct", damping=0.1)
     assert truth.relative_error(np.asarray(scores), np.asarray(plain)) < 1e-7
+
+
+class Same(Reversible):
+    """As KerasHub's: of another name."""
+
+
+class Doubled(Reversible):
+    """Not what Keras's computes."""
+
+    def call(self, inputs, reverse=False):
+        return 2 * super().call(inputs, reverse)
+
+
+@pytest.mark.parametrize(("kind", "fast"), [(Same, True), (Doubled, False)])
+def test_a_class_that_adds_nothing_is_the_same(kind, fast, rng):
+    model = _model({}, _scalar, kind)
+    model.compile("sgd", "mse")
+    x, y = _tokens(rng), rng.normal(size=(N, 1))
+    values = model(x).numpy()
+    expected = 2 * (values - y) * _gradients(model, x, lambda z, i: z[0, 0])
+    problem = Problem(model, (x, y), batch_size=4)
+    scorer = problem.scorer(problem.facts.own(), "train")
+    found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
+    assert scorer.fast == fast
+    assert truth.relative_error(found, expected) < 1e-10
 
 
 def test_the_layer_is_as_before(rng):

@@ -11,6 +11,8 @@ import tensorflow as tf
 layers = keras.layers
 # Not in the oldest versions of Keras.
 _LAYER = getattr(layers, "ReversibleEmbedding", None)
+# What a class of its kind would do in another way.
+_OWN = ("call", "build", "compute_mask", "embeddings")
 
 
 class Reversed(layers.Layer):
@@ -26,9 +28,11 @@ class Reversed(layers.Layer):
 
 
 def covers(layer):
-    """Whether a layer is one, as it was built."""
-    plain = not getattr(layer, "lora_enabled", False)
-    return type(layer) is _LAYER and plain and getattr(layer, "quantization_mode", None) is None
+    """Whether a layer is one, as it was built, or of a class that adds nothing, such as KerasHub's."""
+    if _LAYER is None or not isinstance(layer, _LAYER):
+        return False
+    same = all(getattr(type(layer), name) is getattr(_LAYER, name) for name in _OWN)
+    return same and not layer.lora_enabled and layer.quantization_mode is None
 
 
 def made(layer):
