@@ -58,7 +58,7 @@ def examples_together(numbers, itemsize):
 def vectors_together(numbers, itemsize, count, size):
     """Vectors of `size` numbers that are taken through a batch of `count` examples at once."""
     fitting = _VECTORS // (numbers * itemsize * count)
-    cached = max(min(_FEWEST, _LONG // size), _NUMBERS // size)
+    cached = max(1, min(_FEWEST, _LONG // size), _NUMBERS // size)
     return int(np.clip(fitting, 1, min(cached, _WIDEST)))
 
 
