@@ -107,7 +107,7 @@ def test_a_language_model_is_scored_layer_by_layer(name, rng):
 
 
 def test_contributions_of_examples_make_up_the_whole_matrix(rng):
-    """With them all, one iteration solves the system."""
+    """With them all no iteration is left; the answer is that of the dense matrix."""
     model = _model({}, _scalar)
     model.compile("sgd", "mse")
     train = _tokens(rng), rng.normal(size=(N, 1))
