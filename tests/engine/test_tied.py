@@ -142,6 +142,8 @@ def test_a_class_that_adds_nothing_is_the_same(kind, fast, rng):
     found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
     assert scorer.fast == fast
     assert truth.relative_error(found, expected) < 1e-10
+    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    assert any(getattr(block, "outside", False) for block in blocks) != fast
 
 
 def test_the_layer_is_as_before(rng):
