@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_influence.engine.layers.pseudo import pseudo_signals
-from keras_influence.engine.layers.sites import linear_layers, signals
+from keras_influence.engine.layers.sites import known_layers, signals
 from keras_influence.engine.problem import Problem
 from tests import truth
 from tests.conftest import set_precision
@@ -56,11 +56,11 @@ CONTRACTED = {
         f"positions {how}": lambda how=how: _positions(how)
         for how in ("added", "in front", "copied")
     },
+    "own class": lambda: ((5,), [Doubled(4), layers.Dense(3)]),
     "activation layer": lambda: ((5,), [layers.Dense(4, activation=layers.LeakyReLU(0.3))]),
 }
 PLAIN = {
     "recurrent": lambda: ((4, 3), [layers.GRU(3, reset_after=False)]),
-    "own class": lambda: ((5,), [Doubled(4), layers.Dense(3)]),
     "positions used twice": lambda: _positions("twice"),
     "positions cut": lambda: _positions("cut"),
 }
@@ -304,7 +304,7 @@ def test_layers_are_as_before_also_after_an_error(rng):
     with pytest.raises(ValueError):
         signals(
             problem.objective,
-            linear_layers(model, model.trainable_variables),
+            known_layers(model, model.trainable_variables),
             (batch[0][..., :1], batch[1]),
             problem.facts.own(),
         )
@@ -323,7 +323,7 @@ def test_random_signals_have_the_gauss_newton_matrix_as_second_moment(rng):
     expected = truth.SoftmaxRegression(x, y, 3, 0).hessian(truth.get_flat(model))
     problem = Problem(model, (x, y))
     batch = next(iter(problem.train))
-    dense = linear_layers(model, model.trainable_variables)
+    dense = known_layers(model, model.trainable_variables)
 
     def draw(seed):
         about = problem.objective, dense, batch, problem.facts.own(), seed

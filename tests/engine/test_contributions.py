@@ -155,24 +155,35 @@ def test_conjugate_gradients_take_them_by_themselves(float64, rng):
 
 
 @keras.saving.register_keras_serializable("test_contributions")
-class Own(layers.Layer):
-    """A layer of a kind that nobody knows."""
+class Headed(keras.Model):
+    """A weight of the model itself, which its loss may depend on in ways that nobody knows."""
+
+    def __init__(self, hidden=None, **options):
+        super().__init__(**options)
+        self.hidden = hidden
 
     def build(self, shape):
-        self.w = self.add_weight(shape=(shape[-1], 1))
+        if self.hidden:
+            self.hidden.build(shape)
+        width = self.hidden.units if self.hidden else shape[-1]
+        self.w = self.add_weight(shape=(width, 1))
 
     def call(self, x):
-        return x @ self.w
+        return (self.hidden(x) if self.hidden else x) @ self.w
 
 
-def test_weights_of_other_layers_leave_both_preconditioners_out(rng):
+def _headed(width, hidden=None):
+    model = Headed(hidden)
+    model.build((None, width))
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_weights_of_the_model_leave_both_preconditioners_out(rng):
     """Also where they are few."""
-    inputs = keras.Input((20,))
-    hidden = layers.Dense(50, "tanh")(inputs)
-    known = layers.Dense(1)(hidden)
-    for outputs, expected in ((known, True), (Own()(hidden), False)):
-        model = keras.Model(inputs, outputs)
-        model.compile("sgd", "mse")
+    known = keras.Sequential([keras.Input((20,)), layers.Dense(50, "tanh"), layers.Dense(1)])
+    known.compile("sgd", "mse")
+    for model, expected in ((known, True), (_headed(20, layers.Dense(50, "tanh")), False)):
         operator = Problem(model, (rng.normal(size=(40, 20)), rng.normal(size=(40, 1)))).curvature(
             "gauss_newton"
         )
@@ -180,11 +191,9 @@ def test_weights_of_other_layers_leave_both_preconditioners_out(rng):
         assert operator.layers_are_worth_it() == expected
 
 
-def test_some_weights_of_other_layers_are_refused(float64, rng):
+def test_weights_of_the_model_are_refused(float64, rng):
     """What they have to do with the others would be missing."""
-    inputs = keras.Input((5,))
-    model = keras.Model(inputs, Own()(layers.Dense(4, "tanh")(inputs)))
-    model.compile("sgd", "mse")
+    model = _headed(5, layers.Dense(4, "tanh"))
     x, y = rng.normal(size=(N, 5)), rng.normal(size=(N, 1))
     rows, _ = _roots(model, x, np.ones(N), scalar=True)
     operator, v = Problem(model, (x, y)).curvature("gauss_newton"), rng.normal(size=(2, 28))
@@ -194,9 +203,8 @@ def test_some_weights_of_other_layers_are_refused(float64, rng):
     assert truth.relative_error(found, dense_solve(rows.T @ rows, v, 0.1)) < 1e-8
 
 
-def test_layers_of_other_kinds_are_refused(float64, rng):
-    model = keras.Sequential([keras.Input((5,)), Own()])
-    model.compile("sgd", "mse")
+def test_weights_of_the_model_alone_are_refused(float64, rng):
+    model = _headed(5)
     x, v = rng.normal(size=(N, 5)), rng.normal(size=(1, 5))
     operator = Problem(model, (x, rng.normal(size=(N, 1)))).curvature("gauss_newton")
     with pytest.raises(SolverError, match="no contributions.*'cg'"):

@@ -53,7 +53,7 @@ def split_of(layer, weights):
     """The `Split` of some weights of a layer, or None where they do not fall into channels.
 
     Args:
-        layer: one of `sites.linear_layers`.
+        layer: one of `sites.known_layers`.
         weights: those of its weights that are in θ and in no matrix.
     """
     kernel = getattr(layer, "kernel", None)

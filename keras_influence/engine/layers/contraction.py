@@ -20,7 +20,8 @@ import tensorflow as tf
 
 from keras_influence.engine.kernels.kernel import Kernels, kernel, over_vectors
 from keras_influence.engine.layers.gradients import weight_gradients
-from keras_influence.engine.layers.sites import apply, linear_layers, signals, weights_of
+from keras_influence.engine.layers.own import Own
+from keras_influence.engine.layers.sites import apply, known_layers, signals, weights_of
 from keras_influence.engine.loss.compiled import Weighting
 
 # Vectors that are taken together; the largest array in a kernel is that of one layer: for each
@@ -40,8 +41,8 @@ class Contraction:
         model: its model; not kept.
 
     Attributes:
-        covers: whether each weight belongs to a layer that is linear in its own weights. Whether
-            the contraction is then right, `scoring` certifies on every batch.
+        covers: whether each weight belongs to a layer that is looked at. Whether the contraction
+            is then right, `scoring` certifies on every batch.
     """
 
     def __init__(self, objective, model):
@@ -53,7 +54,7 @@ class Contraction:
         self.covers = covered and not objective.adds_by_example
 
     def _layers(self, model):
-        return linear_layers(model, self.parameters.variables)
+        return known_layers(model, self.parameters.variables)
 
     # ---- kernels, as those of `Objective`
 
@@ -67,8 +68,8 @@ class Contraction:
         """⟨∇_j, s⟩ for each example j and each row s, (b, k)."""
         sites, deltas = self._signals(batch, weight)
         many = vectors.shape[0] != 1
-        formed = [(s, d) for s, d in zip(sites, deltas) if many and _forms(s)]
-        others = [(s, d) for s, d in zip(sites, deltas) if not (many and _forms(s))]
+        formed = [(s, d) for s, d in zip(sites, deltas) if _forms(s, many)]
+        others = [(s, d) for s, d in zip(sites, deltas) if not _forms(s, many)]
         total = 0.0
         if others:
             total += self._applied(*zip(*others), vectors)
@@ -163,9 +164,14 @@ class Contraction:
         return found
 
 
-def _forms(site):
-    """Whether many vectors are cheaper with formed gradients: each weight is used more than once."""
-    if isinstance(site.layer, keras.layers.Embedding):
+def _forms(site, many):
+    """Whether gradients are formed: they have to be, or `many` vectors are cheaper with them.
+
+    They are where each weight is used more than once.
+    """
+    if isinstance(site.layer, Own):
+        return True  # What it gives need not be linear in the weights.
+    if not many or isinstance(site.layer, keras.layers.Embedding):
         return False  # Each example uses a few of its rows.
     size = _weights(site.layer)
     return size < _SMALL or (site.outputs.shape.rank > 2 and size <= _LARGE)

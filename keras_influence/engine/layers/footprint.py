@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.layers.own import Own
+from keras_influence.engine.layers.pieces import in_pieces
 from keras_influence.engine.layers.sites import recording
 from keras_influence.engine.loss.looks import called
 
@@ -14,6 +16,9 @@ from keras_influence.engine.loss.looks import called
 # remember, gradients, and the same for each of the vectors that go together.
 _BATCH = 2**25
 _VECTORS = 2**29
+# Gradients of single examples that have to be formed are fewer arrays: they may take so many times
+# as much.
+_FORMED = 8
 # Fewer examples than this waste a processor, and there are no more than are ever asked for.
 _LEAST, _MOST = 16, 2**14
 # Vectors that share a batch's forward and backward: no more numbers together than this, or they
@@ -46,6 +51,7 @@ def footprint_of(model, few, name="train"):
         outputs = sum(map(_size, tf.nest.flatten(y_pred)))
     count = batch_size(few)
     numbers = sum(max(_size(site.outputs), _patches(site)) for site in sites)
+    numbers = max(numbers, count * _own_weights(model) // _FORMED)
     work = sum(map(_work, sites)) / count
     return Footprint(max(1, numbers // count), work, max(1, outputs // count))
 
@@ -60,6 +66,13 @@ def vectors_together(numbers, itemsize, count, size):
     fitting = _VECTORS // (numbers * itemsize * count)
     cached = max(1, min(_FEWEST, _LONG // size), _NUMBERS // size)
     return int(np.clip(fitting, 1, min(cached, _WIDEST)))
+
+
+def _own_weights(model):
+    """How many weights have gradients that are formed for each example."""
+    layers = model._flatten_layers(include_self=False)
+    pieces = [piece for layer in layers for piece in in_pieces(layer) if isinstance(piece, Own)]
+    return sum(int(np.prod(v.shape)) for piece in pieces for v in piece.owned)
 
 
 def _size(output):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.layers import own
 from keras_influence.engine.layers.recurrent import Offsets
 from keras_influence.engine.layers.sites import apply, weights_of
 from keras_influence.engine.layers.tied import Reversed
@@ -16,6 +17,8 @@ def weight_gradients(objective, site, delta, weights):
         return _of_normalisation(objective, site, delta, weights)
     if isinstance(site.layer, keras.layers.DepthwiseConv2D) and _is_channels_last(site.layer):
         return _of_depthwise(site, delta, weights)
+    if isinstance(site.layer, own.Own):
+        return own.gradients(objective, site, delta, weights)
     if isinstance(site.layer, Offsets):
         return [tf.reduce_sum(delta, 1) for _ in weights]
     if isinstance(site.layer, Reversed):

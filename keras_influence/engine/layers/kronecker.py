@@ -15,9 +15,11 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.kernels.roots import tolerance
+from keras_influence.engine.layers.gradient_part import GradientPart
 from keras_influence.engine.layers.parts import parts_of
 from keras_influence.engine.layers.pseudo import (
     contributed_signals,
@@ -25,7 +27,7 @@ from keras_influence.engine.layers.pseudo import (
     roots_of,
     strengths,
 )
-from keras_influence.engine.layers.sites import InnerCallError, linear_layers
+from keras_influence.engine.layers.sites import InnerCallError, known_layers
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import total
@@ -73,8 +75,9 @@ class PseudoGradients:
         except InnerCallError as error:
             self._hide(error.layers)
             return self._parted(raw_of, batch, weight, about)
-        uneven = [part for part, r in zip(self.parts, raw) if len(set(part.rows(r))) > 1]
-        if uneven:  # Its calls cannot stand side by side.
+        count = batch_size(batch)
+        uneven = [part for part, r in zip(self.parts, raw) if _is_uneven(part, r, count)]
+        if uneven:
             self._hide(layer.name for part in uneven for layer in part.layers)
             return self._parted(raw_of, batch, weight, about)
         return raw
@@ -119,7 +122,7 @@ class PseudoGradients:
         return strengths(self._objective, batch, weight, self._roots)
 
     def _layers(self):
-        layers = linear_layers(self._objective.model(), self.parameters.variables)
+        layers = known_layers(self._objective.model(), self.parameters.variables)
         return [layer for layer in layers if layer.name not in self._hidden]
 
     def _of_parts(self, found):
@@ -246,6 +249,12 @@ def _each(pseudo, run, weight, seed, pseudo_gradients):
             with computing("train"):
                 raw = pseudo.of(batch, weight, [seed + sample, number])
             yield raw
+
+
+def _is_uneven(part, raw, count):
+    """Whether a part's calls cannot stand side by side, or their rows should be examples and are not."""
+    rows = set(part.rows(raw))
+    return len(rows) > 1 or (isinstance(part, GradientPart) and rows != {count})
 
 
 def _moments_and_rows(part, raw):

@@ -71,7 +71,7 @@ class MatrixPart:
     def settled(self, moments, per_example):
         """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
         del per_example
-        bases = [_eigenvectors(moment) for moment in moments]
+        bases = [eigenvectors(moment) for moment in moments]
         return Block(
             self.layers[0].path or self.layers[0].name,
             self._positions,
@@ -185,7 +185,7 @@ def _turned_into(t, basis, chosen):
     return _turned(t, basis[:, chosen]) if basis.size else tf.gather(t, chosen, axis=2)
 
 
-def _eigenvectors(moment):
+def eigenvectors(moment):
     """Orthonormal eigenvectors as columns; those of eigenvalue zero in any basis."""
     if not moment.size:
         return moment

@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.layers.channels import split_of
+from keras_influence.engine.layers.gradient_part import GradientPart
 from keras_influence.engine.layers.matrix_part import MatrixPart
+from keras_influence.engine.layers.own import Own
 from keras_influence.engine.layers.sites import weights_of
 from keras_influence.engine.layers.views import as_matrix
 from keras_influence.linalg.factors.contributions import Formed
@@ -39,6 +41,12 @@ def parts_of(parameters, signals):
             parts.append(part)
             taken |= {id(v) for v in part.weights}
             own = [v for v in own if id(v) not in taken]
+        if isinstance(layer, Own):
+            for width in sorted({_width(v) for v in own}):
+                wide = [v for v in own if _width(v) == width]
+                parts.append(GradientPart(layer, wide, parameters))
+            taken |= {id(v) for v in own}
+            continue
         split = split_of(layer, own)
         if split is not None:
             parts.append(ChannelPart(layer, split, parameters, by_example))
@@ -46,6 +54,10 @@ def parts_of(parameters, signals):
     rest = [v for v in parameters.variables if id(v) not in taken]
     silent = all(signals.gradients[parameters.index(v)] is None for v in rest)
     return [*parts, RestPart(rest, parameters, silent)] if rest else parts
+
+
+def _width(variable):
+    return variable.shape[-1] if len(variable.shape) else 1
 
 
 def _has(layer, variable):

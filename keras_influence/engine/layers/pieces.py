@@ -1,31 +1,42 @@
-"""Layers that are not linear in their weights, as pieces that are: products with inputs of their own."""
+"""Layers as the pieces that their weights are in.
+
+Most layers are linear in their weights, and are their own piece. Others are made of layers that
+are: products with inputs of their own. What is left is one piece, an `own.Own`.
+"""
 
 import contextlib
 import threading
 import weakref
 
 from keras_influence import _keras
-from keras_influence.engine.layers import recurrent, separable, tied
+from keras_influence.engine.layers import own, recurrent, separable, tied
+from keras_influence.engine.layers.linear import is_linear
 
-# A layer's pieces, and the layer that a piece is of; both live as long as the layer.
+# A layer's pieces, for the weights that it had; and the layer that a piece is of. Both live as
+# long as the layer.
 _pieces = weakref.WeakKeyDictionary()
 _owners = weakref.WeakKeyDictionary()
-_KINDS = (separable, recurrent, tied)
+# Each layer belongs to the first that covers it.
+_KINDS = (separable, recurrent, tied, own)
 
 
 def in_pieces(layer):
-    """The layers, linear in their weights, that a layer is made of; of another one itself.
+    """The layers that hold what weights a layer has besides its sublayers', or all of its weights.
 
-    They hold the very variables of the layer.
+    They hold the very variables of the layer. None where it has no such weights, or too many.
     """
+    if is_linear(layer):
+        return (layer,)
     kind = _kind(layer)
     if kind is None or not layer.built:
-        return (layer,)
+        return ()
+    state = [id(v) for v in layer.trainable_variables]
     with _keras.lock:
-        if layer not in _pieces:
-            _pieces[layer] = kind.made(layer)
-            _owners.update(dict.fromkeys(_pieces[layer], weakref.ref(layer)))
-        return _pieces[layer]
+        if layer not in _pieces or _pieces[layer][0] != state:
+            pieces = kind.made(layer)
+            _pieces[layer] = (state, pieces)
+            _owners.update(dict.fromkeys(pieces, weakref.ref(layer)))
+        return _pieces[layer][1]
 
 
 def _kind(layer):
@@ -51,7 +62,7 @@ def called_in_pieces(pieces, replaced, see):
 
 def _by_pieces(owner, see):
     call, thread = owner.call, threading.get_ident()
-    by_pieces = _kind(owner).called(owner, _pieces[owner], see)
+    by_pieces = _kind(owner).called(owner, _pieces[owner][1], see)
 
     def called(*arguments, **keywords):
         if threading.get_ident() != thread:  # Somebody else runs the model meanwhile.

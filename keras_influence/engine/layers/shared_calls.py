@@ -24,18 +24,26 @@ def with_examples(site):
     # What is inside of a loop or a branch cannot be used outside of it.
     if not tf.is_symbolic_tensor(z) or z.graph is not tf.compat.v1.get_default_graph():
         return site
-    if not (site.arguments and tf.is_tensor(site.inputs)):
-        return site
-    a, outputs = site.inputs, _meeting(z)
-    if outputs is None or not (a.shape.is_fully_defined() and z.shape.is_fully_defined()):
+    outputs = _meeting(z) if site.arguments and z.shape.is_fully_defined() else None
+    if outputs is None:
         return site
     for front in (0, 1) if z.shape[0] == 1 else (0,):
         if outputs.shape == tf.TensorShape([None, *z.shape[front:]]):
-            inner = a.shape[front:]
-            spread = tf.broadcast_to(a, tf.concat([tf.shape(outputs)[:1], inner], 0))
-            spread = tf.ensure_shape(spread, [None, *inner])
-            return site._replace(arguments=(spread, *site.arguments[1:]), outputs=outputs)
+            return _spread(site, outputs, front)
     return site
+
+
+def _spread(site, outputs, front):
+    """A site that gives `outputs`, its input repeated for each example, less `front` axes."""
+    a = site.inputs
+    if not tf.is_tensor(a):  # All arguments of a layer, whose call tells what of them is repeated.
+        return site._replace(outputs=outputs)
+    if not a.shape.is_fully_defined():
+        return site
+    inner = a.shape[front:]
+    spread = tf.broadcast_to(a, tf.concat([tf.shape(outputs)[:1], inner], 0))
+    spread = tf.ensure_shape(spread, [None, *inner])
+    return site._replace(arguments=(spread, *site.arguments[1:]), outputs=outputs)
 
 
 def _meeting(z):

@@ -5,7 +5,7 @@ output before the activation. All that the weights do to the loss then goes thro
 
     ⟨∂ℓᵢ/∂w, s⟩ = ⟨f(aᵢ; s), δᵢ⟩        δᵢ = ∂ℓᵢ/∂zᵢ
 
-    sites, deltas = signals(objective, linear_layers(model, variables), batch)
+    sites, deltas = signals(objective, known_layers(model, variables), batch)
 """
 
 import contextlib
@@ -17,19 +17,10 @@ import keras
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.layers import own
 from keras_influence.engine.layers.pieces import called_in_pieces, in_pieces
-from keras_influence.engine.layers.recurrent import Offsets
 from keras_influence.engine.layers.shared_calls import with_examples
-from keras_influence.engine.layers.steps import Steps
-from keras_influence.engine.layers.tied import Reversed
 
-_NAMES = (
-    *("Dense", "EinsumDense", "Embedding"),
-    *("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"),
-    *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-    *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
-)
-_LINEAR = (*(getattr(keras.layers, name) for name in _NAMES), Offsets, Reversed, Steps)
 _STATISTICS = ("moving_mean", "moving_variance")
 
 
@@ -54,26 +45,22 @@ class Site(NamedTuple):
         return self.arguments[0]
 
 
-def linear_layers(model, variables):
-    """The layers of `model` that are linear in their own weights, with a weight in `variables`.
+def known_layers(model, variables):
+    """The layers of `model`, in pieces, whose calls give the gradients of some of `variables`.
 
-    Layers of a class that overrides Keras's, with LoRA or quantised, are left out; a separable
-    convolution is two of them, and so are a recurrent layer and a reversible embedding.
+    Weights of the model itself are left out, as its loss may depend on them in other ways.
     """
     known = {id(v) for v in variables}
     return [
         layer
-        for whole in model._flatten_layers()
+        for whole in model._flatten_layers(include_self=False)
         for layer in in_pieces(whole)
-        if type(layer) in _LINEAR
-        and not getattr(layer, "lora_enabled", False)
-        and getattr(layer, "quantization_mode", None) is None
-        and any(id(v) in known for v in weights_of(layer))
+        if any(id(v) in known for v in weights_of(layer))
     ]
 
 
 def weights_of(layer):
-    """The weights that the output of a linear layer is linear in."""
+    """The weights of a piece, which its output depends on."""
     return [v for v in layer.variables if v.name not in _STATISTICS]
 
 
@@ -95,7 +82,7 @@ def recording(layers):
         for layer in layers:
             stack.enter_context(_recorded(layer, sites))
         yield sites
-    sites[:] = [with_examples(site) for site in sites]
+    sites[:] = [site for site in map(with_examples, sites) if not own.hides_examples(site)]
 
 
 def _recorded(layer, sites):
@@ -153,7 +140,7 @@ def signals(objective, layers, batch, weight):
 
     Args:
         objective: an `Objective`.
-        layers: from `linear_layers`.
+        layers: from `known_layers`.
         batch: a batch of tensors, eager or in a kernel.
         weight: the `Weighting` of the examples' losses.
 

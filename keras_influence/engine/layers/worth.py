@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_influence.engine.layers.matrix_part import LARGEST
-from keras_influence.engine.layers.sites import linear_layers, weights_of
+from keras_influence.engine.layers.sites import known_layers, weights_of
 from keras_influence.linalg.operators.layered import BYTES, Contributions
 
 # Multiplications of a product with the curvature, in those of a forward pass.
@@ -56,7 +56,7 @@ def contributions_worth_it(objective, footprint, n):
     """
     total = n * footprint.outputs
     count = min(total, _MOST, _EACH * n)
-    layers = linear_layers(objective.model(), objective.parameters.variables)
+    layers = known_layers(objective.model(), objective.parameters.variables)
     numbers = sum(_row(layer) for layer in layers)
     nbytes = count * numbers * objective.parameters.dtype.size
     operations = 2.0 * count**2 * numbers + count**3 / 3
@@ -86,7 +86,7 @@ def _row(layer):
 def _known(objective):
     """The variables of θ that are in layers with blocks."""
     variables = objective.parameters.variables
-    layers = linear_layers(objective.model(), variables)
+    layers = known_layers(objective.model(), variables)
     held = {id(v) for layer in layers for v in weights_of(layer)}
     return [v for v in variables if id(v) in held]
 

@@ -1,0 +1,107 @@
+"""A layer's own weights as a matrix, with Kronecker factors of the examples' gradients themselves."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from keras_influence.engine.layers import own
+from keras_influence.engine.layers.matrix_part import LARGEST, eigenvectors
+from keras_influence.engine.layers.sites import InnerCallError
+from keras_influence.linalg.factors.contributions import Formed
+from keras_influence.linalg.factors.kronecker import Block
+
+
+class GradientPart:
+    """Weights of an `Own` whose last axes are as long as each other: the rows of a matrix (K, O).
+
+    With Gᵢ the gradients of single examples its bases are those of E[G Gᵀ] and E[Gᵀ G], which for a
+    dense layer are nearly the covariances of its inputs and of its δ. A vector's block is exact.
+
+    Args:
+        layer: an `Own`.
+        weights: the variables, in θ.
+        parameters: θ.
+    """
+
+    needs_squares, silent, by_example = True, False, True
+
+    def __init__(self, layer, weights, parameters):
+        self.layers, self.weights = (layer,), weights
+        rows = [_as_rows(parameters.positions(v), v) for v in weights]
+        self._positions = np.concatenate(rows).astype(np.int32)
+
+    def raw(self, objective, signals):
+        """Each example's gradient, (b, K, O), summed over the calls; and how many rows all had."""
+        pairs = zip(signals.sites, signals.deltas)
+        calls = [(site, delta) for site, delta in pairs if site.layer in self.layers]
+        counts = tf.concat([own.counts(*call) for call in calls], 0)
+        return [tf.add_n([self._gradients(objective, *call) for call in calls]), counts]
+
+    def _gradients(self, objective, site, delta):
+        try:
+            found = own.gradients(objective, site, delta, self.weights)
+        except Exception as error:  # Whatever a user's layer does that cannot be vectorised.
+            raise InnerCallError([site.layer.name]) from error
+        rows = [_as_rows(gradient, v) for gradient, v in zip(found, self.weights)]
+        return tf.concat(rows, axis=-2)
+
+    def rows(self, raw):
+        """How many rows each input and δ had."""
+        return [int(count) for count in raw[1]]
+
+    def moments(self, raw):
+        """[Σ G Gᵀ, Σ Gᵀ G]; empty where there is to be no basis."""
+        g, sides = raw[0], self._positions.shape
+        flat = [
+            tf.reshape(tf.transpose(g, order), [side, -1]) for order, side in zip(_ORDERS, sides)
+        ]
+        no_basis = np.zeros((0, 0), np.float32)
+        return [
+            tf.matmul(rows, rows, transpose_b=True).numpy() if side <= LARGEST else no_basis
+            for rows, side in zip(flat, sides)
+        ]
+
+    def settled(self, moments, per_example):
+        """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
+        del per_example
+        bases = [eigenvectors(moment) for moment in moments]
+        name = self.layers[0].path or self.layers[0].name
+        return Block(name, self._positions, *bases, np.zeros(self._positions.shape))
+
+    def squares(self, raw, block):
+        """[Σ over examples of (Q_Aᵀ G Q_S)²], (K, O)."""
+        return [tf.reduce_sum(tf.square(_turned(raw[0], block)), 0).numpy()]
+
+    def measured(self, block, squares, per_example):
+        """The block with its eigenvalues."""
+        return dataclasses.replace(block, eigenvalues=squares[0] * per_example)
+
+    def coordinates(self, raw, block, chosen):
+        """Entries of Q_Aᵀ G Q_S of each example, (len(chosen), b)."""
+        turned = _turned(raw[0], block).numpy()
+        return turned.reshape(len(turned), -1)[:, chosen].T
+
+    def contributions(self, raw):
+        """Each example's gradient, as `Rows`."""
+        gradients = raw[0].numpy()
+        return Formed(self._positions.ravel(), gradients.reshape(len(gradients), -1))
+
+
+# The axes of (b, K, O) with that of a side first.
+_ORDERS = [1, 0, 2], [2, 0, 1]
+
+
+def _as_rows(array, variable):
+    """(..., *shape) as (..., K, O), with O the last axis of the shape, or 1 of a scalar."""
+    shape = tuple(variable.shape) or (1,)
+    library = np if isinstance(array, np.ndarray) else tf
+    lead = list(array.shape)[: len(array.shape) - len(variable.shape)]
+    front = [-1] if lead else []
+    return library.reshape(array, [*front, int(np.prod(shape[:-1])), shape[-1]])
+
+
+def _turned(g, block):
+    if block.q_inputs.size:
+        g = tf.matmul(tf.cast(block.q_inputs, g.dtype), g, transpose_a=True)
+    return tf.matmul(g, tf.cast(block.q_outputs, g.dtype)) if block.q_outputs.size else g

@@ -1,0 +1,134 @@
+"""The weights that a layer has besides its sublayers', such as a user's own, as one piece of it.
+
+Its call f need not be linear in them, and may go through sublayers. All that they do to the loss
+still goes through its output, so that an example's gradient is that of its own call:
+
+    ∂ℓᵢ/∂w = ∂⟨f(aᵢ; w), δᵢ⟩/∂w        δᵢ = ∂ℓᵢ/∂f(aᵢ; w)
+"""
+
+import contextlib
+import logging
+import weakref
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# With more weights than this the gradients of a batch of examples are too large.
+_LARGEST = 2**18
+
+
+class Own(keras.layers.Layer):
+    """What a layer's own weights are held by; it is given the layer's arguments."""
+
+    def __init__(self, layer, **options):
+        super().__init__(**options)
+        self.owned, self.built = tuple(_own(layer)), True
+        self._of = weakref.ref(layer)
+
+    def call(self, given):
+        """What the layer itself gives for `(arguments, keywords)`."""
+        arguments, keywords = given
+        return self._of().call(*arguments, **keywords)
+
+
+def covers(layer):
+    """Whether a layer has weights of its own, not too many, and is called outside of loops."""
+    if hasattr(layer, "state_size"):  # A cell, which is called in a loop.
+        return False
+    return 0 < sum(int(np.prod(v.shape)) for v in _own(layer)) <= _LARGEST
+
+
+def _own(layer):
+    inner = {id(v) for sub in layer._flatten_layers(include_self=False) for v in sub.variables}
+    return [v for v in layer.trainable_variables if id(v) not in inner]
+
+
+def made(layer):
+    """The one piece."""
+    return (Own(layer, dtype=layer.dtype_policy, name=f"{layer.name}_own"),)
+
+
+def called(layer, pieces, see):
+    """Its call, seen where it gives one tensor."""
+    (own,), plain = pieces, layer.call
+
+    def by_pieces(*arguments, **keywords):
+        y = plain(*arguments, **keywords)
+        if tf.is_tensor(y):
+            see(own, (arguments, keywords), y)
+        return y
+
+    return by_pieces
+
+
+def gradients(objective, site, delta, weights):
+    """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape), example by example, vectorised.
+
+    Args:
+        objective: an `Objective`.
+        site: a `Site` of a piece, in a kernel.
+        delta: (b, ...).
+        weights: some of the piece's.
+    """
+    given = tf.nest.flatten(site.inputs)
+    places = [i for i, t in enumerate(given) if _has_examples(t)]
+    rows, values = tf.range(_rows_of(delta)), [tf.convert_to_tensor(v.value) for v in weights]
+    masks = {i: m for i in places if (m := getattr(given[i], "_keras_mask", None)) is not None}
+
+    def gradients_of(one):
+        d, inputs, hidden = one
+        alone = list(given)
+        for i in places:
+            alone[i] = inputs[i][None]
+            if i in hidden:
+                alone[i]._keras_mask = hidden[i][None]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            with objective.with_values(list(zip(weights, values))):
+                y = site.layer.call(tf.nest.pack_sequence_as(site.inputs, alone))
+            pairing = tf.reduce_sum(y * tf.cast(d, y.dtype))
+        found = tape.gradient(pairing, values, unconnected_gradients="zero")
+        return [tf.cast(g, objective.parameters.dtype) for g in found]
+
+    def taken(tensors):
+        # An input with other rows than δ is no example's, and the result not used: see `counts`.
+        return {i: tf.gather(t, tf.minimum(rows, _rows_of(t) - 1)) for i, t in tensors.items()}
+
+    delta = tf.ensure_shape(delta, site.outputs.shape)
+    each = delta, taken({i: given[i] for i in places}), taken(masks)
+    with _quiet():
+        return tf.vectorized_map(gradients_of, each, fallback_to_while_loop=False)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """What cannot be vectorised is no error of the user's: TensorFlow does not report it."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def hides_examples(site):
+    """Whether a site in a kernel is a piece's whose output has no axis of examples."""
+    z = site.outputs
+    return isinstance(site.layer, Own) and tf.is_symbolic_tensor(z) and z.shape[0] is not None
+
+
+def counts(site, delta):
+    """How many rows δ and each input have, which are as many as there are examples; or not."""
+    given = [t for t in tf.nest.flatten(site.inputs) if _has_examples(t)]
+    return tf.stack([_rows_of(t) for t in (delta, *given)])
+
+
+def _rows_of(tensor):
+    return tf.shape(tensor)[0]
+
+
+def _has_examples(given):
+    """Whether it is a tensor with an axis of examples: their number is not known in a kernel."""
+    return tf.is_tensor(given) and given.shape.rank != 0 and given.shape[0] is None

@@ -1,0 +1,266 @@
+"""Weights of users' own layers, against gradients of single examples by plain tapes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_influence as ki
+from keras_influence.engine.layers import own
+from keras_influence.engine.problem import Problem
+from keras_influence.linalg.factors.kronecker import Block
+from tests import truth
+
+layers, ops = keras.layers, keras.ops
+N, STEPS, WIDTH = 7, 4, 3
+
+
+class Added(layers.Layer):
+    """Positions that are added to what each example has, from inside and from outside."""
+
+    def __init__(self, outside=False, **options):
+        super().__init__(**options)
+        self.outside = outside
+
+    def build(self, shape):
+        lead = () if self.outside else (1,)
+        self.table = self.add_weight(shape=(*lead, *shape[1:]))
+
+    def call(self, x):
+        return self.table + 0.0 if self.outside else x + self.table
+
+
+class Token(layers.Layer):
+    """One step more, the same for all examples."""
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(shape[-1],))
+
+    def call(self, x):
+        token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, WIDTH))
+        return ops.concatenate([token, x], axis=1)
+
+
+class Bent(layers.Layer):
+    """Not linear in its weights, which are not all in one matrix."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 2))
+        self.b = self.add_weight(shape=(2,))
+        self.rate = self.add_weight(shape=())
+        self.back = self.add_weight(shape=(2, 2, WIDTH))
+
+    def call(self, x):
+        h = ops.tanh(ops.matmul(x, self.w) + self.b) * ops.exp(self.rate)
+        return ops.einsum("bti,ijk->btk", h, self.back) * self.rate
+
+
+class Around(layers.Layer):
+    """A weight beside a layer's, of two inputs and a mask."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(WIDTH, "tanh")
+
+    def build(self, shapes):
+        self.inner.build(shapes[0])
+        self.share = self.add_weight(shape=(WIDTH,))
+
+    def call(self, inputs, keep=None):
+        a, b = inputs
+        z = self.inner(a) * self.share + (1 - self.share**2) * b
+        return z * ops.expand_dims(keep, -1)
+
+
+def _low_rank(h):
+    layer = layers.Dense(WIDTH)
+    z = layer(h)
+    layer.enable_lora(2)
+    return z
+
+
+def _twice(h):
+    layer = Bent()
+    return layer(h) + layer(ops.sin(h))
+
+
+# What is done to (b, STEPS, WIDTH), and how many blocks with Kronecker factors are for it.
+CASES = {
+    "added inside": (lambda h: Added()(h), 1),
+    "added outside": (lambda h: h + Added(outside=True)(h), 1),
+    "token": (lambda h: Token()(h), 1),
+    "bent": (lambda h: Bent()(h), 3),
+    "called twice": (_twice, 3),
+    "around": (lambda h: Around()([h, ops.sin(h)], keep=h[..., 0]), 2),
+    "slopes": (lambda h: layers.PReLU(shared_axes=[1])(h), 1),
+    "LoRA": (_low_rank, 2),
+}
+
+
+def _model(name, outputs=1):
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((STEPS, 2))
+    h = CASES[name][0](layers.Dense(WIDTH)(inputs))
+    # Steps count differently, and each twice.
+    h = layers.Flatten()(ops.concatenate([ops.sin(h), h**2], 1))
+    model = keras.Model(inputs, layers.Dense(outputs)(h))
+    for v in model.trainable_variables:
+        v.assign(np.random.default_rng(4).normal(size=v.shape))
+    model.compile("sgd", "mse")
+    return model
+
+
+def _data(rng, outputs=1):
+    x, y = rng.normal(size=(N, STEPS, 2)), rng.normal(size=(N, outputs))
+    return x, y, rng.uniform(0.5, 2, N)
+
+
+def _gradients(model, x, value_of):
+    """∇ of `value_of(outputs, i)` of each example, (n, p)."""
+    rows = []
+    for i in range(len(x)):
+        with tf.GradientTape() as tape:
+            value = value_of(model(x[i : i + 1]), i)
+        found = tape.gradient(value, [v.value for v in model.trainable_variables])
+        rows.append(np.concatenate([np.ravel(tf.convert_to_tensor(g)) for g in found]))
+    return np.array(rows)
+
+
+def _of_losses(model, data):
+    x, y, w = data
+    return _gradients(model, x, lambda z, i: w[i] * tf.reduce_mean((z[0] - y[i]) ** 2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_examples_are_scored_layer_by_layer(name, rng):
+    model, data = _model(name, 2), _data(rng, 2)
+    expected = _of_losses(model, data)
+    problem = Problem(model, data, batch_size=4)
+    scorer = problem.scorer(problem.facts.own(), "train")
+    found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
+    assert scorer.fast
+    assert truth.relative_error(found, expected) < 1e-10
+    for count in (1, 3):
+        v = rng.normal(size=(count, expected.shape[1]))
+        assert truth.relative_error(problem.scores(v), v @ expected.T / N) < 1e-10
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_blocks_are_the_second_moments_of_single_examples(name, rng):
+    model, (x, y, w) = _model(name), _data(rng)
+    g = _gradients(model, x, lambda z, i: z[0, 0]) * np.sqrt(2 * w / N)[:, None]
+    problem = Problem(model, (x, y, w), batch_size=3)
+    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    assert sorted(np.concatenate([b.positions.ravel() for b in blocks])) == list(range(g.shape[1]))
+    assert all(isinstance(block, Block) for block in blocks)
+    mine = [block for block in blocks if block.name.endswith("_own")]
+    assert len(mine) == CASES[name][1] - (name == "around")
+    for block in blocks:
+        part = g[:, block.positions]
+        bases = block.q_inputs, block.q_outputs
+        expected = np.sum((bases[0].T @ part @ bases[1]) ** 2, 0)
+        # Keras's own LoRA has its weights in float32.
+        rtol, atol = (1e-5, 1e-9) if name == "LoRA" else (1e-8, 1e-12)
+        np.testing.assert_allclose(block.eigenvalues, expected, rtol=rtol, atol=atol)
+        for basis, moment in zip(bases, ("nko,njo->kj", "nko,nkp->op")):
+            if block.name.endswith("_own"):
+                turned = basis.T @ np.einsum(moment, part, part) @ basis
+                np.testing.assert_allclose(
+                    turned, np.diag(np.diag(turned)), atol=rtol * turned.max()
+                )
+
+
+@pytest.mark.parametrize("name", ["bent", "around"])
+def test_contributions_of_examples_make_up_the_whole_matrix(name, rng):
+    """With them all no iteration is left; the answer is that of the dense matrix."""
+    model, train = _model(name), _data(rng)
+    method = ki.CG(1e-9, preconditioner=ki.Woodbury(100))
+    scores = ki.influence(model, train, train, method=method, damping=0.1)
+    assert scores.passes <= 3
+    plain = ki.influence(model, train, train, method="direct", damping=0.1)
+    assert truth.relative_error(np.asarray(scores), np.asarray(plain)) < 1e-7
+
+
+# ---- layers that do not show what they do to single examples
+
+
+class Mixed(layers.Layer):
+    """Rows of its first input that are no examples: each has several."""
+
+    def build(self, shapes):
+        self.w = self.add_weight(shape=(shapes[0][-1], WIDTH))
+
+    def call(self, inputs):
+        folded, x = inputs
+        return x + ops.reshape(ops.matmul(folded, self.w), (-1, STEPS, WIDTH))
+
+
+class Turned(layers.Layer):
+    """Given steps first, and examples second."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], WIDTH))
+
+    def call(self, x):
+        return ops.sin(ops.matmul(x, self.w))
+
+
+class Called(layers.Layer):
+    """Something that cannot be vectorised."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], WIDTH))
+
+    def call(self, x):
+        kinds = tf.unique(tf.cast(tf.reshape(x[..., 0] > 0, [-1]), tf.int32))[0]
+        return tf.cast(tf.reduce_sum(kinds) > -1, x.dtype) * ops.sin(ops.matmul(x, self.w))
+
+
+def _across(h):
+    return ops.transpose(Turned()(ops.transpose(h, (1, 0, 2))), (1, 0, 2))
+
+
+HIDDEN = {
+    "several rows an example": lambda h: Mixed()([ops.reshape(h, (-1, WIDTH)), h]),
+    "steps first": _across,
+    "not vectorised": lambda h: Called()(h),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_layer_that_hides_its_examples_is_taken_the_plain_way(name, rng, monkeypatch, caplog):
+    monkeypatch.setitem(CASES, name, (HIDDEN[name], 0))
+    model, data = _model(name), _data(rng)
+    expected = _of_losses(model, data)
+    problem = Problem(model, data, batch_size=4)
+    scorer = problem.scorer(problem.facts.own(), "train")
+    found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
+    assert not scorer.fast
+    assert truth.relative_error(found, expected) < 1e-10
+    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    outside = [block for block in blocks if getattr(block, "outside", False)]
+    assert [block.positions.size for block in outside] == [WIDTH**2]
+    assert not caplog.records
+
+
+def test_too_many_weights_are_taken_the_plain_way(rng, monkeypatch):
+    monkeypatch.setattr(own, "_LARGEST", 3)
+    model, data = _model("added inside"), _data(rng)
+    problem = Problem(model, data, batch_size=4)
+    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    outside = [block for block in blocks if getattr(block, "outside", False)]
+    assert [block.positions.size for block in outside] == [STEPS * WIDTH]
+    v = rng.normal(size=(2, model.count_params()))
+    expected = v @ _of_losses(model, data).T / N
+    assert truth.relative_error(problem.scores(v), expected) < 1e-10
+
+
+def test_the_layer_is_as_before(rng):
+    model, data = _model("around"), _data(rng)
+    layer = next(layer for layer in model.layers if isinstance(layer, Around))
+    own_before, values = dict(vars(layer)), model.predict(data[0], verbose=0)
+    Problem(model, data).curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    after = vars(layer)
+    assert after.keys() == own_before.keys()
+    assert all(after[key] is value for key, value in own_before.items())
+    assert (model.predict(data[0], verbose=0) == values).all()
