@@ -235,22 +235,30 @@ def _normalised(width=6):
 
 
 @keras.saving.register_keras_serializable("test_kronecker")
-class Scaled(layers.Layer):
-    """A layer of the user's with a weight of its own."""
+class Scaled(keras.Model):
+    """A model with a weight of its own beside its layers'."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.hidden, self.head = layers.Dense(6, "tanh"), layers.Dense(1)
 
     def build(self, shape):
-        self.factor = self.add_weight(shape=(shape[-1],), initializer="random_normal")
+        self.hidden.build(shape)
+        self.head.build((None, 6))
+        self.factor = self.add_weight(shape=(6,), initializer="random_normal")
 
     def call(self, x):
-        return x * (1 + self.factor)
+        return self.head(self.hidden(x) * (1 + self.factor))
 
 
 def _custom():
     keras.utils.set_random_seed(2)
-    inputs = keras.Input((5,))
-    model = keras.Model(inputs, layers.Dense(1)(Scaled()(layers.Dense(6, "tanh")(inputs))))
+    model = Scaled()
+    model.build((None, 5))
     model.compile("sgd", "mse")
-    return model, np.arange(36, 42)
+    before = [v is model.factor for v in model.trainable_variables].index(True)
+    start = sum(int(np.prod(v.shape)) for v in model.trainable_variables[:before])
+    return model, np.arange(start, start + 6)
 
 
 def test_few_weights_outside_all_layers_are_solved_exactly(float64, rng):
@@ -512,7 +520,7 @@ def test_eigenvectors_of_a_wide_layer_with_few_rows(rng, rows, mean):
     """
     a = (mean + rng.normal(size=(rows, 600))) * np.exp(rng.normal(size=600))
     moment = (a.T @ a).astype(np.float32)
-    q = matrix_part._eigenvectors(moment).astype(np.float64)
+    q = matrix_part.eigenvectors(moment).astype(np.float64)
     assert np.abs(q.T @ q - np.eye(600)).max() < 1e-5
     found = q.T @ moment @ q
     values = np.diag(found)

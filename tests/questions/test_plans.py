@@ -243,12 +243,30 @@ def test_what_layers_add_is_left_out_where_it_makes_gauss_newton_negative():
     assert truth.relative_error(scores.values, exact) < 1e-4
 
 
-def test_where_gauss_newton_is_not_defined_none_of_its_forms_is_tried():
-    class Added(keras.layers.Layer):
-        def call(self, z):
-            self.add_loss(keras.ops.mean(keras.ops.square(z)))
-            return z
+class Added(keras.layers.Layer):
+    """All of a model's loss."""
 
+    def call(self, z):
+        self.add_loss(keras.ops.mean(keras.ops.square(z)))
+        return z
+
+
+def test_a_loss_that_layers_add_is_solved_without_what_layers_know(float64, rng):
+    """Neither a two-level preconditioner nor contributions of examples; EK-FAC says so."""
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(30, "tanh")(inputs)
+    model = keras.Model(inputs, Added()(keras.layers.Dense(1)(hidden)))
+    model.compile("sgd")
+    x = rng.normal(size=(40, 4))
+    about = {"damping": 3.0, "curvature": "hessian", "verbose": 0}
+    exact = ki.influence(model, (x[:2],), (x,), method="direct", **about)
+    found = ki.influence(model, (x[:2],), (x,), method=ki.CG(1e-8), **about)
+    assert truth.relative_error(found.values, exact.values) < 1e-6
+    with pytest.raises(ki.SolverError, match="added by its layers.*nystrom"):
+        ki.influence(model, (x[:2],), (x,), method="ekfac", **about)
+
+
+def test_where_gauss_newton_is_not_defined_none_of_its_forms_is_tried():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, Added()(keras.layers.Dense(1, use_bias=False)(inputs)))
     model.compile("sgd")

@@ -169,6 +169,8 @@ class _Compiled:
                 tuple(tf.TensorSpec(shapes[name], _dtype_of(name, dtype)) for name in extras),
             )
         except LookupError as error:
+            if isinstance(error, (IndexError, KeyError)):  # Of the model's own making, or ours.
+                raise
             raise not_differentiable(error) from error
         # Inside a while-loop TensorFlow would see it when it is run: as an error, or as a crash.
         missing = _missing_gradient(self._function.graph)
@@ -210,7 +212,7 @@ def not_differentiable(error):
         "`model` or its loss uses an operation whose gradient TensorFlow cannot differentiate "
         f"({node[1] if node else line}). Replace that layer or loss by a smooth one; if it "
         "is in the network, curvature='gauss_newton' may do without. `TracIn` needs first "
-        "derivatives only, as of a CTC loss."
+        "derivatives only."
     )
 
 

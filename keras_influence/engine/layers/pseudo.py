@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
 from keras_influence.engine.kernels.roots import root, root_of, signs
 from keras_influence.engine.layers.sites import check_outside, recording
+from keras_influence.errors import SolverError
 
 
 class PseudoSignals(NamedTuple):
@@ -106,7 +107,17 @@ def _signals(objective, layers, batch, weight, draw):
 
 
 def roots_of(objective, batch, weight):
-    """The name of a root in `roots.ROOTS` for each output that the loss is curved in, eagerly."""
+    """The name of a root in `roots.ROOTS` for each output that the loss is curved in, eagerly.
+
+    Raises:
+        SolverError: there is none.
+    """
+    if not objective.reading.has_outputs(objective.model()):
+        raise SolverError(
+            "All of the model's loss is added by its layers (`add_loss`), so that nothing is known "
+            "of it output by output, as EK-FAC and preconditioners made of layers need. "
+            "Use CG(preconditioner='nystrom') or method='direct'."
+        )
     with objective.at(objective.parameters.tensors()):
         model, parts, y_pred = objective.called(batch)
         pairs = curved_outputs(objective.reading, model, parts, y_pred)

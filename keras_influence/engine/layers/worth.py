@@ -92,7 +92,9 @@ def _known(objective):
 
 
 def _all_known(objective):
-    return len(_known(objective)) == len(objective.parameters.variables)
+    """Whether blocks and contributions are of all weights, and of a loss of the outputs."""
+    has_outputs = objective.reading.has_outputs(objective.model())
+    return has_outputs and len(_known(objective)) == len(objective.parameters.variables)
 
 
 def _size(variable):

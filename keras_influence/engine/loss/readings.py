@@ -46,6 +46,10 @@ class Compiled:
         """`(A, R)`, two scalars."""
         return _keras.added_losses(model), _keras.regularisers(model)
 
+    def has_outputs(self, model):
+        """Whether the loss is a function of the model's outputs, besides what layers add."""
+        return _keras.has_compiled_loss(model)
+
     def outputs(self, model, batch, y_pred):
         """Triples of an output that the loss is a function of, the function if known, and whether
         it loses the logits behind the output."""
@@ -85,6 +89,9 @@ class Weighted:
         rest = self.loss(model, batch, tf.nest.map_structure(tf.stop_gradient, y_pred), nothing)
         added = _keras.added_losses(model) if self.adds else 0.0
         return added, rest - tf.cast(added, rest.dtype)
+
+    def has_outputs(self, model):
+        return True
 
     def outputs(self, model, batch, y_pred):
         return [(leaf, None, False) for leaf in tf.nest.flatten(y_pred)]
@@ -136,6 +143,9 @@ class Alone:
         if not self.adds:
             return tf.zeros([]), tf.zeros([])
         return _keras.added_losses(model), _keras.regularisers(model)
+
+    def has_outputs(self, model):
+        return True
 
     def outputs(self, model, batch, y_pred):
         return [(leaf, None, False) for leaf in tf.nest.flatten(y_pred)]
