@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.layers import own
+from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.matrix_part import LARGEST, eigenvectors
-from keras_influence.engine.layers.sites import InnerCallError
 from keras_influence.linalg.factors.contributions import Formed
 from keras_influence.linalg.factors.kronecker import Block
 
@@ -39,10 +39,7 @@ class GradientPart:
         return [tf.add_n([self._gradients(objective, *call) for call in calls]), counts]
 
     def _gradients(self, objective, site, delta):
-        try:
-            found = own.gradients(objective, site, delta, self.weights)
-        except Exception as error:  # Whatever a user's layer does that cannot be vectorised.
-            raise InnerCallError([site.layer.name]) from error
+        found = weight_gradients(objective, site, delta, self.weights)
         rows = [_as_rows(gradient, v) for gradient, v in zip(found, self.weights)]
         return tf.concat(rows, axis=-2)
 

@@ -6,19 +6,23 @@ import tensorflow as tf
 
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.recurrent import Offsets
-from keras_influence.engine.layers.sites import apply, weights_of
+from keras_influence.engine.layers.sites import InnerCallError, apply, weights_of
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix, input_rows
 
 
 def weight_gradients(objective, site, delta, weights):
-    """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape)."""
+    """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape).
+
+    Raises:
+        InnerCallError: a custom layer's call cannot be repeated for each example.
+    """
     if _is_plain_normalisation(site):
         return _of_normalisation(objective, site, delta, weights)
     if isinstance(site.layer, keras.layers.DepthwiseConv2D) and _is_channels_last(site.layer):
         return _of_depthwise(site, delta, weights)
     if isinstance(site.layer, own.Own):
-        return own.gradients(objective, site, delta, weights)
+        return _of_own(objective, site, delta, weights)
     if isinstance(site.layer, Offsets):
         return [tf.reduce_sum(delta, 1) for _ in weights]
     if isinstance(site.layer, Reversed):
@@ -42,6 +46,13 @@ def weight_gradients(objective, site, delta, weights):
         tf.reduce_sum(delta, 1) if v is bias else tf.reshape(kernel_gradient, [batch, *v.shape])
         for v in weights
     ]
+
+
+def _of_own(objective, site, delta, weights):
+    try:
+        return own.gradients(objective, site, delta, weights)
+    except Exception as error:  # Whatever a user's call does that cannot be vectorised.
+        raise InnerCallError([site.layer.name]) from error
 
 
 _NORMALISATIONS = (

@@ -142,7 +142,7 @@ class Scorer:
         """What the contraction gives, None where it cannot be traced."""
         try:
             found = kernel(batch, self._weight)
-        except (ValueError, TypeError, IndexError, tf.errors.OpError):
+        except (ValueError, TypeError, LookupError, tf.errors.OpError):
             self.fast = False
             return None
         return found if isinstance(found, list) else found.numpy()

@@ -161,7 +161,7 @@ def signals(objective, layers, batch, weight):
 
 
 class InnerCallError(ValueError):
-    """A layer is called where its input and output cannot be seen from outside.
+    """A layer is called where its input and output cannot be seen from outside, or in its own way.
 
     Attributes:
         layers: the names of such layers.
@@ -169,7 +169,7 @@ class InnerCallError(ValueError):
 
     def __init__(self, layers):
         self.layers = layers
-        super().__init__(f"{', '.join(layers)} is called inside a loop or a branch")
+        super().__init__(f"{', '.join(layers)} cannot be seen example by example")
 
 
 def gradients_at(tape, target, sites):

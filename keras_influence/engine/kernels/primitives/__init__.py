@@ -4,11 +4,12 @@ What a kernel computes forward is always TensorFlow's; only how it is differenti
 TensorFlow keeps one function for each kind of operation that gives its gradient, and a second
 derivative is the gradient of what that function computed. Some of these are wrong or missing:
 those of the gradients of resizing and max pooling, of products at zeros, of `softsign`, of
-labels that depend on weights, of determinants of singular matrices, of CTC losses. A gradient is known by the
-kind of the operation, so it does not matter under which name a layer, a loss or a user's own
-code came to it: `tf.nn.max_pool`, `tf.compat.v1.nn.max_pool`, a name bound long ago. Some things
-are replaced as functions: `tf.nn.moments`, see `statistics`, and what a `tf.function` keeps of
-earlier derivatives, see `functions`; and CTC losses, whose tape keeps no inputs, see `ctc`.
+labels that depend on weights, of determinants of singular matrices, of CTC losses. A gradient
+is known by the kind of the operation, so it does not matter under which name a layer, a loss or
+a user's own code came to it: `tf.nn.max_pool`, `tf.compat.v1.nn.max_pool`, a name bound long
+ago. Three things are replaced as functions: `tf.nn.moments`, see `statistics`; what a
+`tf.function` keeps of earlier derivatives, see `functions`; CTC losses, of whose inputs a tape
+keeps none, see `ctc`.
 
 What is still wrong without a word, and caught only by comparing a product with differences of
 gradients: segment products with several zeros, `FakeQuantWithMinMax…` (its gradient counts as
