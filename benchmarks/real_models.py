@@ -90,6 +90,26 @@ def bert():
     return model, _tokens(500, 32, 1000)
 
 
+@keras.saving.register_keras_serializable("real_models")
+class Tokens(layers.Layer):
+    """A token for the class in front, and a table of positions: a user's own weights."""
+
+    def build(self, shape):
+        self.first = self.add_weight(shape=(1, 1, shape[-1]))
+        self.table = self.add_weight(shape=(1, shape[1] + 1, shape[-1]))
+
+    def call(self, x):
+        first = keras.ops.broadcast_to(self.first, (keras.ops.shape(x)[0], 1, x.shape[-1]))
+        return keras.ops.concatenate([first, x], axis=1) + self.table
+
+
+def tokens():
+    inputs = keras.Input((32,), dtype="int32")
+    x = _encoder(Tokens()(layers.Embedding(1000, 64)(inputs)), 64, 4, 2)[:, 0]
+    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+    return model, _tokens(500, 32, 1000)
+
+
 def bilstm():
     inputs = keras.Input((20,), dtype="int32")
     x = layers.Bidirectional(layers.LSTM(16))(layers.Embedding(50, 8)(inputs))
@@ -123,7 +143,7 @@ def classes():
 MODELS = {
     made.__name__: made
     for made in (
-        *(mobilenet, resnet50, efficientnet, vit, bert),
+        *(mobilenet, resnet50, efficientnet, vit, bert, tokens),
         *(bilstm, convlstm, wide, classes),
     )
 }
