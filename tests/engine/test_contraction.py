@@ -98,6 +98,19 @@ def _positions(how):
     ]
 
 
+class Folded(layers.Layer):
+    """Every layer of the model sees two rows of each example."""
+
+    def build(self, shape):
+        self.inner, self.logits = layers.Dense(3, "tanh"), layers.Dense(3)
+        self.inner.build((None, 6))
+        self.logits.build((None, 3))
+
+    def call(self, x):
+        z = self.logits(self.inner(keras.ops.reshape(x, (-1, 6))))
+        return keras.ops.sum(keras.ops.reshape(z, (-1, 2, 3)), axis=1)
+
+
 class Doubled(layers.Dense):
     """Not linear in its kernel."""
 
@@ -170,6 +183,14 @@ def test_contraction_agrees_with_a_loop_over_examples(name, rng):
 @pytest.mark.parametrize("name", PLAIN)
 def test_other_layers_take_the_plain_path(name, rng):
     model = _model(*PLAIN[name]())
+    x, y = _data(model, rng)
+    _check(model, (x, y), _example_gradients(model, x, y), contracted=False)
+
+
+def test_where_all_layers_see_other_rows_than_examples(rng):
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, layers.Softmax()(Folded()(inputs)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
     x, y = _data(model, rng)
     _check(model, (x, y), _example_gradients(model, x, y), contracted=False)
 

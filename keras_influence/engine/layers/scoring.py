@@ -139,10 +139,13 @@ class Scorer:
         return [found[:-1].T]
 
     def _try(self, kernel, batch):
-        """What the contraction gives, None where it cannot be traced."""
+        """What the contraction gives; None where it cannot be traced, or has no row an example."""
         try:
             found = kernel(batch, self._weight)
         except (ValueError, TypeError, LookupError, tf.errors.OpError):
+            found = None
+        blocks = found if isinstance(found, list) else [found]
+        if found is None or any(len(block) != batch_size(batch) for block in blocks):
             self.fast = False
             return None
         return found if isinstance(found, list) else found.numpy()
