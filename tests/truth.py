@@ -81,6 +81,16 @@ def gradient(model, x, y, **weight):
     return _flat(_gradients(model, x, y, **weight))
 
 
+def gradients_of_each(model, x, value_of):
+    """∇ of `value_of(outputs, i)` of each example by itself, by a plain tape, (n, p)."""
+    rows = []
+    for i in range(len(x)):
+        with tf.GradientTape() as tape:
+            value = value_of(model(x[i : i + 1]), i)
+        rows.append(_flat(tape.gradient(value, [v.value for v in model.trainable_variables])))
+    return np.array(rows)
+
+
 def gradient_of_weights(model, x, y):
     """`gradient` as a function of sample weights alone, compiled: for truths that ask for it often."""
     gradient(model, x, y)  # Keras builds its losses at their first call.

@@ -120,20 +120,9 @@ def _data(rng, outputs=1):
     return x, y, rng.uniform(0.5, 2, N)
 
 
-def _gradients(model, x, value_of):
-    """∇ of `value_of(outputs, i)` of each example, (n, p)."""
-    rows = []
-    for i in range(len(x)):
-        with tf.GradientTape() as tape:
-            value = value_of(model(x[i : i + 1]), i)
-        found = tape.gradient(value, [v.value for v in model.trainable_variables])
-        rows.append(np.concatenate([np.ravel(tf.convert_to_tensor(g)) for g in found]))
-    return np.array(rows)
-
-
 def _of_losses(model, data):
     x, y, w = data
-    return _gradients(model, x, lambda z, i: w[i] * tf.reduce_mean((z[0] - y[i]) ** 2))
+    return truth.gradients_of_each(model, x, lambda z, i: w[i] * tf.reduce_mean((z[0] - y[i]) ** 2))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -153,7 +142,7 @@ def test_examples_are_scored_layer_by_layer(name, rng):
 @pytest.mark.parametrize("name", FEW)
 def test_blocks_are_the_second_moments_of_single_examples(name, rng):
     model, (x, y, w) = _model(name), _data(rng)
-    g = _gradients(model, x, lambda z, i: z[0, 0]) * np.sqrt(2 * w / N)[:, None]
+    g = truth.gradients_of_each(model, x, lambda z, i: z[0, 0]) * np.sqrt(2 * w / N)[:, None]
     problem = Problem(model, (x, y, w), batch_size=3)
     blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
     assert sorted(np.concatenate([b.positions.ravel() for b in blocks])) == list(range(g.shape[1]))

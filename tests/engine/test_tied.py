@@ -52,16 +52,6 @@ def _tokens(rng):
     return x
 
 
-def _gradients(model, x, value_of):
-    rows = []
-    for i in range(len(x)):
-        with tf.GradientTape() as tape:
-            value = value_of(model(x[i : i + 1]), i)
-        found = tape.gradient(value, [v.value for v in model.trainable_variables])
-        rows.append(np.concatenate([np.ravel(tf.convert_to_tensor(g)) for g in found]))
-    return np.array(rows)
-
-
 @pytest.mark.parametrize("numbers", [None, 1], ids=["at once", "in slices"])
 @pytest.mark.parametrize("name", CASES)
 def test_blocks_are_the_second_moments_of_single_examples(name, numbers, rng, monkeypatch):
@@ -71,7 +61,7 @@ def test_blocks_are_the_second_moments_of_single_examples(name, numbers, rng, mo
     model = _model(options, _scalar)
     model.compile("sgd", "mse")
     x, w = _tokens(rng), rng.uniform(0.5, 2, N)
-    g = _gradients(model, x, lambda y, i: y[0, 0]) * np.sqrt(2 * w / N)[:, None]
+    g = truth.gradients_of_each(model, x, lambda y, i: y[0, 0]) * np.sqrt(2 * w / N)[:, None]
     problem = Problem(model, (x, rng.normal(size=(N, 1)), w), batch_size=3)
     blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
     assert sorted(np.concatenate([b.positions.ravel() for b in blocks])) == list(range(g.shape[1]))
@@ -90,7 +80,7 @@ def test_a_language_model_is_scored_layer_by_layer(name, rng):
     model.compile("sgd", loss)
     x = _tokens(rng)
     y = rng.integers(0, WORDS, (N, STEPS))
-    expected = _gradients(
+    expected = truth.gradients_of_each(
         model,
         x,
         lambda z, i: tf.reduce_mean(
@@ -136,7 +126,7 @@ def test_a_class_that_adds_nothing_is_the_same(kind, same, rng):
     model.compile("sgd", "mse")
     x, y = _tokens(rng), rng.normal(size=(N, 1))
     values = model(x).numpy()
-    expected = 2 * (values - y) * _gradients(model, x, lambda z, i: z[0, 0])
+    expected = 2 * (values - y) * truth.gradients_of_each(model, x, lambda z, i: z[0, 0])
     problem = Problem(model, (x, y), batch_size=4)
     scorer = problem.scorer(problem.facts.own(), "train")
     found = np.concatenate([scorer.gradients(batch) for batch in problem.train])

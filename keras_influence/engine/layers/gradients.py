@@ -1,9 +1,13 @@
 """Weight gradients of single examples, layer by layer, from inputs a and output gradients δ."""
 
+import contextlib
+import logging
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.recurrent import Offsets
 from keras_influence.engine.layers.sites import InnerCallError, apply, weights_of
@@ -46,13 +50,6 @@ def weight_gradients(objective, site, delta, weights):
         tf.reduce_sum(delta, 1) if v is bias else tf.reshape(kernel_gradient, [batch, *v.shape])
         for v in weights
     ]
-
-
-def _of_own(objective, site, delta, weights):
-    try:
-        return own.gradients(objective, site, delta, weights)
-    except Exception as error:  # Whatever a user's call does that cannot be vectorised.
-        raise InnerCallError([site.layer.name]) from error
 
 
 _NORMALISATIONS = (
@@ -123,16 +120,69 @@ def _padding(size, out, step, reach):
 
 
 def _by_differentiation(objective, site, delta, weights):
-    """The same for any layer: its own gradient, example by example, vectorised."""
+    """The same for any linear layer: its own gradient, example by example, vectorised."""
+
+    def call(rows):
+        return apply(site._replace(arguments=(*rows, *site.arguments[1:])))
+
+    return _of_each(objective, weights, delta, [site.inputs], call)
+
+
+def _of_own(objective, site, delta, weights):
+    """The same of the call of an `Own`, in a kernel."""
+    given = tf.nest.flatten(site.inputs)
+    places = [i for i, t in enumerate(given) if own.has_examples(t)]
+    masked = [i for i in places if getattr(given[i], "_keras_mask", None) is not None]
+    last = tf.shape(delta)[0]
+
+    def call(rows):
+        alone = list(given)
+        for i, row in zip(places, rows):
+            alone[i] = row
+        for i, mask in zip(masked, rows[len(places) :]):
+            alone[i]._keras_mask = mask
+        return site.layer.call(tf.nest.pack_sequence_as(site.inputs, alone))
+
+    # An input with other rows than δ is no example's, and the result not used: see `own.counts`.
+    tensors = [given[i] for i in places] + [given[i]._keras_mask for i in masked]
+    tensors = [tf.gather(t, tf.minimum(tf.range(last), tf.shape(t)[0] - 1)) for t in tensors]
+    delta = tf.ensure_shape(delta, site.outputs.shape)
+    try:
+        with _keras.lock, _quiet():
+            return _of_each(objective, weights, delta, tensors, call, fallback=False)
+    except Exception as error:  # Whatever a user's call does that cannot be vectorised.
+        raise InnerCallError([site.layer.name]) from error
+
+
+def _of_each(objective, weights, delta, tensors, call, fallback=True):
+    """∂⟨f(aᵢ; w), δᵢ⟩/∂w, vectorised over the rows of δ and `tensors`.
+
+    Args:
+        call: f of a batch of one, from a list of the tensors' rows.
+        fallback: whether what cannot be vectorised is done in a loop.
+    """
     values = [tf.convert_to_tensor(v.value) for v in weights]
 
     def gradients_of(one):
-        a, d = one
-        alone = site._replace(arguments=(a[None], *site.arguments[1:]))
+        d, *rows = one
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             with objective.with_values(list(zip(weights, values))):
-                pairing = tf.reduce_sum(apply(alone) * d[None])
-        return [tf.convert_to_tensor(g) for g in tape.gradient(pairing, values)]
+                y = call([row[None] for row in rows])
+            pairing = tf.reduce_sum(y * tf.cast(d, y.dtype))
+        found = tape.gradient(pairing, values, unconnected_gradients="zero")
+        return [tf.cast(g, objective.parameters.dtype) for g in found]
 
-    return tf.vectorized_map(gradients_of, (site.inputs, delta))
+    return tf.vectorized_map(gradients_of, [delta, *tensors], fallback_to_while_loop=fallback)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """What cannot be vectorised is no error of the user's: TensorFlow does not report it."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -6,8 +6,6 @@ still goes through its output, so that an example's gradient is that of its own 
     ∂ℓᵢ/∂w = ∂⟨f(aᵢ; w), δᵢ⟩/∂w        δᵢ = ∂ℓᵢ/∂f(aᵢ; w)
 """
 
-import contextlib
-import logging
 import weakref
 
 import keras
@@ -62,57 +60,6 @@ def called(layer, pieces, see):
     return by_pieces
 
 
-def gradients(objective, site, delta, weights):
-    """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape), example by example, vectorised.
-
-    Args:
-        objective: an `Objective`.
-        site: a `Site` of a piece, in a kernel.
-        delta: (b, ...).
-        weights: some of the piece's.
-    """
-    given = tf.nest.flatten(site.inputs)
-    places = [i for i, t in enumerate(given) if _has_examples(t)]
-    rows, values = tf.range(_rows_of(delta)), [tf.convert_to_tensor(v.value) for v in weights]
-    masks = {i: m for i in places if (m := getattr(given[i], "_keras_mask", None)) is not None}
-
-    def gradients_of(one):
-        d, inputs, hidden = one
-        alone = list(given)
-        for i in places:
-            alone[i] = inputs[i][None]
-            if i in hidden:
-                alone[i]._keras_mask = hidden[i][None]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            with objective.with_values(list(zip(weights, values))):
-                y = site.layer.call(tf.nest.pack_sequence_as(site.inputs, alone))
-            pairing = tf.reduce_sum(y * tf.cast(d, y.dtype))
-        found = tape.gradient(pairing, values, unconnected_gradients="zero")
-        return [tf.cast(g, objective.parameters.dtype) for g in found]
-
-    def taken(tensors):
-        # An input with other rows than δ is no example's, and the result not used: see `counts`.
-        return {i: tf.gather(t, tf.minimum(rows, _rows_of(t) - 1)) for i, t in tensors.items()}
-
-    delta = tf.ensure_shape(delta, site.outputs.shape)
-    each = delta, taken({i: given[i] for i in places}), taken(masks)
-    with _quiet():
-        return tf.vectorized_map(gradients_of, each, fallback_to_while_loop=False)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """What cannot be vectorised is no error of the user's: TensorFlow does not report it."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def hides_examples(site):
     """Whether a site in a kernel is a piece's whose output has no axis of examples."""
     z = site.outputs
@@ -121,14 +68,10 @@ def hides_examples(site):
 
 def counts(site, delta):
     """How many rows δ and each input have, which are as many as there are examples; or not."""
-    given = [t for t in tf.nest.flatten(site.inputs) if _has_examples(t)]
-    return tf.stack([_rows_of(t) for t in (delta, *given)])
+    given = [t for t in tf.nest.flatten(site.inputs) if has_examples(t)]
+    return tf.stack([tf.shape(t)[0] for t in (delta, *given)])
 
 
-def _rows_of(tensor):
-    return tf.shape(tensor)[0]
-
-
-def _has_examples(given):
+def has_examples(given):
     """Whether it is a tensor with an axis of examples: their number is not known in a kernel."""
     return tf.is_tensor(given) and given.shape.rank != 0 and given.shape[0] is None
