@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import keras_influence as ki
 from keras_influence.engine.layers import own
+from keras_influence.engine.layers.contraction import VECTORS
+from keras_influence.engine.layers.footprint import footprint_of
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.factors.kronecker import Block
 from tests import truth
@@ -72,6 +74,30 @@ class Around(layers.Layer):
         return z * ops.expand_dims(keep, -1)
 
 
+class WideOpen(layers.Dense):
+    """Of another class than Keras's, so that its gradients are formed."""
+
+
+class Pooled(layers.Layer):
+    """A sublayer that finds a mask on what it is given."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.mean, self.supports_masking = layers.GlobalAveragePooling1D(), True
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],))
+
+    def call(self, x):
+        return x * self.scale + self.mean(x)[:, None] * self.scale**2
+
+
+def _masked(h):
+    """Steps that begin with what is not positive are left out, but for the last."""
+    kept = h[:, :-1] * ops.cast(h[:, :-1, :1] > 0, h.dtype)
+    return Pooled()(layers.Masking()(ops.concatenate([kept, h[:, -1:]], 1)))
+
+
 def _low_rank(h):
     layer = layers.Dense(WIDTH)
     z = layer(h)
@@ -94,6 +120,7 @@ CASES = {
         3,
     ),
     "called twice": (_twice, 3),
+    "masked": (_masked, 1),
     "LoRA": (_low_rank, 2),
 }
 FEW = [
@@ -134,7 +161,7 @@ def test_examples_are_scored_layer_by_layer(name, rng):
     found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
     assert scorer.fast
     assert truth.relative_error(found, expected) < 1e-10
-    for count in (1, 3):
+    for count in (1, VECTORS + 1):  # The last one goes alone.
         v = rng.normal(size=(count, expected.shape[1]))
         assert truth.relative_error(problem.scores(v), v @ expected.T / N) < 1e-10
 
@@ -216,6 +243,9 @@ def _across(h):
 HIDDEN = {
     "several rows an example": lambda h: Mixed()([ops.reshape(h, (-1, WIDTH)), h]),
     "steps first": _across,
+    "all rows folded": lambda h: ops.reshape(
+        Turned()(ops.reshape(h, (-1, WIDTH))), (-1, STEPS, WIDTH)
+    ),
     "not vectorised": lambda h: Called()(h),
 }
 
@@ -246,6 +276,30 @@ def test_too_many_weights_are_taken_the_plain_way(rng, monkeypatch):
     v = rng.normal(size=(2, model.count_params()))
     expected = v @ _of_losses(model, data).T / N
     assert truth.relative_error(problem.scores(v), expected) < 1e-10
+
+
+def test_weights_that_a_layer_gets_later_are_seen(rng):
+    model, data = _model("added outside"), _data(rng)
+    Problem(model, data).scorer(None, "train")
+    first, last = (layer for layer in model.layers if isinstance(layer, layers.Dense))
+    for layer in (last, first):
+        layer.enable_lora(1)
+        layer.lora_kernel_b.assign(rng.normal(size=layer.lora_kernel_b.shape))
+        model.compile("sgd", "mse")
+        problem = Problem(model, data, batch_size=4)
+        scorer = problem.scorer(problem.facts.own(), "train")
+        found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
+        assert scorer.fast
+        assert truth.relative_error(found, _of_losses(model, data)) < 1e-5
+
+
+def test_batches_leave_room_for_gradients_of_single_examples(rng):
+    inputs = keras.Input((50,))
+    model = keras.Model(inputs, layers.PReLU()(layers.Dense(3)(layers.PReLU()(inputs))))
+    numbers = footprint_of(model, (rng.normal(size=(4, 50)), None, None)).numbers
+    wide = keras.Model(inputs, layers.Dense(3)(WideOpen(400)(inputs)))
+    few = (rng.normal(size=(4, 50)), None, None)
+    assert numbers < 200 and footprint_of(wide, few).numbers >= 50 * 400 / 8
 
 
 def test_the_layer_is_as_before(rng):

@@ -9,6 +9,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import CG, EKFAC, Direct
+from keras_influence.engine.problem import Problem
 from keras_influence.errors import DivergenceError, SolverError
 from keras_influence.questions.plans import Plan, first_answer, plans_for
 from keras_influence.questions.settings import Settings
@@ -262,6 +263,8 @@ def test_a_loss_that_layers_add_is_solved_without_what_layers_know(float64, rng)
     exact = ki.influence(model, (x[:2],), (x,), method="direct", **about)
     found = ki.influence(model, (x[:2],), (x,), method=ki.CG(1e-8), **about)
     assert truth.relative_error(found.values, exact.values) < 1e-6
+    curvature = Problem(model, (x,)).curvature("hessian")
+    assert not curvature.layers_are_worth_it() and curvature.contributions_worth_it() is None
     with pytest.raises(ki.SolverError, match="added by its layers.*nystrom"):
         ki.influence(model, (x[:2],), (x,), method="ekfac", **about)
 

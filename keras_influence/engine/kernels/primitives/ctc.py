@@ -78,7 +78,7 @@ def _loss(logits, labels, label_length, logit_length):
     y = tf.transpose(tf.nn.log_softmax(logits), [1, 0, 2])
     y = tf.transpose(tf.gather(y, states, axis=2, batch_dims=1), [1, 0, 2])
     skips = tf.concat([tf.zeros_like(states[:, :2]), states[:, :-2]], 1)[:, : 2 * longest + 1]
-    skips = (states != 0) & (states != skips)
+    skips = states != skips  # Blanks have a blank there.
     going = tf.range(tf.shape(y)[0])[:, None] < tf.cast(logit_length, tf.int32)
     never = tf.constant(_NEVER, y.dtype)
 
