@@ -11,7 +11,12 @@ from keras_influence.engine.kernels.kernel import work_alone
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
 from keras_influence.engine.layers.scoring import Scorer, value_and_gradient_of
-from keras_influence.engine.layers.worth import are_worth_it, contributions_worth_it, operations
+from keras_influence.engine.layers.worth import (
+    are_worth_it,
+    contributions_worth_it,
+    operations,
+    tracing,
+)
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.facts import check_loss, find_facts
@@ -237,6 +242,7 @@ class Problem:
             "bases": operations(self.objective) if worth_it else None,
             "batches": len(self.train) / max(1, workers),
             "alone": work_alone(self.model),
+            "tracing": tracing(self.objective),
             "workers": workers,
         }
 

@@ -104,6 +104,27 @@ def test_gauss_newton_is_semi_definite_or_refused_by_name(name, rng):
             ki.hvp(model, v, train, curvature="gauss_newton")
 
 
+@pytest.mark.parametrize(("concave", "refused"), [(1.0, True), (0.05, False)])
+def test_a_loss_that_is_concave_in_one_of_many_directions(concave, refused, rng):
+    """Most directions see nothing of it; a little of it damping may outweigh."""
+    signs = np.r_[-concave, np.ones(19)]
+
+    def loss(y, z):
+        return keras.ops.sum(signs * keras.ops.square(z - y), axis=-1)
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(20, use_bias=False)(inputs))
+    model.compile("sgd", loss)
+    train, v = (rng.normal(size=(9, 2)), rng.normal(size=(9, 20))), rng.normal(size=40)
+    if refused:
+        with pytest.raises(ValueError, match="the loss loss, which is not convex"):
+            ki.hvp(model, v, train, curvature="gauss_newton")
+        return
+    exact = np.kron(train[0].T @ train[0], np.diag(2 * signs)) / 9
+    found = ki.hvp(model, v, train, curvature="gauss_newton")
+    assert truth.relative_error(found, exact @ v) < 1e-9
+
+
 def test_the_refusal_names_the_loss(rng):
     model = build("MeanAbsoluteError")
     with pytest.raises(ValueError, match="the loss mean_absolute_error, which has no second"):

@@ -7,7 +7,7 @@ import keras_influence as ki
 from keras_influence import CG, NCG, Nystrom
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
-from tests.linalg.matrices import Watched, dense_solve, spectral
+from tests.linalg.matrices import Layers, Watched, dense_solve, spectral
 
 
 def test_converged_rows_drop_out_of_the_passes(rng):
@@ -90,6 +90,33 @@ def test_a_sketch_that_serves_many_is_made_at_once(rng):
     CG(preconditioner="nystrom").solve(watched, rng.normal(size=(60, 200)))
     assert watched.widths[0] == 50
     assert CG(preconditioner="nystrom").prepare(Dense(matrix), 0.1) is not None
+
+
+class Unsure(Layers):
+    """Layers of a matrix that may have negative eigenvalues; it counts how often they are asked for."""
+
+    semidefinite = False
+    asked = 0
+
+    def kronecker(self, pseudo_gradients, seed):
+        self.asked += 1
+        return super().kronecker(pseudo_gradients, seed)
+
+
+def test_of_what_may_be_indefinite_layers_are_asked_for_after_one_iteration(rng):
+    v, definite, negative = rng.normal(size=(2, 23)), Unsure(rng, 0.02), Unsure(rng, 0.02)
+    solution = CG(tol=1e-8).solve(Damped(definite, 0.1), v)
+    assert truth.relative_error(solution.x, dense_solve(definite.matrix, v, 0.1)) < 1e-7
+    assert definite.asked == 1
+    assert solution.factor is not None
+    again = CG(tol=1e-8).solve(Damped(definite, 0.1), v, factor=solution.factor)
+    assert definite.asked == 1
+    assert again.passes < solution.passes
+
+    negative.matrix -= 3 * np.eye(23)
+    with pytest.raises(ki.SolverError, match="negative curvature"):
+        CG().solve(Damped(negative, 0.1), v)
+    assert negative.asked == 0
 
 
 def test_an_operator_keeps_what_it_gives_back(rng):

@@ -157,6 +157,7 @@ class GaussNewton(Curvature):
     """
 
     kernel = "gauss_newton"
+    semidefinite = True
 
 
 def products(ground, run, kind, rows, weight, numbers, alone):

@@ -13,6 +13,9 @@ from keras_influence.engine.kernels.outputs import (
 )
 from keras_influence.engine.loss.compiled import Weighting
 
+# The part of a vector outside of a space that it is in but for rounding.
+_SPANNED = 1e-3
+
 
 def curvature_at_outputs(objective, batch, weight):
     """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ, and ⟨∂L/∂z, J v⟩ of each example, (b,).
@@ -44,8 +47,12 @@ def curvature_at_outputs(objective, batch, weight):
     return product
 
 
-def output_curvatures(objective, batch, weight, directions=8):
-    """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z, outside of kernels."""
+def output_curvatures(objective, batch, weight, steps=8):
+    """Curvatures of the loss along unit directions of the outputs z, outside of kernels.
+
+    The first is tᵀ (∂²ℓ/∂z²) t for a random t, the others are the Ritz values that some steps
+    from there find (Lanczos): the most negative of them is near the smallest eigenvalue.
+    """
     theta = objective.parameters.tensors()
     weight = Weighting.of(tf.constant(weight.vector(), objective.parameters.dtype))
     with primitives.replaced(), objective.at(theta):
@@ -54,13 +61,34 @@ def output_curvatures(objective, batch, weight, directions=8):
         outer, free, slope, _ = slope_at_outputs(
             objective.reading, model, parts, y_pred, pairs, objective.ones(batch), weight
         )
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(directions):
-        t = [tf.constant(rng.standard_normal(a.shape), a.dtype) for a in free]
+    sizes = np.cumsum([0, *(int(np.prod(a.shape)) for a in free)])
+
+    def product(v):
+        parts = [v[i:j].reshape(a.shape) for i, j, a in zip(sizes, sizes[1:], free)]
+        t = [tf.constant(part, a.dtype) for part, a in zip(parts, free)]
         try:
             bent = filled(outer.gradient(slope, free, output_gradients=t), free)
         except LookupError as error:
             raise not_differentiable(error) from error
-        found.append(sum(float(tf.reduce_sum(a * b)) for a, b in zip(t, bent)))
-    return np.array(found)
+        return np.concatenate([np.ravel(b).astype(float) for b in bent])
+
+    if not sizes[-1]:
+        return np.zeros(2)
+    return _ritz_values(product, np.random.default_rng(0).standard_normal(sizes[-1]), steps)
+
+
+def _ritz_values(product, v, steps):
+    """The Rayleigh quotient of v, then the Ritz values of v, H v, H² v, ..., ascending."""
+    basis, images = [], []
+    for _ in range(min(steps, len(v))):
+        basis.append(v / np.linalg.norm(v))
+        images.append(product(basis[-1]))
+        v, size = images[-1], np.linalg.norm(images[-1])
+        for _ in range(2):  # Once leaves what rounding makes large.
+            v = v - np.transpose(basis) @ (basis @ v)
+        if not np.linalg.norm(v) > _SPANNED * size:
+            break
+    small = np.array(basis) @ np.transpose(images)
+    if not np.isfinite(small).all():
+        return np.full(2, np.nan)
+    return np.append(small[0, 0], np.linalg.eigvalsh((small + small.T) / 2))

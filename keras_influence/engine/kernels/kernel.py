@@ -107,6 +107,11 @@ class Kernels:
         wanted = (function.__name__, many, skeleton, layout)
         return any(k[:4] == wanted and c.accepts(flat) for k, c in self._compiled.items())
 
+    def operations(self, function):
+        """How many operations the largest trace of a kernel has; 0 where there is none."""
+        traces = [c for k, c in self._compiled.items() if k[0] == function.__name__]
+        return max((c.operations() for c in traces), default=0)
+
     def forget(self):
         """Trace everything anew when it is next asked for."""
         self._compiled = {}
@@ -176,6 +181,12 @@ class _Compiled:
         missing = _missing_gradient(self._function.graph)
         if missing:
             raise not_differentiable(missing)
+
+    def operations(self):
+        """How many operations it has, those of loops included."""
+        graph = self._function.graph
+        inner = graph.as_graph_def().library.function
+        return len(graph.get_operations()) + sum(len(f.node_def) for f in inner)
 
     def accepts(self, flat):
         return all(s.is_compatible_with(t.shape) for s, t in zip(self._specs, flat))

@@ -169,7 +169,7 @@ class Objective(CompiledLoss):
         return product
 
     def output_curvatures(self, batch, weight):
-        """tᵀ (∂²ℓ/∂z²) t for a few random directions t of the outputs z, outside of kernels."""
+        """Curvatures of the loss along some directions of the outputs z, outside of kernels."""
         return output_curvatures(self, batch, weight)
 
     # ---- scores

@@ -111,10 +111,11 @@ def signs(z, seed):
 
 def root_of(product, z, seed):
     """The name of the first of `ROOTS` that holds for an output of a few examples."""
-    for name in ROOTS:
+    *closed, dense_ = ROOTS
+    for name in closed:
         if float(root(name, product, z, seed).miss) <= tolerance(z.dtype):
             return name
-    return "dense"
+    return dense_  # Always right: it need not be tried.
 
 
 def tolerance(dtype):

@@ -171,7 +171,8 @@ def _of_each(objective, weights, delta, tensors, call, fallback=True):
                 y = call([row[None] for row in rows])
             pairing = tf.reduce_sum(y * tf.cast(d, y.dtype))
         found = tape.gradient(pairing, values, unconnected_gradients="zero")
-        return [tf.cast(g, objective.parameters.dtype) for g in found]
+        # Of rows that were looked up they are `IndexedSlices`, which a map warns of.
+        return [tf.cast(tf.convert_to_tensor(g), objective.parameters.dtype) for g in found]
 
     return tf.vectorized_map(gradients_of, [delta, *tensors], fallback_to_while_loop=fallback)
 

@@ -17,6 +17,9 @@ _MOST, _PART, _EACH = 4000, 0.2, 64
 # Operations that their inner products may take, in those of a forward and backward pass.
 _INNER = 500
 _PASS = 6
+# Floating-point operations in the time that it takes to trace what blocks or contributions are made
+# of, for each operation of the gradient's graph: a millisecond.
+_TRACED = 4e7
 
 
 def are_worth_it(objective, work):
@@ -38,6 +41,11 @@ def operations(objective):
     """Floating-point operations that the bases of the blocks take, besides passes over the data."""
     sides = [side for v in _known(objective) for side in _sides(v) if side <= LARGEST]
     return sum(_EIGENVECTORS * 2.0 * side**3 for side in sides)
+
+
+def tracing(objective):
+    """Floating-point operations in the time that tracing what they are made of takes."""
+    return _TRACED * objective.kernels.operations(objective.value_and_gradient)
 
 
 def contributions_worth_it(objective, footprint, n):

@@ -12,6 +12,10 @@ from keras_influence.engine.loss.looks import few_of, near
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, warn
 
+# Curvature along an output's direction, in units of the largest, that is more than rounding; and
+# that of the least convex one which damping and the other examples may yet outweigh.
+_CONCAVE, _OUTWEIGHED = 1e-4, 0.1
+
 
 def check_model(model, hidden=True):
     """Raise unless `model` is a built, compiled Keras model with finite trainable weights.
@@ -77,11 +81,11 @@ def check_convex(model, objective, few, facts):
     Raises:
         ValueError: the loss is flat or not convex in the outputs.
     """
-    curvatures = objective.output_curvatures(few, facts.own())
-    largest = np.abs(curvatures).max()
+    typical, *others = objective.output_curvatures(few, facts.own())
+    largest = np.abs(others).max()
     if largest == 0:
         why = "has no second derivative in the model's outputs"
-    elif curvatures.min() < -1e-4 * largest:
+    elif typical < -_CONCAVE * largest or min(others) < -_OUTWEIGHED * largest:
         why = "is not convex in the model's outputs"
     else:
         return

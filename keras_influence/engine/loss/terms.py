@@ -152,6 +152,8 @@ def each_alone(function, y_true, y_pred, weight):
             parts[i]._keras_logits = part[None]
         return tf.reduce_sum(function(*tf.nest.pack_sequence_as(structure, parts)))
 
+    if tf.executing_eagerly():  # Of a few: a map would be traced anew at each call.
+        return tf.stack([alone(row) for row in zip(*map(tf.unstack, rows))])
     return tf.vectorized_map(alone, rows)
 
 

@@ -20,11 +20,13 @@ class LinearOperator:
 
     Attributes:
         share: what a product costs, as a fraction of one pass over the full data.
+        semidefinite: whether it is known to have no negative eigenvalues.
     """
 
     size: int
     dtype: np.dtype[Any]
     share: float = 1.0
+    semidefinite: bool = False
 
     def matmat(self, rows: Array) -> Array:
         """The matrix times each row of a (k, p) array, as a (k, p) array that is the caller's."""

@@ -74,7 +74,8 @@ class Auto:
     milliseconds for each batch. Writing the matrix out takes p products, and p³ / 3 operations to
     factorise; conjugate gradients take some for each right-hand side, fewer where a `TwoLevel`
     preconditions them, which costs more to make than a `Nystrom` does, and one where a
-    `Woodbury` of all contributions of examples does. Of few parameters the
+    `Woodbury` of all contributions of examples does; for these two more has to be traced, which
+    of a small network takes longer than all the rest. Of few parameters the
     matrix is written out if that is soon done, for no other answer is as exact. Else the cheapest
     of these is chosen if it is within `budget`, or within 25 passes, what some epochs of `fit`
     take; beyond it EK-FAC, whose cost does not depend on the number of right-hand sides.
@@ -100,6 +101,7 @@ class Auto:
         bases: float | None = 0.0,
         batches: float = 1,
         alone: float = 0.0,
+        tracing: float = 0.0,
         workers: int = 0,
     ) -> tuple[Solver, str]:
         """A solver for some right-hand sides.
@@ -116,6 +118,7 @@ class Auto:
             batches: of the training examples.
             alone: operations in the time that a product takes at least, where vectors do not go
                 through a batch together.
+            tracing: operations in the time that it takes to trace what layers are seen by.
             workers: of a cluster, that share the examples; 0 if there is none. A pass then takes
                 the time of their shares, and that of what is sent, which grows with the
                 parameters and not with the examples.
@@ -139,14 +142,15 @@ class Auto:
             (sketch + costs.iterating(count, *_PRODUCTS_NYSTROM), CG(preconditioner="nystrom"))
         ]
         if contributions is not None:
-            making = _EXAMPLE * contributions.rank / n + contributions.operations / unit
+            making = _EXAMPLE * contributions.rank / n
+            making += (contributions.operations + tracing) / unit
             solving = costs.of(count, count)
             if not contributions.whole:
                 solving = costs.iterating(count, *_PRODUCTS)
             ways.append((making + solving, CG()))
         elif bases is not None:
             rank = min(_RANK, size // _MATTER)
-            making = costs.of(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3)
+            making = costs.of(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3 + tracing)
             ways.append((making + costs.iterating(count, *_PRODUCTS), CG()))
         if size <= _LARGE:
             ways.append((dense, Direct()))

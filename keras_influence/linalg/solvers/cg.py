@@ -12,7 +12,7 @@ from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
-from keras_influence.linalg.solvers.patience import Patience, may_wait
+from keras_influence.linalg.solvers.patience import FirstStep, Patience, patience_for
 from keras_influence.linalg.sweeps import conjugated, overlaps, row_norms, stepped, turned
 from keras_influence.validate import check_number
 
@@ -64,8 +64,8 @@ class CG(Solver):
 
     def factorise(self, curvature: LinearOperator, damping: float) -> Any:
         """The preconditioner's factor; None where it is made only if it turns out to be needed."""
-        waits = may_wait(self.preconditioner, curvature)
-        return None if waits else self.prepare(curvature, damping)
+        waits = patience_for(self.preconditioner, curvature, _RANK, np.ones(0))
+        return self.prepare(curvature, damping) if waits is None else None
 
     def prepare(self, curvature: LinearOperator, damping: float) -> Any:
         return preconditioners.factorise(self.preconditioner, curvature, damping, rank=_RANK)
@@ -75,8 +75,9 @@ class CG(Solver):
         x[norms == 0] = 0
         r, iterations = problem.remainder(x), np.zeros(len(norms), int)
         patience = None
-        if problem.factor is None and may_wait(self.preconditioner, problem.curvature):
-            patience = Patience(_RANK, self.tol * norms)
+        if problem.factor is None:
+            about = self.preconditioner, problem.curvature, _RANK
+            patience = patience_for(*about, self.tol * norms)
         before, runs = np.full(len(norms), np.inf), 0
         # In float32 the recurrence loses sight of the true residual: begin again from that.
         while runs < _RUNS:
@@ -109,7 +110,7 @@ class CG(Solver):
         active: Array,
         norms: Array,
         iterations: Array,
-        patience: Patience | None,
+        patience: Patience | FirstStep | None,
     ) -> Any:
         """The recurrence from x with the residual r, for the rows in `active`; x in place.
 

@@ -1,4 +1,4 @@
-"""How long to go on without a preconditioner that would cost many products to make."""
+"""How long to go on without a preconditioner, which may cost much to make."""
 
 import numpy as np
 
@@ -45,8 +45,27 @@ class Patience:
         return bool(missing * iteration > gained * self._sketch)
 
 
-def may_wait(preconditioner: Preconditioner, curvature: LinearOperator) -> bool:
-    """Whether a preconditioner would be a sketch that nobody has asked for by itself."""
-    if preconditioner == "auto":
-        return by_layers(curvature) is None
-    return preconditioner == "nystrom"
+class FirstStep:
+    """One iteration, which shows most systems that are not definite for what they are."""
+
+    def __init__(self) -> None:
+        self._steps = -1
+
+    def is_over(self, left: Array, active: Array) -> bool:
+        """As of `Patience`."""
+        self._steps += 1
+        return self._steps > 0
+
+
+def patience_for(
+    preconditioner: Preconditioner, curvature: LinearOperator, rank: int, targets: Array
+) -> Patience | FirstStep | None:
+    """What says how long the preconditioner waits; None if it is made at once.
+
+    A sketch that nobody has asked for by itself waits until it is worth its cost, and what is
+    made of layers for a curvature that may have negative eigenvalues for one iteration.
+    """
+    sketch = preconditioner == "nystrom" or preconditioner == "auto" and not by_layers(curvature)
+    if sketch:
+        return Patience(rank, targets)
+    return FirstStep() if preconditioner == "auto" and not curvature.semidefinite else None
