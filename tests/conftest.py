@@ -41,11 +41,19 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest looks for what is marked `slow`.
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        named = item.get_closest_marker("slow_cases")
+        if named is not None and item.callspec.id in named.args:
+            item.add_marker("slow")
     if not config.getoption("first_cases"):
         return
     seen, left_out, chosen = set(), [], []
     for item in items:
+        if item.get_closest_marker("slow") is not None:
+            chosen.append(item)  # Whether it is run, `-m` says.
+            continue
         test = item.nodeid.partition("[")[0]
         again = test in seen and item.get_closest_marker("each_case") is None
         (left_out if again else chosen).append(item)

@@ -198,6 +198,7 @@ def test_short_work_is_silent(data, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow_cases("False")
 @pytest.mark.parametrize("stopping_first", [True, False])
 def test_scores_are_those_of_the_weights_that_fit_leaves(stopping_first, rng):
     """Also where early stopping restores earlier ones, before or after the callback's turn."""

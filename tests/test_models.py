@@ -136,6 +136,13 @@ def _exact():
     return g[:3] @ np.linalg.solve(hessian + 3 * np.eye(39), g.T) / 20
 
 
+@pytest.mark.slow_cases(
+    "graph made inside",
+    "from subclass",
+    "subclass of a subclass",
+    "Functional subclass",
+    "Functional by keyword",
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_construction_gives_the_same_scores_also_after_a_file(name, data, tmp_path):
     model, test = ready(name, data), (data[0][:3], data[1][:3])
@@ -196,6 +203,7 @@ def test_from_model_takes_a_loaded_model(data, tmp_path):
     assert truth.relative_error(loaded.influence(data, data, damping=3.0).values, plain) < 1e-12
 
 
+@pytest.mark.slow_cases("Functional", "from Functional", "from Sequential")
 @pytest.mark.parametrize(
     "name", ["Functional", "subclass", "from Functional", "from Sequential", "from subclass"]
 )
@@ -240,6 +248,7 @@ class Stateful(keras.Model):
         return loss
 
 
+@pytest.mark.slow_cases("True")
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_comes_back_as_it_was(fails, data, monkeypatch):
     model = ki.InfluenceModel.from_model(Stateful())

@@ -286,7 +286,9 @@ ZOO = {
 }
 
 
-# Tracing the derivatives of some takes too many seconds for each run.
-SLOW = {"Embedding with mask, LSTM", "GRU", "Bidirectional", "ConvLSTM2D", "transformer block"}
 # Fewer kernels for these.
-LARGE = SLOW | {"SimpleRNN", "sequence output"}
+LARGE = {"Embedding with mask, LSTM", "GRU", "SimpleRNN", "sequence output"}
+LARGE |= {"Bidirectional", "ConvLSTM2D", "transformer block"}
+# Tracing the derivatives of some takes too many seconds for each run.
+SLOW = LARGE | {"shared layer", "side by side: poolings"}
+SLOW |= {"side by side: relu, relu6, selu, sigmoid, silu"}

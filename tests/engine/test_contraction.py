@@ -180,6 +180,7 @@ def test_contraction_agrees_with_a_loop_over_examples(name, rng):
     _check(model, (x, y), _example_gradients(model, x, y), contracted=True)
 
 
+@pytest.mark.slow_cases("recurrent", "positions cut")
 @pytest.mark.parametrize("name", PLAIN)
 def test_other_layers_take_the_plain_path(name, rng):
     model = _model(*PLAIN[name]())
@@ -256,6 +257,7 @@ def _token_model(shared=False, tied=False):
     return model
 
 
+@pytest.mark.slow_cases("True")
 @pytest.mark.parametrize("shared", [False, True])
 def test_attention_embeddings_and_shared_layers(shared, rng):
     model = _token_model(shared)

@@ -60,6 +60,7 @@ def _written_out(parts, size):
     return rows
 
 
+@pytest.mark.slow_cases("grouped-False")
 @pytest.mark.parametrize(("name", "scalar"), COVERED)
 def test_all_contributions_are_the_gauss_newton_matrix(name, scalar, float64, rng):
     model, train = _case(name, rng, scalar)

@@ -75,6 +75,7 @@ def _products(loss, z, vectors):
     return slope, tf.vectorized_map(product, vectors, warn=False)
 
 
+@pytest.mark.slow_cases("fused-compiled")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(
     ("loss", "labels"),
@@ -134,6 +135,7 @@ def _along(model, train, v, step=0.03):
     return (ends[0] - ends[1]) / (2 * step)
 
 
+@pytest.mark.slow_cases("fused")
 @LOSSES
 def test_products_of_a_model_agree_with_differences_of_gradients(loss, rng):
     model, train = _model(loss, rng)

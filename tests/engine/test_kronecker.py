@@ -162,6 +162,7 @@ def _is_right(block, dense):
     return all(m == pytest.approx(dense[np.ix_(p, p)], rel=1e-8, abs=1e-10) for p, m in found)
 
 
+@pytest.mark.slow_cases("grouped", "separable 1d", "conv transposed same")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_eigenvalues_are_the_diagonal_in_the_basis(name, float64, rng):
     """With one output a pseudo-gradient is ± the gradient of it: no noise is left."""
@@ -296,6 +297,7 @@ CURVED = {
 }
 
 
+@pytest.mark.slow_cases("sigmoid", "mse")
 @pytest.mark.parametrize("name", CURVED)
 def test_closed_forms_are_found_and_give_the_curvature(name, float64, rng):
     """The last layer's Gauss-Newton block, on average, for losses with and without a closed form."""
@@ -403,6 +405,7 @@ def _by_no_example(name):
     return model
 
 
+@pytest.mark.slow_cases("positions-7")
 @pytest.mark.parametrize("batch_size", [4, 7])
 @pytest.mark.parametrize("name", BY_NO_EXAMPLE)
 def test_layers_whose_first_axis_is_not_that_of_the_examples(name, batch_size, float64, rng):
@@ -435,6 +438,7 @@ def _uncovered(units=4):
     return model
 
 
+@pytest.mark.slow
 def test_a_network_without_covered_layers_is_solved_as_one_block(float64, rng):
     model = _uncovered()
     operator = _operator(model, (rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 4))))

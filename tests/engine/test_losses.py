@@ -180,6 +180,7 @@ def softmax_with(reduction, l2=truth.L2):
     return model
 
 
+@pytest.mark.slow_cases("False-4", "True-20")
 @pytest.mark.parametrize("batch_size", [4, 20])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_sum_is_the_sum_of_all_examples_and_one_regulariser(weighted, batch_size, rng):

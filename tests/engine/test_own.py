@@ -123,10 +123,7 @@ CASES = {
     "masked": (_masked, 1),
     "LoRA": (_low_rank, 2),
 }
-FEW = [
-    name if name in ("bent", "around", "LoRA") else pytest.param(name, marks=pytest.mark.slow)
-    for name in CASES
-]
+LESS = [name for name in CASES if name not in ("bent", "around", "LoRA")]
 
 
 def _model(name, outputs=1):
@@ -152,6 +149,7 @@ def _of_losses(model, data):
     return truth.gradients_of_each(model, x, lambda z, i: w[i] * tf.reduce_mean((z[0] - y[i]) ** 2))
 
 
+@pytest.mark.slow_cases("added inside, token, slopes", "called twice")
 @pytest.mark.parametrize("name", CASES)
 def test_examples_are_scored_layer_by_layer(name, rng):
     model, data = _model(name, 2), _data(rng, 2)
@@ -170,7 +168,8 @@ def test_examples_are_scored_layer_by_layer(name, rng):
     assert truth.relative_error(np.concatenate(alone), expected @ v[:1].T) < 1e-10
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.slow_cases(*LESS)
+@pytest.mark.parametrize("name", CASES)
 def test_blocks_are_the_second_moments_of_single_examples(name, rng):
     model, (x, y, w) = _model(name), _data(rng)
     g = truth.gradients_of_each(model, x, lambda z, i: z[0, 0]) * np.sqrt(2 * w / N)[:, None]

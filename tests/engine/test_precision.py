@@ -39,6 +39,7 @@ def reference():
     return data, weights, values
 
 
+@pytest.mark.slow_cases("mixed_bfloat16")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_scores_are_accurate_to_1e_4_in_every_policy(policy, reference):
     data, weights, expected = reference

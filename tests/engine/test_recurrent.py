@@ -44,11 +44,6 @@ def _images(layer, *shape):
     return lambda x: layers.Flatten()(layer(layers.Reshape((STEPS, *shape))(x)))
 
 
-def _slow(case):
-    """Tracing the derivatives of several loops takes long."""
-    return pytest.param(case, marks=pytest.mark.slow)
-
-
 # Network up to its scalar output, whether steps are masked, Kronecker factors of its layers.
 NETWORKS = {
     "SimpleRNN": (lambda x: layers.SimpleRNN(3)(x), False, 2),
@@ -139,9 +134,9 @@ def _is_right(block, g):
     return found == pytest.approx(_second_moment(block, g), rel=1e-8, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "case", [*NETWORKS.values(), *map(_slow, LARGER.values())], ids=[*NETWORKS, *LARGER]
-)
+# Tracing the derivatives of several loops takes long.
+@pytest.mark.slow_cases("stacked", *LARGER)
+@pytest.mark.parametrize("case", (NETWORKS | LARGER).values(), ids=[*NETWORKS, *LARGER])
 def test_blocks_and_gradients_are_those_of_single_examples(case, rng):
     body, masked, count = case
     model = _model(body, masked)

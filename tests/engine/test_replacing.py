@@ -202,6 +202,7 @@ def test_what_a_function_keeps_from_inside_is_not_seen_outside():
         _twice(lambda w: tf.reduce_sum(softsign(w)), tf.constant([0.5, -2.0]))
 
 
+@pytest.mark.slow_cases("prod")
 @pytest.mark.parametrize("name", KEPT)
 def test_inside_a_loop_too(name, rng):
     plain, shape = KEPT[name]

@@ -74,6 +74,9 @@ class Branch(layers.Layer):
         return UNSEEN["in a branch"](x, self.embedding, tf.range(4))
 
 
+@pytest.mark.slow_cases(
+    "CG(tol=1e-10, max_iter=1000, preconditioner=EKFAC(pseudo_gradients=1, seed=0))"
+)
 @pytest.mark.parametrize("method", [CG(tol=1e-10), CG(tol=1e-10, preconditioner=EKFAC())], ids=str)
 def test_a_call_in_a_branch_is_nobodys(method, float64, rng):
     inputs = keras.Input((4, 3))

@@ -127,6 +127,7 @@ def test_the_model_keeps_its_own_loss(data):
     assert fn is keras.losses.hinge
 
 
+@pytest.mark.slow
 def test_one_output_of_several(rng):
     inputs = keras.Input((4,))
     outputs = [keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")]

@@ -26,6 +26,7 @@ def _problem(name, rng):
     return model, x, rng.integers(0, 3, 6)
 
 
+@pytest.mark.slow_cases("LSTM")
 @pytest.mark.parametrize("name", STACKS)
 def test_hvp_agrees_with_finite_differences(name, rng):
     model, x, y = _problem(name, rng)
@@ -36,6 +37,7 @@ def test_hvp_agrees_with_finite_differences(name, rng):
         assert truth.relative_error(found[:, column], expected) < 1e-7
 
 
+@pytest.mark.slow_cases("LSTM")
 @pytest.mark.parametrize("name", STACKS)
 def test_scores_agree_with_a_loop_over_examples(name, rng):
     """With huge damping A ≈ λI, and λ n · influence is the matrix of gradient products."""

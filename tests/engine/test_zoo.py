@@ -96,9 +96,8 @@ SUMMED_PER_BATCH = {"activity regulariser"} if keras.__version__ < "3.14" else s
 
 
 @pytest.mark.each_case
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in ZOO]
-)
+@pytest.mark.slow_cases(*SLOW)
+@pytest.mark.parametrize("name", ZOO)
 def test_products_and_scores(name, rng):
     make, data = ZOO[name]
     model, (x, y) = make(), data(rng)
@@ -184,6 +183,7 @@ def test_lora_adapters_are_the_parameters(rng):
     assert truth.relative_error(ki.hvp(lora, v, train), exact) < 1e-6
 
 
+@pytest.mark.slow_cases("side by side: normalisations", "Conv2D")
 @pytest.mark.parametrize("name", ["Conv2D", "side by side: normalisations", "several outputs"])
 def test_run_eagerly_and_jit_compile_do_no_harm(name, rng):
     make, data = ZOO[name]

@@ -60,6 +60,7 @@ def test_mislabel_curve_plants_and_finds(rng):
     assert "self-influence" in repr(curve)
 
 
+@pytest.mark.slow
 def test_mislabel_curve_with_a_fit_of_ones_own(rng):
     """The copy is trained by `fit` on the planted labels, and its losses are ranked."""
     y = rng.integers(0, 3, 30)

@@ -93,6 +93,7 @@ def test_mislabel_curve_with_class_weights(rng):
     assert truth.relative_error(curve.scores["loss"], weights * closed.losses(theta)) < 1e-4
 
 
+@pytest.mark.slow
 def test_verify_with_class_weights(rng):
     x, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
     model = truth.softmax_model(3, 2, L2)

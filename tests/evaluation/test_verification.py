@@ -50,6 +50,7 @@ def test_verify_sees_a_wrong_second_derivative(rng):
         found.plot()
 
 
+@pytest.mark.slow
 def test_verify_sees_that_training_stopped_early(rng):
     x, y = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
     model = truth.softmax_model(3, 3, L2)
@@ -58,6 +59,7 @@ def test_verify_sees_that_training_stopped_early(rng):
     assert "stopped away from a minimum" in repr(found)
 
 
+@pytest.mark.slow
 def test_the_default_test_examples_are_those_with_the_largest_loss(rng):
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
     model = truth.softmax_model(3, 3, L2)
@@ -70,6 +72,7 @@ def test_the_default_test_examples_are_those_with_the_largest_loss(rng):
     assert found.actual == pytest.approx(asked.actual, rel=1e-9, abs=1e-15)
 
 
+@pytest.mark.slow
 def test_an_approximation_is_called_one(rng):
     """EK-FAC has no tolerance to miss: what it leaves is said, and the retrainings judge it."""
     x, y = rng.normal(size=(60, 3)), rng.integers(0, 3, 60)

@@ -46,7 +46,9 @@ def test_auto_counts_what_calls_and_vectors_take_by_themselves(size, batches, al
     assert ("the dense matrix is small" if expected is Direct else "what costs least") in reason
 
 
-@pytest.mark.parametrize(("tracing", "expected"), [(0.0, CG()), (4e10, CG(preconditioner="nystrom"))])
+@pytest.mark.parametrize(
+    ("tracing", "expected"), [(0.0, CG()), (4e10, CG(preconditioner="nystrom"))]
+)
 def test_auto_counts_what_tracing_takes(tracing, expected):
     """Of a small network a sketch is made before."""
     about = {"work": 1e4, "bases": 0.0, "tracing": tracing}

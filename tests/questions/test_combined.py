@@ -59,6 +59,7 @@ def test_the_error_is_saved_and_one_model_has_none(models, tmp_path):
     assert ki.influence(models[0], test, train).error is None
 
 
+@pytest.mark.slow
 def test_replays_are_averaged_too(rng):
     x, y = rng.normal(size=(12, 4)), rng.normal(size=(12, 1))
     replays, parts = [], []

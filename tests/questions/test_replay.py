@@ -84,6 +84,7 @@ def optimizers():
     }
 
 
+@pytest.mark.slow_cases("accumulation", "nadam", "average", "average taken", "scaled")
 @pytest.mark.parametrize("name", list(optimizers()))
 def test_it_is_the_derivative_of_the_run_by_any_optimizer(name):
     run = trained(optimizers()[name])
@@ -192,6 +193,7 @@ def test_a_target_in_place_of_the_loss():
 # ---- other callbacks
 
 
+@pytest.mark.slow
 def test_a_callback_may_set_the_learning_rate():
     rates = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.3 / (1 + epoch))
     check(trained(SGD(1.0, momentum=0.9)), callbacks=[rates])
@@ -212,6 +214,7 @@ class Restore(keras.callbacks.Callback):
         self.model.set_weights(self.weights)
 
 
+@pytest.mark.slow_cases("few states")
 @pytest.mark.parametrize("budget", [None, 1.0], ids=["all states", "few states"])
 def test_the_run_ends_where_earlier_weights_were_restored(budget):
     options = {"callbacks": [Restore(1)], "epochs": 4, "budget": budget}
@@ -249,6 +252,7 @@ def test_steps_that_keras_runs_together():
 # ---- states
 
 
+@pytest.mark.slow_cases("folder")
 @pytest.mark.parametrize("where", ["memory", "folder"])
 def test_states_that_do_not_fit_are_run_again(where, tmp_path):
     run = trained(Adam(0.05), keras.layers.Dropout(0.3, seed=1))

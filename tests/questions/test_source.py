@@ -97,6 +97,7 @@ def test_it_is_the_formula_with_dense_matrices(train, test):
     assert (truth.get_flat(model) == before).all()
 
 
+@pytest.mark.slow_cases("step1")
 @pytest.mark.filterwarnings("ignore:The optimizer's weight_decay")
 @pytest.mark.parametrize(
     "step", [{"momentum": 0.0, "weight_decay": 0.0}, {"momentum": 0.5, "weight_decay": 0.2}]
@@ -123,6 +124,7 @@ def test_it_comes_near_the_derivative_of_the_training(step, train, test):
     assert errors[1] < 0.4 * errors[0]
 
 
+@pytest.mark.slow
 def test_where_the_curvature_is_constant_ekfac_is_exact(rng):
     """Linear regression: C = 2 E[x xᵀ] + 2 l2 I; one segment takes the mean gradient for all of it."""
     x, y = rng.normal(size=(N, 4)), rng.normal(size=(N, 1))

@@ -194,6 +194,7 @@ def test_a_finished_store_is_not_computed_again(train, test, solves, tmp_path):
     assert (np.asarray(again) == np.asarray(first)).all()
 
 
+@pytest.mark.slow_cases("1")
 @pytest.mark.parametrize("chunk", [None, 0, 1, 2])
 def test_what_is_there_is_not_computed_again(
     chunk, train, test, exact, solves, tmp_path, monkeypatch
@@ -279,14 +280,8 @@ ki.influence(model, test, train, store=f"{folder}/scores.zarr", **options)
 """
 
 
-@pytest.mark.parametrize(
-    ("moment", "done"),
-    [
-        ("chunk", 3),
-        pytest.param("state", 6, marks=pytest.mark.slow),
-        pytest.param("after", 6, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow_cases("state-6", "after-6")
+@pytest.mark.parametrize(("moment", "done"), [("chunk", 3), ("state", 6), ("after", 6)])
 def test_killed(moment, done, train, test, exact, solves, tmp_path):
     """Within a block's chunks; before its attributes are renamed into place; and right after, a client of Dask's.
 
@@ -333,6 +328,7 @@ def test_of_two_calls_that_make_a_store_at_once_both_find_it(tmp_path):
 # ---- plans
 
 
+@pytest.mark.slow
 def test_what_was_chosen_automatically_is_kept(train, test, tmp_path, monkeypatch):
     options = {"damping": "auto", "method": "auto", "verbose": 0}
 

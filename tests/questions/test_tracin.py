@@ -92,6 +92,9 @@ def test_one_step_on_one_example(data, test):
 
 
 # The error is of first order in the rate; over minibatches the visits are not quite even.
+@pytest.mark.slow_cases(
+    "sum_over_batch_size-6-0.0125-0.05", "sum_over_batch_size-24-0.05-0.02", "sum-24-0.005-0.002"
+)
 @pytest.mark.parametrize(
     ("batch_size", "rate", "bound"), [(24, 0.05, 0.02), (24, 0.005, 0.002), (6, 0.0125, 0.05)]
 )

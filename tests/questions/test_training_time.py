@@ -44,6 +44,7 @@ def test_it_is_one_over_rate_times_steps(optimizer, time, data):
     assert "of training" in scores.reason
 
 
+@pytest.mark.slow
 def test_it_predicts_a_training_that_was_stopped_early(rng):
     """It is the right decade: a minimum would let directions of little curvature count too much."""
     x = rng.normal(size=(60, 4)) * np.array([1.0, 0.3, 0.1, 0.03])

@@ -59,6 +59,7 @@ def projection_of(model, dim, seed):
     return np.stack(rows) / np.sqrt(dim)
 
 
+@pytest.mark.slow_cases("rnn")
 @pytest.mark.parametrize("net", ["dense", "conv", "rnn"], indirect=True)
 def test_it_is_the_closed_form(net):
     model, train, test = net

@@ -84,6 +84,7 @@ def test_strings_in_arrays(form, bags):
     check(model, (STRINGS[form](texts), y), closed_form(model, features, y))
 
 
+@pytest.mark.slow_cases("5-cg")
 @pytest.mark.parametrize("method", ["direct", "cg"])
 @pytest.mark.parametrize("size", [1, 5, 23])
 def test_strings_in_a_dataset(size, method, bags):
@@ -124,6 +125,7 @@ SPARSE = {
 }
 
 
+@pytest.mark.slow_cases("csr matrix")
 @pytest.mark.skipif(keras.__version__ < "3.11", reason="Keras 3.10 cuts sparse arrays wrongly")
 @pytest.mark.parametrize("form", SPARSE)
 def test_sparse_inputs(form, sparse):

@@ -54,6 +54,7 @@ def _sequences(rng, **options):
     return model, rng.normal(size=(70, 4, 2)), rng.integers(0, 3, (70, 4))
 
 
+@pytest.mark.slow_cases("0-5", "66-1")
 @pytest.mark.parametrize("batch_size", [1, 5, 256])
 @pytest.mark.parametrize("first", [0, 66])
 def test_labels_that_are_ignored(batch_size, first, rng):
@@ -66,6 +67,7 @@ def test_labels_that_are_ignored(batch_size, first, rng):
     assert truth.relative_error(found, expected) < 1e-7
 
 
+@pytest.mark.slow_cases("sum_over_batch_size-1")
 @pytest.mark.parametrize("batch_size", [1, 5, 256])
 @pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size"])
 def test_steps_that_are_masked(batch_size, reduction, rng):
@@ -114,6 +116,7 @@ def one_sum(y, p):
     return ops.sum(ops.square(y - p))
 
 
+@pytest.mark.slow_cases("loss3-mse")
 @pytest.mark.parametrize(
     ("loss", "same"),
     [
@@ -227,6 +230,7 @@ def _delegating(rng, n, **options):
     return model, rng.normal(size=(n, 4, 2)), rng.integers(0, 3, (n, 4))
 
 
+@pytest.mark.slow_cases("sum-1")
 @pytest.mark.parametrize("batch_size", [1, 5, 256])
 @pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size"])
 def test_a_compute_loss_of_steps_by_way_of_keras(batch_size, reduction, rng):

@@ -182,6 +182,7 @@ def test_settings_of_keras_go_along(client, rng):
     assert truth.relative_error(found, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_masks_are_counted_where_the_data_are(client, rng):
     """A loss over the steps that a mask leaves: what it is divided by is a sum over all chunks."""
     tokens = rng.integers(0, 5, (30, 6))
@@ -248,6 +249,7 @@ class Net(keras.Model):
         return self.head(self.named["again"](x) * self.named["factor"])
 
 
+@pytest.mark.slow
 def test_models_of_classes_without_a_config_and_lambdas_on_globals(client, rng):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
     data = da.from_array(x, chunks=(6, 3)), y
@@ -264,6 +266,7 @@ def test_models_of_classes_without_a_config_and_lambdas_on_globals(client, rng):
         assert truth.relative_error(ki.hvp(model, v, data), expected) < 1e-7
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_made_again_is_refused_with_the_way_out(client, rng):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
     data = da.from_array(x, chunks=(6, 3)), y
