@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_influence.engine.layers import scoring
 from keras_influence.questions import kept
 from tests import pool
 
@@ -86,6 +87,12 @@ def float64():
     set_precision("float64")
     pool.take_back()
     kept.forget()
+
+
+@pytest.fixture
+def scores_by_their_kernel(monkeypatch):
+    """Also of few weights, and where a kernel of gradients might stand in."""
+    monkeypatch.setattr(scoring, "_FORMED", 0)
 
 
 @pytest.fixture

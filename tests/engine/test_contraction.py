@@ -13,6 +13,7 @@ from tests import truth
 from tests.conftest import set_precision
 from tests.pool import pooled
 
+pytestmark = pytest.mark.usefixtures("scores_by_their_kernel")
 layers = keras.layers
 regularizers = keras.regularizers
 N = 6

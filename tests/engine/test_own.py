@@ -17,6 +17,9 @@ layers, ops = keras.layers, keras.ops
 N, STEPS, WIDTH = 7, 4, 3
 
 
+pytestmark = pytest.mark.usefixtures("scores_by_their_kernel")
+
+
 class Added(layers.Layer):
     """Positions that are added to what each example has, from inside and from outside."""
 

@@ -1,4 +1,4 @@
-"""Models with loops: scores from the kernel of products, and derivatives without tapes.
+"""Scores from kernels that are there for something else, and derivatives without tapes.
 
 The truth are gradients of one example after the other, by a tape over the model as it stands.
 """
@@ -95,3 +95,48 @@ def test_products_are_those_of_the_outputs_curvature(problem, traced):
         total = total + j.T @ (np.diag(p) - np.outer(p, p)) @ j
     found = problem.objective.gauss_newton(batch, problem.facts.train(), vectors)
     assert truth.relative_error(found.numpy(), vectors @ total) < 1e-9
+
+
+@pytest.fixture
+def few_weights():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return Problem(model, (np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) % 2))
+
+
+def test_scores_of_few_weights_come_from_the_kernel_of_gradients_where_it_is_right(
+    few_weights, monkeypatch
+):
+    """∇ℓ of a softmax regression is x (p - y)ᵀ."""
+    problem, vectors = few_weights, np.random.default_rng(1).normal(size=(2, 8))
+    ((x, y),) = problem.train
+    left = problem.model(x).numpy() - np.eye(2)[y]
+    gradients = np.concatenate([(x.numpy()[..., None] * left[:, None]).reshape(6, -1), left], 1)
+    (batch,), expected = problem.train, gradients @ vectors.T
+    contraction = problem.scorer(problem.facts.own(), "train")._objective.contraction
+
+    def traced():
+        return contraction.kernels.has_traced(contraction.scores, batch)
+
+    problem.example_gradients(problem.train)
+    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
+    assert not traced()
+    # What comes often has a kernel of its own.
+    scorer = Scorer(*_about(problem), "train", vectors)
+    for _ in range(4):
+        scorer.scores(batch)
+    assert not traced()
+    scorer.scores(batch)
+    assert traced()
+    right = type(contraction).example_gradients
+
+    def wrong(self, *about):
+        return 1.1 * right(self, *about)
+
+    wrong.__name__ = right.__name__
+    # What is wrong there is seen.
+    contraction.kernels.forget()
+    monkeypatch.setattr(type(contraction), "example_gradients", wrong)
+    contraction.example_gradients(batch, problem.facts.own())
+    assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
+    assert traced()

@@ -15,9 +15,10 @@ layers = keras.layers
 N, STEPS, WORDS, WIDTH = 8, 5, 6, 3
 # Not in the oldest versions.
 Reversible = getattr(layers, "ReversibleEmbedding", layers.Embedding)
-pytestmark = pytest.mark.skipif(
-    Reversible is layers.Embedding, reason="Keras has no ReversibleEmbedding"
-)
+pytestmark = [
+    pytest.mark.usefixtures("scores_by_their_kernel"),
+    pytest.mark.skipif(Reversible is layers.Embedding, reason="Keras has no ReversibleEmbedding"),
+]
 
 # Options of the layer, and how many blocks with Kronecker factors the network has.
 CASES = {

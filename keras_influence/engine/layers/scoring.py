@@ -26,9 +26,10 @@ _SEED = 20_170_305
 _PART, _LEAST = 16, 8
 # Bytes that a kernel's arrays may take besides the layers' inputs, and examples at least.
 _BYTES, _FEWEST = 2**28, 16
-# Vectors and batches for which scores may come from the kernel of products: more of them are worth
-# a kernel of their own.
-_FEW, _BATCHES = 16, 4
+# Batches whose scores may come from a kernel that is there for something else: more of them are
+# worth one of their own. Vectors for which the kernel of products may be that, and numbers in the
+# gradients of a batch.
+_BATCHES, _FEW, _FORMED = 4, 16, 2**22
 
 
 class Scorer:
@@ -61,8 +62,8 @@ class Scorer:
             # With the others goes a random one, through the very kernel that takes them.
             probed = tf.concat([self._blocks[0], self._probe[None]], 0)
             self._probed = [probed, *self._blocks[1:]]
-            few = len(vectors) <= _FEW and work_alone(model) == RECURRENT
-            self._shared = _BATCHES if few else 0
+            self._few = len(vectors) <= _FEW and work_alone(model) == RECURRENT
+            self._borrowed = _BATCHES if len(self._blocks) == 1 else 0
 
     def gradients(self, batch):
         """∇ of each example of the batch, (b, p)."""
@@ -97,7 +98,7 @@ class Scorer:
         return [batch] if pieces == 1 else split(batch, -(-count // pieces))
 
     def _scores(self, batch):
-        values = self._from_products(batch) if self._shared else None
+        values = self._from_others(batch) if self._borrowed else None
         if values is not None:
             return values
         if self.fast:
@@ -114,29 +115,46 @@ class Scorer:
         self._check(values[0], batch)
         return values
 
-    def _from_products(self, batch):
-        """What the kernel of products gives on the way, where it alone has been traced; or None.
+    def _from_others(self, batch):
+        """What a kernel gives that is there for something else, where none is for scores; or None.
 
-        To trace another one takes longer than a few products, where there are loops.
+        To trace one takes longer than a few small batches.
         """
         objective, fast = self._objective, self._objective.contraction
         known = objective.kernels.has_traced(objective.scores, batch)
         if known or (self.fast and fast.kernels.has_traced(fast.scores, batch)):
             return None
-        kernel, vectors = objective.products_and_scores, self._probed[0]
-        if objective.kernels.has_traced(kernel, batch):
-            found = kernel(batch, self._weight, vectors)[1].numpy()
-        elif objective.kernels.has_traced(kernel, batch, many=False):
-            found = [kernel(batch, self._weight, v[None])[1].numpy() for v in vectors]
-            found = np.concatenate(found)
-        else:
+        found = self._from_gradients(batch)
+        if found is None and self._few:
+            found = self._from_products(batch)
+        if found is None or not self._certified(batch, found[-1], self._probe):
+            self._borrowed = 0
             return None
-        if not self._certified(batch, found[-1], self._probe):
-            self._shared = 0
-            return None
-        self._shared -= 1
+        self._borrowed -= 1
         self._check(found[:-1].T, batch)
         return [found[:-1].T]
+
+    def _from_gradients(self, batch):
+        """⟨s, ∇_j⟩ for each of the vectors, the probe with them, by example gradients; or None."""
+        fast, size = self._objective.contraction, self._objective.parameters.size
+        small = self.fast and batch_size(batch) * size <= _FORMED
+        if not (small and fast.kernels.has_traced(fast.example_gradients, batch, many=False)):
+            return None
+        rows = self._try(fast.example_gradients, batch)
+        if rows is None:
+            return None
+        return tf.matmul(self._probed[0], rows, transpose_b=True).numpy()
+
+    def _from_products(self, batch):
+        """The same by what the kernel of products gives on the way; or None."""
+        objective, vectors = self._objective, self._probed[0]
+        kernel = objective.products_and_scores
+        if objective.kernels.has_traced(kernel, batch):
+            return kernel(batch, self._weight, vectors)[1].numpy()
+        if objective.kernels.has_traced(kernel, batch, many=False):
+            found = [kernel(batch, self._weight, v[None])[1].numpy() for v in vectors]
+            return np.concatenate(found)
+        return None
 
     def _try(self, kernel, batch):
         """What the contraction gives; None where it cannot be traced, or has no row an example."""
