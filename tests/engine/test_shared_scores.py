@@ -121,13 +121,6 @@ def test_scores_of_few_weights_come_from_the_kernel_of_gradients_where_it_is_rig
     problem.example_gradients(problem.train)
     assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
     assert not traced()
-    # What comes often has a kernel of its own.
-    scorer = Scorer(*_about(problem), "train", vectors)
-    for _ in range(4):
-        scorer.scores(batch)
-    assert not traced()
-    scorer.scores(batch)
-    assert traced()
     right = type(contraction).example_gradients
 
     def wrong(self, *about):

@@ -26,10 +26,11 @@ _SEED = 20_170_305
 _PART, _LEAST = 16, 8
 # Bytes that a kernel's arrays may take besides the layers' inputs, and examples at least.
 _BYTES, _FEWEST = 2**28, 16
-# Batches whose scores may come from a kernel that is there for something else: more of them are
-# worth one of their own. Vectors for which the kernel of products may be that, and numbers in the
-# gradients of a batch.
-_BATCHES, _FEW, _FORMED = 4, 16, 2**22
+# Scores may come from a kernel that is there for something else. From that of example gradients, of
+# a batch with no more numbers in them than this; from that of products for so few vectors and batches:
+# more are worth a kernel of their own.
+_FORMED = 2**22
+_FEW, _BATCHES = 16, 4
 
 
 class Scorer:
@@ -62,8 +63,9 @@ class Scorer:
             # With the others goes a random one, through the very kernel that takes them.
             probed = tf.concat([self._blocks[0], self._probe[None]], 0)
             self._probed = [probed, *self._blocks[1:]]
-            self._few = len(vectors) <= _FEW and work_alone(model) == RECURRENT
-            self._borrowed = _BATCHES if len(self._blocks) == 1 else 0
+            self._borrows = len(self._blocks) == 1
+            few = len(vectors) <= _FEW and work_alone(model) == RECURRENT
+            self._by_products = _BATCHES if few else 0
 
     def gradients(self, batch):
         """∇ of each example of the batch, (b, p)."""
@@ -98,7 +100,7 @@ class Scorer:
         return [batch] if pieces == 1 else split(batch, -(-count // pieces))
 
     def _scores(self, batch):
-        values = self._from_others(batch) if self._borrowed else None
+        values = self._from_others(batch) if self._borrows else None
         if values is not None:
             return values
         if self.fast:
@@ -118,19 +120,19 @@ class Scorer:
     def _from_others(self, batch):
         """What a kernel gives that is there for something else, where none is for scores; or None.
 
-        To trace one takes longer than a few small batches.
+        To trace one takes longer than what is left out there.
         """
         objective, fast = self._objective, self._objective.contraction
         known = objective.kernels.has_traced(objective.scores, batch)
         if known or (self.fast and fast.kernels.has_traced(fast.scores, batch)):
             return None
         found = self._from_gradients(batch)
-        if found is None and self._few:
+        if found is None and self._by_products:
+            self._by_products -= 1
             found = self._from_products(batch)
         if found is None or not self._certified(batch, found[-1], self._probe):
-            self._borrowed = 0
+            self._borrows = False
             return None
-        self._borrowed -= 1
         self._check(found[:-1].T, batch)
         return [found[:-1].T]
 
