@@ -54,6 +54,7 @@ def test_training_is_untouched(data):
     assert logs == expected
 
 
+@pytest.mark.slow
 def test_a_second_fit_starts_anew(data):
     callback = ki.InfluenceCallback(data, data, damping=0.1)
     fit(data, callback, epochs=2)
@@ -156,6 +157,7 @@ def test_a_report_is_written_beside_the_scores_and_named(data, tmp_path):
         ki.InfluenceCallback(data, data, report=True)
 
 
+@pytest.mark.slow
 def test_the_histogram_takes_a_sample_of_a_dataset(data, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setattr("keras_influence.callbacks._SAMPLE", 5)

@@ -70,7 +70,7 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.slow_cases("prod", "cumprod backwards")
+@pytest.mark.slow_cases("prod", "cumprod backwards", "cumprod")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_products_agree_with_differences_of_gradients(name, rng):
     function, shape = OPERATIONS[name]

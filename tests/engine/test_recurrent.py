@@ -172,6 +172,7 @@ def test_others_have_their_diagonal_and_take_the_plain_path(name, rng):
     assert truth.relative_error(found, g * (2 * w * (values - y[:, 0]))[:, None]) < 1e-10
 
 
+@pytest.mark.slow
 def test_the_layer_is_as_before(rng):
     """Its call, its cell's weights, and the random state."""
     model = _model(lambda x: layers.SimpleRNN(3, dropout=0.2, seed=1)(x))

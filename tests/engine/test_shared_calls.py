@@ -56,6 +56,7 @@ def test_each_example_has_its_own(name, float64, rng):
     assert (inputs.numpy() == np.tile(np.arange(4), (5, 1))).all()
 
 
+@pytest.mark.slow_cases("in a branch")
 @pytest.mark.parametrize("name", UNSEEN)
 def test_elsewhere_the_layer_has_been_called_once(name, float64, rng):
     found, _ = _site(UNSEEN[name], rng.normal(size=(5, 4, 3)))

@@ -97,6 +97,7 @@ def test_a_language_model_is_scored_layer_by_layer(name, rng):
     assert truth.relative_error(problem.scores(v), v @ expected.T / N) < 1e-10
 
 
+@pytest.mark.slow
 def test_contributions_of_examples_make_up_the_whole_matrix(rng):
     """With them all no iteration is left; the answer is that of the dense matrix."""
     model = _model({}, _scalar)

@@ -27,6 +27,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow_cases("removal_curve-fit")
 @pytest.mark.parametrize("fit", [None, Counted(), broken], ids=["lbfgs", "fit", "broken"])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_model_is_left_as_it_was(ridge, call, fit):
@@ -58,6 +59,7 @@ def test_precision_is_restored_after_an_exception(ridge):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow
 def test_progress_is_shown_when_asked(ridge, capsys):
     model, train, test = ridge
     evaluation.leave_one_out(model, test, train, [0, 1], verbose=1)

@@ -90,6 +90,7 @@ def test_an_approximation_is_called_one(rng):
     assert not without.ok
 
 
+@pytest.mark.slow
 def test_a_solve_that_misses_its_tolerance_is_said_to(rng):
     x, y = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
     model = truth.softmax_model(5, 3, L2)
@@ -100,6 +101,7 @@ def test_a_solve_that_misses_its_tolerance_is_said_to(rng):
     assert not found.ok
 
 
+@pytest.mark.slow
 def test_damping_is_chosen_if_asked(rng):
     x, y = rng.normal(size=(60, 3)), rng.integers(0, 3, 60)
     model = truth.softmax_model(3, 3, L2)
@@ -111,6 +113,7 @@ def test_damping_is_chosen_if_asked(rng):
     assert found.retrained.pearson > 0.95
 
 
+@pytest.mark.slow
 def test_classes_that_nobody_registered_are_verified(rng):
     class Twice(keras.layers.Layer):
         def call(self, x):

@@ -114,6 +114,7 @@ def test_on_a_model_it_is_the_recurrence_over_the_same_minibatches(rng):
     assert truth.relative_error(solver.solve(operator, v).x, expected) < 1e-10
 
 
+@pytest.mark.slow
 def test_the_batch_size_grows_with_the_data_within_bounds(rng):
     for n, expected in ((20, 32), (800, 50), (6000, 256)):
         x = rng.normal(size=(n, 2))

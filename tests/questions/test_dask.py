@@ -67,6 +67,7 @@ def test_products_and_spectrum(problem, rng):
     assert truth.relative_error(ki.losses(model, train), closed.losses(theta)) < 1e-13
 
 
+@pytest.mark.slow_cases("LiSSA")
 @pytest.mark.parametrize(
     "method",
     [

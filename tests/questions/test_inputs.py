@@ -83,6 +83,7 @@ def test_input_influence_predicts_the_effect_of_moving_an_input(rng):
     assert -found[:, 4] @ direction == pytest.approx(actual, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_input_influence_of_nested_inputs(rng):
     a, b = keras.Input((3,), name="a"), keras.Input((1,), name="b", dtype="int32")
     embedded = keras.layers.Flatten()(keras.layers.Embedding(4, 2)(b))

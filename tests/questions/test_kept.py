@@ -157,7 +157,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.slow_cases("_class_weight", "_compiled")
+@pytest.mark.slow_cases("_class_weight", "_compiled", "_regulariser")
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
 def test_of_what_has_changed_it_is_computed_anew(change, train, test, made):
     model, loss = model_of(), Scaled()

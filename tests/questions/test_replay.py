@@ -306,6 +306,7 @@ def test_a_call_that_was_killed_goes_on_from_its_folder(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("halfway*"))
 
 
+@pytest.mark.slow
 def test_test_examples_that_do_not_fit_go_back_in_blocks(monkeypatch, tmp_path):
     """A call that was killed keeps the blocks that it had done; a dataset's batches are joined."""
     run = trained(Adam(0.05))

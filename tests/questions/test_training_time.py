@@ -27,6 +27,7 @@ def data(rng):
 SGD, schedules = keras.optimizers.SGD, keras.optimizers.schedules
 
 
+@pytest.mark.slow_cases("momentum")
 @pytest.mark.parametrize(
     "optimizer, time",
     [

@@ -241,6 +241,7 @@ def test_a_compute_loss_of_steps_by_way_of_keras(batch_size, reduction, rng):
     assert truth.relative_error(found, expected) < 1e-7
 
 
+@pytest.mark.slow_cases("1")
 @pytest.mark.parametrize("batch_size", [1, 16, 256])
 def test_a_compute_loss_that_divides_by_a_mask_anywhere_is_refused(batch_size, rng):
     """Also where none of the examples that are looked at first has anything to ignore."""

@@ -198,6 +198,7 @@ def test_masks_are_counted_where_the_data_are(client, rng):
     assert truth.relative_error(found, truth.finite_difference_hvp(model, tokens, labels, v)) < 1e-7
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_worker_is_said_here(problem, client, rng):
     model, (x, y), _ = problem
     fresh = functools.partial(np.random.default_rng, None)
