@@ -142,6 +142,7 @@ def _exact():
     "subclass of a subclass",
     "Functional subclass",
     "Functional by keyword",
+    "from Sequential",
 )
 @pytest.mark.parametrize("name", MODELS)
 def test_every_construction_gives_the_same_scores_also_after_a_file(name, data, tmp_path):

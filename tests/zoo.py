@@ -291,4 +291,5 @@ LARGE = {"Embedding with mask, LSTM", "GRU", "SimpleRNN", "sequence output"}
 LARGE |= {"Bidirectional", "ConvLSTM2D", "transformer block"}
 # Tracing the derivatives of some takes too many seconds for each run.
 SLOW = LARGE | {"shared layer", "side by side: poolings"}
-SLOW |= {"side by side: relu, relu6, selu, sigmoid, silu"}
+SLOW |= {"side by side: relu, relu6, selu, sigmoid, silu", "side by side: other convolutions"}
+SLOW |= {"residual and branches", "UpSampling and padding", "augmentation", "kernel regulariser"}

@@ -297,7 +297,7 @@ CURVED = {
 }
 
 
-@pytest.mark.slow_cases("sigmoid", "mse")
+@pytest.mark.slow_cases("sigmoid", "mse", "logits")
 @pytest.mark.parametrize("name", CURVED)
 def test_closed_forms_are_found_and_give_the_curvature(name, float64, rng):
     """The last layer's Gauss-Newton block, on average, for losses with and without a closed form."""

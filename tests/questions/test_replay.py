@@ -84,7 +84,9 @@ def optimizers():
     }
 
 
-@pytest.mark.slow_cases("accumulation", "nadam", "average", "average taken", "scaled")
+@pytest.mark.slow_cases(
+    "accumulation", "nadam", "average", "average taken", "scaled", "nesterov, schedule"
+)
 @pytest.mark.parametrize("name", list(optimizers()))
 def test_it_is_the_derivative_of_the_run_by_any_optimizer(name):
     run = trained(optimizers()[name])

@@ -194,7 +194,7 @@ def test_a_finished_store_is_not_computed_again(train, test, solves, tmp_path):
     assert (np.asarray(again) == np.asarray(first)).all()
 
 
-@pytest.mark.slow_cases("1")
+@pytest.mark.slow_cases("1", "0")
 @pytest.mark.parametrize("chunk", [None, 0, 1, 2])
 def test_what_is_there_is_not_computed_again(
     chunk, train, test, exact, solves, tmp_path, monkeypatch
