@@ -44,6 +44,7 @@ class Plan:
         reason: why it is this, where that was chosen automatically.
         definite: whether the plan fails where curvature and damping together have negative
             eigenvalues, though the solver could go on.
+        doubtful: whether it stands in for another that failed, and may well fail too.
         added: whether the Hessian of what layers add by `add_loss` is in the curvature. It may be
             negative where Gauss-Newton of the loss is not.
     """
@@ -53,6 +54,7 @@ class Plan:
     damping: float
     reason: str = ""
     definite: bool = False
+    doubtful: bool = False
     added: bool = True
 
     @property
@@ -120,6 +122,7 @@ class Attempt:
         plan, curvature = self.plan, self._curvature
         if group is not None:
             curvature = self._problem.curvature(plan.curvature, group, self._facts)
+        curvature.doubtful = plan.doubtful
         step = self._problem.progress.stage(
             f"Solve for {len(rows)} right-hand sides with {plan.solver}"
         )
@@ -224,7 +227,7 @@ def first_answer(
         CurvatureWarning,
     )
     reason = "; ".join(filter(None, [following.reason, f"curvature: {name}, because {why}"]))
-    following = dataclasses.replace(following, reason=reason)
+    following = dataclasses.replace(following, reason=reason, doubtful=True)
     return first_answer(problem, (following, *others[1:]), question)
 
 

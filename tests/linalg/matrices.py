@@ -47,8 +47,6 @@ class Layers(Dense):
         coupling: size of the entries that are in no block.
     """
 
-    semidefinite = True
-
     def __init__(self, rng, coupling=0.0):
         order = rng.permutation(23)
         self.rest = np.sort(order[18:])

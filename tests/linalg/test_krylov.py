@@ -92,10 +92,10 @@ def test_a_sketch_that_serves_many_is_made_at_once(rng):
     assert CG(preconditioner="nystrom").prepare(Dense(matrix), 0.1) is not None
 
 
-class Unsure(Layers):
-    """Layers of a matrix that may have negative eigenvalues; it counts how often they are asked for."""
+class Doubtful(Layers):
+    """Layers of a doubtful matrix, which counts how often they are asked for."""
 
-    semidefinite = False
+    doubtful = True
     asked = 0
 
     def kronecker(self, pseudo_gradients, seed):
@@ -103,8 +103,8 @@ class Unsure(Layers):
         return super().kronecker(pseudo_gradients, seed)
 
 
-def test_of_what_may_be_indefinite_layers_are_asked_for_after_one_iteration(rng):
-    v, definite, negative = rng.normal(size=(2, 23)), Unsure(rng, 0.02), Unsure(rng, 0.02)
+def test_of_what_is_doubtful_layers_are_asked_for_after_one_iteration(rng):
+    v, definite, negative = rng.normal(size=(2, 23)), Doubtful(rng, 0.02), Doubtful(rng, 0.02)
     solution = CG(tol=1e-8).solve(Damped(definite, 0.1), v)
     assert truth.relative_error(solution.x, dense_solve(definite.matrix, v, 0.1)) < 1e-7
     assert definite.asked == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
+from keras_influence.engine.curvature.curvature import Curvature
 from keras_influence import CG, EKFAC, Direct
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import DivergenceError, SolverError
@@ -186,6 +187,21 @@ def test_without_convexity_the_hessian_answers_and_it_is_said():
     assert scores.curvature == "hessian"
     assert "curvature: the Hessian, because" in scores.reason
     assert truth.relative_error(scores.values, exact) < 1e-5
+
+
+def test_what_stands_in_takes_a_step_before_anything_is_made_for_it(monkeypatch):
+    """So that a Hessian that is not definite is said to be so without what layers take to trace."""
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(8, "tanh")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", lambda y, z: keras.ops.mean(keras.ops.tanh((y - z) ** 2), axis=-1))
+    rng = np.random.default_rng(1)
+    data, asked = (rng.normal(size=(20, 4)), 3 * rng.normal(size=(20, 1))), []
+    for name in ("kronecker", "contributions"):
+        monkeypatch.setattr(Curvature, name, lambda *about: asked.append(about))
+    with pytest.warns(ki.CurvatureWarning), pytest.raises(ki.SolverError, match="CG met negative"):
+        ki.influence(model, data, data, damping=1e-3, method="cg", verbose=0)
+    assert not asked
 
 
 def test_a_solver_of_indefinite_systems_is_not_held_to_definite_ones_where_one_is_asked(saddle):

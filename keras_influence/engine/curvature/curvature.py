@@ -157,7 +157,6 @@ class GaussNewton(Curvature):
     """
 
     kernel = "gauss_newton"
-    semidefinite = True
 
 
 def products(ground, run, kind, rows, weight, numbers, alone):

@@ -20,13 +20,14 @@ class LinearOperator:
 
     Attributes:
         share: what a product costs, as a fraction of one pass over the full data.
-        semidefinite: whether it is known to have no negative eigenvalues.
+        doubtful: whether it may well have negative eigenvalues, so that little should be made
+            for it before that is seen.
     """
 
     size: int
     dtype: np.dtype[Any]
     share: float = 1.0
-    semidefinite: bool = False
+    doubtful: bool = False
 
     def matmat(self, rows: Array) -> Array:
         """The matrix times each row of a (k, p) array, as a (k, p) array that is the caller's."""

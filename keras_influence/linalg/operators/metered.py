@@ -22,7 +22,7 @@ class Metered(LinearOperator):
     def __init__(self, operator: LinearOperator) -> None:
         self._operator = operator
         self.size, self.dtype, self.share = operator.size, operator.dtype, operator.share
-        self.semidefinite = operator.semidefinite
+        self.doubtful = operator.doubtful
         self.passes = 0.0
         self.n: int = getattr(operator, "n", 0)
 

@@ -63,9 +63,9 @@ def patience_for(
     """What says how long the preconditioner waits; None if it is made at once.
 
     A sketch that nobody has asked for by itself waits until it is worth its cost, and what is
-    made of layers for a curvature that may have negative eigenvalues for one iteration.
+    made of layers for a curvature that is doubtful for one iteration.
     """
     sketch = preconditioner == "nystrom" or preconditioner == "auto" and not by_layers(curvature)
     if sketch:
         return Patience(rank, targets)
-    return FirstStep() if preconditioner == "auto" and not curvature.semidefinite else None
+    return FirstStep() if preconditioner == "auto" and curvature.doubtful else None
