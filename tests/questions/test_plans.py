@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence.engine.curvature.curvature import Curvature
 from keras_influence import CG, EKFAC, Direct
+from keras_influence.engine.curvature.curvature import Curvature
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import DivergenceError, SolverError
 from keras_influence.questions.plans import Plan, first_answer, plans_for
