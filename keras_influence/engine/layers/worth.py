@@ -18,8 +18,8 @@ _MOST, _PART, _EACH = 4000, 0.2, 64
 _INNER = 500
 _PASS = 6
 # Floating-point operations in the time that it takes to trace what blocks or contributions are made
-# of, for each operation of the gradient's graph: a millisecond.
-_TRACED = 4e7
+# of, for each operation of the gradient's graph: somewhat more than a millisecond.
+_TRACED = 6e7
 
 
 def are_worth_it(objective, work):
