@@ -1,11 +1,11 @@
 """Does `method="auto"` take the fastest way to the accuracy that it promises?
 
-For each case, a model, training examples and test examples, the whole call `influence` is timed with every
-method that may be the fastest: the first call of a process, with its tracing, as most calls are; or, with
+For each case, a model, training examples and test examples, the whole call `influence` is timed as auto has it and
+with every method that may be the fastest: the first call of a process, with its tracing, as most calls are; or, with
 --later, later ones in turn, after one call of each, their preconditioners made anew. Ways that end with a residual
 above that of an exact answer, 1e-5, do not count where auto promises one. Where it takes EK-FAC, because an exact
 answer is beyond its budget, the exact ways are shown beside it: it is right if none of them is as fast.
-A choice is right if no way is faster by more than a tenth. Seconds are of processor time: what other processes
+It is right if no way is faster by more than a tenth. Seconds are of processor time: what other processes
 do on the machine lengthens them little.
 
     python benchmarks/auto.py [--cases "softmax 1" ...] [--repeats 3] [--limit 60] [--later]
@@ -27,12 +27,14 @@ from problems import MODELS, data, environment, fashion_mnist
 from timing import alternate
 
 import keras_influence as ki
-from keras_influence import CG, EKFAC, Direct, Nystrom
+from keras_influence import CG, EKFAC, Auto, Direct, Nystrom
 from keras_influence.questions import kept
 
 layers = keras.layers
 DAMPING = 0.01
+AUTO = "auto"
 WAYS = {
+    AUTO: Auto(),
     "Direct": Direct(),
     "CG": CG(),
     "CG, Nystrom(50)": CG(preconditioner=Nystrom(50)),
@@ -75,7 +77,7 @@ CASES = {
 def main(options):
     print(fashion_mnist(1)[2], environment(), "", sep="\n")
     names = " | ".join(f"{way}: s, passes" for way in WAYS)
-    print(f"| case | p | n | {names} | auto | right |\n|{'---|' * (len(WAYS) + 5)}", flush=True)
+    print(f"| case | p | n | {names} | it took | right |\n|{'---|' * (len(WAYS) + 5)}", flush=True)
     right = [show(name, options) for name in options.cases]
     print(f"\n{sum(right)} of {len(right)} right")
 
@@ -100,42 +102,41 @@ def show(name, options):
         seconds, found = timed(model, train, test, options)
     else:
         seconds, found = timed_alone(name, options)
-    chosen = choice(model, train, test)
     cells = [cell(seconds[way], *found[way]) if way in seconds else "" for way in WAYS]
+    chosen = found[AUTO][2]
     others = [s for way, s in seconds.items() if chosen == "EKFAC" or found[way][0] <= EXACT]
-    fine = chosen in seconds and seconds[chosen] <= 1.1 * min(others)
-    about = [name, model.count_params(), n, *cells, chosen, "yes" if fine else "no"]
-    print(f"| {' | '.join(map(str, about))} |", flush=True)
+    fine = AUTO in seconds and seconds[AUTO] <= 1.1 * min(others)
+    row = [name, model.count_params(), n, *cells, chosen, "yes" if fine else "no"]
+    print(f"| {' | '.join(map(str, row))} |", flush=True)
     return fine
 
 
 def timed_alone(name, options):
-    """Of first calls by way, each in a process of its own: seconds; largest residual and passes."""
+    """Of first calls by way, each in a process of its own: seconds; and what `about` has of it."""
     seconds, found = {}, {}
     for _ in range(options.repeats):
         for way in WAYS:
             command = [sys.executable, __file__, "--cases", name, "--way", way]
             run = subprocess.run(command, capture_output=True, text=True)
-            about = json.loads(run.stdout.strip().splitlines()[-1]) if run.returncode == 0 else None
-            if about is not None:  # Beyond its size `Direct` refuses.
-                seconds.setdefault(way, []).append(about[0])
-                found[way] = tuple(about[1:])
+            if run.returncode == 0:  # Beyond its size `Direct` refuses.
+                took, *found[way] = json.loads(run.stdout.strip().splitlines()[-1])
+                seconds.setdefault(way, []).append(took)
     return {way: statistics.median(s) for way, s in seconds.items()}, found
 
 
 def first_call(name, way):
-    """Print the processor seconds of a first call, its largest residual and its passes."""
+    """Print the processor seconds of a first call, and what `about` has of it."""
     model, train, test = ready(name)
     start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ki.ConvergenceWarning)
         scores = ki.influence(model, test, train, method=WAYS[way], damping=DAMPING, verbose=0)
     seconds = time.process_time() - start
-    print(json.dumps([seconds, float(scores.residual.max()), float(scores.passes)]))
+    print(json.dumps([seconds, *about(scores)]))
 
 
 def timed(model, train, test, options):
-    """By way: seconds, if within the limit; largest residual and passes."""
+    """By way: seconds, if within the limit; and what `about` has of it."""
     found, refused = {}, set()
 
     def call(way):
@@ -148,7 +149,7 @@ def timed(model, train, test, options):
         except ValueError:
             refused.add(way)
             return
-        found[way] = float(scores.residual.max()), float(scores.passes)
+        found[way] = about(scores)
 
     actions = {way: lambda way=way: call(way) for way in WAYS}
     with warnings.catch_warnings():
@@ -157,16 +158,16 @@ def timed(model, train, test, options):
     return {way: s for way, s in seconds.items() if way not in refused}, found
 
 
-def choice(model, train, test):
-    """The way that auto takes, by its name in `WAYS`."""
-    scores = ki.influence(model, test, train, damping=DAMPING, verbose=0)
-    sketched = scores.solver["config"].get("preconditioner") == "nystrom"
-    return "CG, Nystrom(50)" if sketched else scores.solver["class_name"]
+def about(scores):
+    """The largest residual, the passes and the solver."""
+    solver, sketched = scores.solver["class_name"], scores.solver["config"].get("preconditioner")
+    solver += ", a sketch if needed" if sketched == "nystrom" else ""
+    return float(scores.residual.max()), float(scores.passes), solver
 
 
-def cell(seconds, residual, passes):
-    about = f"{seconds:.2f}, {passes:.0f}"
-    return about if residual <= EXACT else f"{about} ({residual:.0e})"
+def cell(seconds, residual, passes, _):
+    shown = f"{seconds:.2f}, {passes:.0f}"
+    return shown if residual <= EXACT else f"{shown} ({residual:.0e})"
 
 
 if __name__ == "__main__":

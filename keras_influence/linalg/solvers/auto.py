@@ -22,8 +22,9 @@ _RANK, _RANK_NYSTROM = 1000, 50
 # Seldom more than an eighth of all directions matter beside the damping. To couple R of them takes so many
 # times R³ operations.
 _MATTER, _COUPLING = 8, 16
-# Passes of an example in the time that a contribution of it takes.
-_EXAMPLE = 3
+# Passes of an example in the time that a contribution of it takes; and operations of their inner
+# products, which are few large products of matrices, in the time of one of a pass.
+_EXAMPLE, _INNER = 3, 4
 # Floating-point operations in the time that a call of a kernel takes at least, some milliseconds.
 _CALL = 3e8
 # Vectors that share a call, and passes that a product takes: of each, and of each call.
@@ -143,7 +144,7 @@ class Auto:
         ]
         if contributions is not None:
             making = _EXAMPLE * contributions.rank / n
-            making += (contributions.operations + tracing) / unit
+            making += (contributions.operations / _INNER + tracing) / unit
             solving = costs.of(count, count)
             if not contributions.whole:
                 solving = costs.iterating(count, *_PRODUCTS)
