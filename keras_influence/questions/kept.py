@@ -25,8 +25,9 @@ from keras_influence.questions.memory import bytes_left
 if TYPE_CHECKING:
     from keras_influence.questions.plans import Plan
 
-# Bytes that what is kept may take, and what share of those that are left.
-_MOST, _SHARE = 6e8, 0.1
+# Bytes that what is kept may take, or for each weight if that is more, and what share of those that
+# are left.
+_MOST, _EACH, _SHARE = 6e8, 40, 0.1
 
 
 class _Kept(NamedTuple):
@@ -72,7 +73,8 @@ class System:
         if factor is None or any(kept.factor is factor for kept in _last):
             return
         forget()
-        fits = self._in_memory and _nbytes(factor) <= min(_MOST, _SHARE * bytes_left())
+        most = min(max(_MOST, _EACH * self._problem.parameters.size), _SHARE * bytes_left())
+        fits = self._in_memory and _nbytes(factor) <= most
         if fits and self._weights_now() == self._weights:
             objective = weakref.ref(self._problem.objective, lambda _: forget())
             _last.append(_Kept(objective, self._state(), self._plan, factor))

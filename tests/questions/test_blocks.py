@@ -67,7 +67,7 @@ def test_as_many_as_fit_into_memory(monkeypatch):
         1,
         1,
     ]
-    assert blocks.block_size(10**7, ki.EKFAC().row_bytes) == 3
+    assert blocks.block_size(10**7, ki.EKFAC().row_bytes) == 6
     monkeypatch.setattr(blocks, "_MEMORY", 16e9)
     assert blocks.block_size(10**6) == 160
 
@@ -86,9 +86,9 @@ def test_influence(train, test, solves):
 
 def test_blocks_are_larger_where_a_solver_takes_less(train, test, solves, monkeypatch):
     monkeypatch.setattr(blocks, "_MOST", 1000)
-    monkeypatch.setattr(blocks, "_MEMORY", 2 * SIZE * CG().row_bytes)
+    monkeypatch.setattr(blocks, "_MEMORY", SIZE * CG().row_bytes)
     model = network()
-    for method, expected in ((CG(tol=1e-10), [2, 2, 2, 2]), (ki.EKFAC(), [6, 2])):
+    for method, expected in ((CG(tol=1e-10), [1] * 8), (ki.EKFAC(), [6, 2])):
         solves["solves"].clear()
         ki.influence(model, test, train, **{**OPTIONS, "method": method})
         assert solves["solves"] == expected
@@ -195,9 +195,9 @@ def test_a_plan_that_fails_in_a_later_block_gives_none_of_the_answers(
     assert asked == ["gauss_newton"] * 2 + ["hessian"] * 3
     assert scores.curvature == "hessian"
     assert truth.relative_error(scores.values, expected) < 1e-6
-    # Nothing of what the first plan took is counted.
+    # Nothing of what the first plan took is counted; what stands in for it is looked at by a step.
     again = ki.influence(model, test, train, curvature="hessian", **options)
-    assert scores.passes == again.passes
+    assert scores.passes == again.passes + 1
 
 
 def test_convergence_is_warned_about_once_for_all(train, test, solves):

@@ -237,6 +237,7 @@ def test_it_is_gone_with_the_model(train, test):
 def test_what_is_large_or_not_in_memory_is_not_kept(train, test, made, monkeypatch):
     model = model_of()
     monkeypatch.setattr(kept, "_MOST", 100)
+    monkeypatch.setattr(kept, "_EACH", 1)
     ask(model, test, train)
     assert not kept._last
     monkeypatch.setattr(kept, "_MOST", 1e9)

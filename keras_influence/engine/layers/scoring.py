@@ -58,14 +58,18 @@ class Scorer:
         self._probe = self._random(objective.parameters.size)
         self._nowhere = tf.zeros([objective.parameters.size], objective.parameters.dtype)
         if vectors is not None:
-            starts = range(0, len(vectors), VECTORS)
-            self._blocks = [tf.convert_to_tensor(vectors[i : i + VECTORS]) for i in starts]
+            self._vectors = vectors
+            first, *others = self._blocks()
             # With the others goes a random one, through the very kernel that takes them.
-            probed = tf.concat([self._blocks[0], self._probe[None]], 0)
-            self._probed = [probed, *self._blocks[1:]]
-            self._borrows = len(self._blocks) == 1
+            self._probed = [tf.concat([first, self._probe[None]], 0), *others]
+            self._borrows = len(self._probed) == 1
             few = len(vectors) <= _FEW and work_alone(model) == RECURRENT
             self._by_products = _BATCHES if few else 0
+
+    def _blocks(self):
+        """The vectors, so many at a time."""
+        starts = range(0, len(self._vectors), VECTORS)
+        return [tf.convert_to_tensor(self._vectors[i : i + VECTORS]) for i in starts]
 
     def gradients(self, batch):
         """∇ of each example of the batch, (b, p)."""
@@ -113,7 +117,7 @@ class Scorer:
             values[0] = first
         if not self.fast:
             kernel = self._objective.scores
-            values = [kernel(batch, self._weight, block).numpy() for block in self._blocks]
+            values = [kernel(batch, self._weight, block).numpy() for block in self._blocks()]
         self._check(values[0], batch)
         return values
 

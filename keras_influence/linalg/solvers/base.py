@@ -14,8 +14,8 @@ from keras_influence.linalg.operators.damped import Damped, undamped
 from keras_influence.linalg.operators.metered import Metered
 from keras_influence.linalg.sweeps import row_norms
 
-# Rows of an approximate answer whose residual is measured.
-_MEASURED = 16
+# Rows of an approximate answer whose residual is measured, at most, and numbers in them.
+_MEASURED, _NUMBERS = 16, 2**25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,8 @@ class Solver:
 
     def _certified(self, problem: Problem, answer: Answer) -> Solution:
         """The answer with its residual computed anew, and a warning if it misses the tolerance."""
-        sampled = self.tol is None and answer.remainder is None and len(problem.rows) > _MEASURED
+        few = len(problem.rows) <= _measured(problem)
+        sampled = self.tol is None and answer.remainder is None and not few
         residual = (sampled_residual if sampled else relative_residual)(problem, answer)
         converged = residual <= (self.tol or 0)
         if self.tol is not None and not converged.all():
@@ -252,9 +253,14 @@ def relative_residual(problem: Problem, answer: Answer) -> Array:
     return row_norms(left) / np.where(norms > 0, norms, 1)
 
 
+def _measured(problem: Problem) -> int:
+    """Of how many rows the residual of an approximation is measured."""
+    return int(np.clip(_NUMBERS // problem.rows.shape[1], 1, _MEASURED))
+
+
 def sampled_residual(problem: Problem, answer: Answer) -> Array:
-    """The same of `_MEASURED` rows from all over; of the others the largest of these."""
-    some = np.unique(np.linspace(0, len(problem.rows) - 1, _MEASURED).astype(int))
+    """The same of a few rows from all over; of the others the largest of these."""
+    some = np.unique(np.linspace(0, len(problem.rows) - 1, _measured(problem)).astype(int))
     part = dataclasses.replace(problem, rows=problem.rows[some])
     found = relative_residual(part, Answer(answer.x[some], answer.iterations))
     residual = np.full(len(problem.rows), found.max())
