@@ -10,6 +10,7 @@ import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, TwoLevel
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators import Damped, Dense
+from keras_influence.linalg.solvers import base
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
 
@@ -124,3 +125,18 @@ def test_a_sketch_by_name_takes_no_layers_and_makes_way_where_there_is_none(rng)
     solution = solver.solve(Damped(layers, 4.0), v)
     assert solution.factor is None
     assert truth.relative_error(solution.x, dense_solve(layers.matrix, v, 4.0)) < 1e-8
+
+
+@pytest.mark.parametrize(("numbers", "measured"), [(2**25, 16), (23 * 3, 3), (1, 1)])
+def test_the_residual_is_measured_for_a_few_and_bounds_the_others(
+    numbers, measured, rng, monkeypatch
+):
+    """Of long vectors for fewer: their products take most of what an approximation costs."""
+    monkeypatch.setattr(base, "_NUMBERS", numbers)
+    layers, v = Layers(rng, coupling=0.02), rng.normal(size=(20, 23))
+    solution = EKFAC().solve(Damped(layers, 0.1), v)
+    left = v - solution.x @ (layers.matrix + 0.1 * np.eye(23))
+    exact = np.linalg.norm(left, axis=1) / np.linalg.norm(v, axis=1)
+    same = np.isclose(solution.residual, exact, rtol=1e-6)
+    assert same.sum() == measured
+    assert (solution.residual[~same] == solution.residual[same].max()).all()
