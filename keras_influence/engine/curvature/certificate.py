@@ -15,6 +15,7 @@ import numpy as np
 from keras_influence.engine.layers.culprit import culprit
 from keras_influence.engine.layers.scoring import gradient_of
 from keras_influence.errors import explained
+from keras_influence.linalg.sweeps import overlaps, row_norms
 
 _SEED = 1_703
 # Tolerances for weights of 4 and of 8 bytes: agreement of differences with each other, and with
@@ -45,18 +46,18 @@ def certify(objective, few, weight, product, many, differences):
     Raises:
         WrongProductError: it is not, with the layer where that can be found.
     """
-    rng = np.random.default_rng(_SEED)
-    pair = rng.standard_normal((2, objective.parameters.size))
-    pair /= np.linalg.norm(pair, axis=1, keepdims=True)
+    size = max(objective.parameters.dtype.size, 4)
+    shape, dtype = (2, objective.parameters.size), np.float64 if size == 8 else np.float32
+    pair = np.random.default_rng(_SEED).standard_normal(shape, dtype)
+    pair /= row_norms(pair).astype(dtype)[:, None]
     parts = [pair] if many else [pair[:1], pair[1:]]
-    images = np.concatenate([np.asarray(product(few, weight, part)) for part in parts])
-    images = images.astype(np.float64)
+    images = [np.asarray(product(few, weight, part)) for part in parts]
+    images = images[0] if many else np.concatenate(images)
     if not np.isfinite(images).all():
         return  # The solver says so, with a way out.
-    size = max(objective.parameters.dtype.size, 4)
-    asymmetry = abs(pair[0] @ images[1] - pair[1] @ images[0])
-    scale = np.linalg.norm(images, axis=1).max() / np.sqrt(objective.parameters.size)
-    wrong = asymmetry > 10 * _MISS[size] * scale
+    inner = overlaps(pair, images)
+    scale = row_norms(images).max() / np.sqrt(objective.parameters.size)
+    wrong = abs(inner[0, 1] - inner[1, 0]) > 10 * _MISS[size] * scale
     if differences and not wrong:
         wrong = _misses(objective, few, weight, pair[0], images[0], size)
     if wrong:
