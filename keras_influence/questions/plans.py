@@ -44,7 +44,7 @@ class Plan:
         reason: why it is this, where that was chosen automatically.
         definite: whether the plan fails where curvature and damping together have negative
             eigenvalues, though the solver could go on.
-        doubtful: whether it stands in for another that failed, and may well fail too.
+        doubtful: whether its curvature stands in for another, and may well have negative eigenvalues.
         added: whether the Hessian of what layers add by `add_loss` is in the curvature. It may be
             negative where Gauss-Newton of the loss is not.
     """
@@ -227,7 +227,8 @@ def first_answer(
         CurvatureWarning,
     )
     reason = "; ".join(filter(None, [following.reason, f"curvature: {name}, because {why}"]))
-    following = dataclasses.replace(following, reason=reason, doubtful=True)
+    other = following.curvature != plan.curvature
+    following = dataclasses.replace(following, reason=reason, doubtful=other)
     return first_answer(problem, (following, *others[1:]), question)
 
 

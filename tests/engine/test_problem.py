@@ -128,3 +128,16 @@ def test_a_length_that_varies_is_traced_once_by_the_kernels_that_come_later(rng)
     assert sum(tracing) == 1
     rows = np.concatenate([np.c_[x.mean(1), np.ones(5)] for x, _ in parts])
     assert truth.relative_error(found, np.kron(rows.T @ rows / 15, np.eye(2))) < 1e-5
+
+
+def test_costs_tell_what_tracing_takes():
+    """It grows with the operations of the network, whatever its size."""
+
+    def tracing(depth):
+        stack = [keras.layers.Dense(3, "tanh") for _ in range(depth)]
+        model = keras.Sequential([keras.Input((2,)), *stack])
+        model.compile("sgd", "mse")
+        return Problem(model, (np.zeros((4, 2)), np.ones((4, 3)))).costs()["tracing"]
+
+    shallow, deeper = tracing(1), tracing(4)
+    assert 0 < shallow < deeper < 4 * shallow
