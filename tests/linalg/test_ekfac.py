@@ -8,6 +8,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, TwoLevel
+from keras_influence.linalg.factors import kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators import Damped, Dense
 from keras_influence.linalg.solvers import base
@@ -140,3 +141,11 @@ def test_the_residual_is_measured_for_a_few_and_bounds_the_others(
     same = np.isclose(solution.residual, exact, rtol=1e-6)
     assert same.sum() == measured
     assert (solution.residual[~same] == solution.residual[same].max()).all()
+
+
+def test_vectors_go_through_a_block_so_many_at_a_time(rng, monkeypatch):
+    """What a block makes of them is held for a few, and the answer is the same."""
+    monkeypatch.setattr(kronecker, "_NUMBERS", 25)
+    layers, v = Layers(rng), rng.normal(size=(5, 23))
+    solution = EKFAC().solve(Damped(layers, 0.1), v)
+    assert truth.relative_error(solution.x, dense_solve(layers.matrix, v, 0.1)) < 1e-10

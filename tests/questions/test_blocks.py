@@ -67,7 +67,7 @@ def test_as_many_as_fit_into_memory(monkeypatch):
         1,
         1,
     ]
-    assert blocks.block_size(10**7, ki.EKFAC().row_bytes) == 6
+    assert blocks.block_size(10**7, ki.EKFAC().row_bytes) == 5
     monkeypatch.setattr(blocks, "_MEMORY", 16e9)
     assert blocks.block_size(10**6) == 160
 
@@ -88,7 +88,7 @@ def test_blocks_are_larger_where_a_solver_takes_less(train, test, solves, monkey
     monkeypatch.setattr(blocks, "_MOST", 1000)
     monkeypatch.setattr(blocks, "_MEMORY", SIZE * CG().row_bytes)
     model = network()
-    for method, expected in ((CG(tol=1e-10), [1] * 8), (ki.EKFAC(), [6, 2])):
+    for method, expected in ((CG(tol=1e-10), [1] * 8), (ki.EKFAC(), [5, 3])):
         solves["solves"].clear()
         ki.influence(model, test, train, **{**OPTIONS, "method": method})
         assert solves["solves"] == expected

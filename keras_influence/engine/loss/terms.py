@@ -17,6 +17,8 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.errors import explained
 
+# Examples that are soon gone through one by one.
+_FEW = 16
 MEAN, SUM = "mean", "sum"
 _REDUCTIONS = {"mean": MEAN, "sum_over_batch_size": MEAN, "sum": SUM, "none": SUM, None: SUM}
 
@@ -152,7 +154,7 @@ def each_alone(function, y_true, y_pred, weight):
             parts[i]._keras_logits = part[None]
         return tf.reduce_sum(function(*tf.nest.pack_sequence_as(structure, parts)))
 
-    if tf.executing_eagerly():  # Of a few: a map would be traced anew at each call.
+    if tf.executing_eagerly() and len(rows[0]) <= _FEW:  # A map would be traced at each call.
         return tf.stack([alone(row) for row in zip(*map(tf.unstack, rows))])
     return tf.vectorized_map(alone, rows)
 

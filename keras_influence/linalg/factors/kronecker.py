@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from keras_influence.linalg.arrays import Array
 
+# Numbers of a block's coordinates that are made at once, of as many vectors as have them.
+_NUMBERS = 2**23
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -127,10 +130,13 @@ class Kronecker:
         """The matrix's inverse times (k, p) rows."""
         x = np.empty_like(rows)
         for block, where in zip(self.blocks, self.places):
-            v = block.turned(rows[:, where].reshape(-1, *block.positions.shape))
-            # Not in place: coordinates may be the very rows.
-            v = v / (block.eigenvalues + self.damping).astype(v.dtype, copy=False)
-            x[:, where] = block.turned_back(v).reshape(len(rows), -1)
+            damped = (block.eigenvalues + self.damping).astype(rows.dtype, copy=False)
+            step = max(1, _NUMBERS // damped.size)
+            for start in range(0, len(rows), step):
+                some = slice(start, start + step)
+                v = block.turned(rows[some][:, where].reshape(-1, *block.positions.shape))
+                # Not in place: coordinates may be the very rows.
+                x[some, where] = block.turned_back(v / damped).reshape(len(v), -1)
         return x
 
     def turned(self, rows: Array) -> Array:

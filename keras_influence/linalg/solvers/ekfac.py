@@ -42,7 +42,7 @@ class EKFAC(Solver):
 
     tol = None
     in_double = False
-    row_bytes = 16
+    row_bytes = 20
     preconditions = True
     approximates = "gauss_newton"
     advice = "Raise `damping`, or use CG(preconditioner=EKFAC())."
