@@ -26,6 +26,14 @@ def test_of_a_dense_network():
     assert found.work == pytest.approx(5 * 7 + 7 + 7 * 2 + 2, abs=5)
 
 
+def test_what_no_weight_comes_before_does_not_move():
+    """The pixels are put out once more by the layers before the first dense one."""
+    first = [keras.Input((4, 5)), layers.Rescaling(2.0), layers.Flatten()]
+    model = keras.Sequential([*first, layers.Dense(7), layers.Dense(2)])
+    found = footprint_of(model, _few(4, 5))
+    assert found.numbers >= 20 + 20 + 9 and found.moving == 9
+
+
 def test_of_a_convolution():
     """Patches of 3 x 3 x 2 at 4 x 4 positions; each weight at each of them."""
     model = keras.Sequential([keras.Input((6, 6, 2)), layers.Conv2D(3, 3), layers.Flatten()])

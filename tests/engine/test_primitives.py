@@ -47,6 +47,10 @@ OPERATIONS = {
         (6, 4),
     ),
     "logits": (lambda x: ops.categorical_crossentropy(_LABELS, x, from_logits=True), (3, 4)),
+    "logits of a class": (
+        lambda x: ops.sparse_categorical_crossentropy(_LABELS.argmax(1), x, from_logits=True),
+        (3, 4),
+    ),
     "prod": (lambda x: ops.prod(x, axis=1), (3, 5)),
     "prod of all": (ops.prod, (2, 3)),
     "prod keepdims": (lambda x: ops.prod(x, axis=(0, 2), keepdims=True), (2, 3, 2)),

@@ -57,7 +57,7 @@ class Curvature(LinearOperator):
         rows = np.ascontiguousarray(rows, self.dtype)
         # One batch is no sum: it takes no detour through float64.
         alone = len(batches) == 1 and self.dtype.itemsize >= 4
-        about = type(self), rows, weight, self._footprint.numbers, alone
+        about = type(self), rows, weight, self._footprint.moving, alone
         product = total(products, self._ground, batches, *about)
         product = np.divide(product, float(count), out=product if product.flags.writeable else None)
         # Of huge vectors, as an iteration that grows has them, a product may overflow.
@@ -159,18 +159,18 @@ class GaussNewton(Curvature):
     kernel = "gauss_newton"
 
 
-def products(ground, run, kind, rows, weight, numbers, alone):
+def products(ground, run, kind, rows, weight, moving, alone):
     """A pass: Σ_B n C_B v for each row v, (k, p) float64.
 
     Args:
         kind: a class of `Curvature`.
-        numbers: in a `Footprint`.
+        moving: in a `Footprint`.
         alone: whether there is one batch in all: its product is given as it is, if it is one.
     """
     sums = None if alone else np.zeros(rows.shape, np.float64)
     with computing("train"):
         for batch in run:
-            width = vectors_together(numbers, rows.dtype.itemsize, size_of(batch), rows.shape[1])
+            width = vectors_together(moving, rows.dtype.itemsize, size_of(batch), rows.shape[1])
             for start in range(0, len(rows), width):
                 block = rows[start : start + width]
                 # A view of the tensor's memory, where `numpy()` would copy it.

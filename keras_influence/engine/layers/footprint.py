@@ -35,11 +35,13 @@ class Footprint(NamedTuple):
 
     Attributes:
         numbers: how many all layers put out.
+        moving: how many of these a change of weights may change.
         work: multiplications of a forward pass.
         outputs: how many numbers the model puts out.
     """
 
     numbers: int
+    moving: int
     work: float
     outputs: int
 
@@ -50,10 +52,13 @@ def footprint_of(model, few, name="train"):
     with recording(leaves) as sites, called(model, few, name, anew=True) as (_, y_pred):
         outputs = sum(map(_size, tf.nest.flatten(y_pred)))
     count = batch_size(few)
-    numbers = sum(max(_size(site.outputs), _patches(site)) for site in sites)
-    numbers = max(numbers, count * _own_weights(model) // _FORMED)
+    sizes = [max(_size(site.outputs), _patches(site)) for site in sites]
+    first = next((i for i, site in enumerate(sites) if site.layer.weights), 0)
+    formed = count * _own_weights(model) // _FORMED
+    numbers, moving = (max(sum(some), formed) for some in (sizes, sizes[first:]))
     work = sum(map(_work, sites)) / count
-    return Footprint(max(1, numbers // count), work, max(1, outputs // count))
+    each = (max(1, total // count) for total in (numbers, moving))
+    return Footprint(*each, work, max(1, outputs // count))
 
 
 def examples_together(numbers, itemsize):
@@ -61,9 +66,9 @@ def examples_together(numbers, itemsize):
     return int(np.clip(_BATCH // (numbers * itemsize), _LEAST, _MOST))
 
 
-def vectors_together(numbers, itemsize, count, size):
+def vectors_together(moving, itemsize, count, size):
     """Vectors of `size` numbers that are taken through a batch of `count` examples at once."""
-    fitting = _VECTORS // (numbers * itemsize * count)
+    fitting = _VECTORS // (moving * itemsize * count)
     cached = max(1, min(_FEWEST, _LONG // size), _NUMBERS // size)
     return int(np.clip(fitting, 1, min(cached, _WIDEST)))
 

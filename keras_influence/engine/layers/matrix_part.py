@@ -1,5 +1,6 @@
 """A layer's kernel as a matrix: the sums that its Kronecker factors are made of."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras_influence.engine.layers.sites import Site
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix
+from keras_influence.linalg.arrays import taking_turns
 from keras_influence.linalg.factors.contributions import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.kronecker import Block
 
@@ -16,8 +18,9 @@ from keras_influence.linalg.factors.kronecker import Block
 _NUMBERS = 2**24
 # A side of a matrix with more than this has no eigenbasis: its own axes stand in for it.
 LARGEST = 6000
-# Smaller matrices have their eigenvectors soon enough.
-_SMALL = 500
+# Smaller matrices have their eigenvectors soon enough; and up to this size so soon that more threads
+# would be in the way of TensorFlow's for as long as they save.
+_SMALL, _SHORT = 500, 1500
 # What is smaller than this part of the largest second moment is rounding in float32.
 _NOISE = 1e-6
 
@@ -190,8 +193,12 @@ def eigenvectors(moment):
     if not moment.size:
         return moment
     moment = (moment + moment.T) / 2
-    low = _low_rank(moment)
-    return np.linalg.eigh(moment)[1] if low is None else low
+    with taking_turns() if len(moment) <= _SHORT else contextlib.nullcontext():
+        low = _low_rank(moment)
+        if low is not None:
+            return low
+        # In the precision of the moments: `numpy.linalg.eigh` would take twice the time and memory.
+        return scipy.linalg.eigh(moment, driver="evd", overwrite_a=True, check_finite=False)[1]
 
 
 def _low_rank(moment):

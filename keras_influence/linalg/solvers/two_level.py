@@ -4,6 +4,7 @@ import numpy as np
 import scipy.linalg
 
 from keras_influence.errors import SolverError
+from keras_influence.linalg.arrays import taking_turns
 from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 from keras_influence.linalg.operators.base import LinearOperator
@@ -64,8 +65,10 @@ class TwoLevel(Solver):
         matrix = np.zeros((0, 0))
         if chosen.size:
             matrix = network.coupling(fine.blocks, chosen, _DRAWS * len(chosen), self.seed)
+        matrix.flat[:: len(chosen) + 1] += damping
         try:
-            matrix = scipy.linalg.cholesky(matrix + damping * np.eye(len(chosen)), lower=True)
+            with taking_turns():
+                matrix = scipy.linalg.cholesky(matrix, lower=True)
         except np.linalg.LinAlgError as error:
             raise SolverError(
                 "TwoLevel needs a positive definite matrix. Set `damping` to a positive number."

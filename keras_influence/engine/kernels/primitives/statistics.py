@@ -8,7 +8,7 @@ find it.
 
 The gradients of `tf.nn.softsign` and `tf.nn.local_response_normalization` have no gradients of
 their own, that of a Euclidean norm divides by what comes from above, and that of a
-cross-entropy knows of the logits only, not of labels that depend on weights.
+cross-entropy knows of the logits only, not of labels that depend on weights, and is slow.
 """
 
 import tensorflow as tf
@@ -53,10 +53,30 @@ def _euclidean_norm(original, op, upstream):
 
 def _cross_entropy(original, op, upstream, slope_upstream):
     """The second output is softmax - labels, the slope: it depends on the labels too."""
-    logits, labels = original(op, upstream, slope_upstream)
-    if slope_upstream is None or getattr(slope_upstream, "_is_zeros_tensor", False):
+    logits, labels = original(op, upstream, None)
+    if _is_zero(slope_upstream):
         return logits, labels
-    return logits, labels - slope_upstream
+    return logits + _bent(op.inputs[0], slope_upstream), labels - slope_upstream
+
+
+def _sparse_cross_entropy(original, op, upstream, slope_upstream):
+    logits, labels = original(op, upstream, None)
+    if not _is_zero(slope_upstream):
+        logits += _bent(op.inputs[0], slope_upstream)
+    return logits, labels
+
+
+def _bent(logits, upstream):
+    """(diag(s) - s sᵀ) times each row, s the softmax.
+
+    TensorFlow's own has a product of matrices for each row, which takes as long as a dense layer.
+    """
+    s = tf.nn.softmax(logits)
+    return s * (upstream - tf.reduce_sum(upstream * s, -1, keepdims=True))
+
+
+def _is_zero(upstream):
+    return upstream is None or getattr(upstream, "_is_zeros_tensor", False)
 
 
 def _local_response(original, op, upstream):
@@ -78,5 +98,6 @@ GRADIENTS = {
     "SoftsignGrad": _softsign_grad,
     "EuclideanNorm": _euclidean_norm,
     "SoftmaxCrossEntropyWithLogits": _cross_entropy,
+    "SparseSoftmaxCrossEntropyWithLogits": _sparse_cross_entropy,
 }
 FUNCTIONS = {(nn_impl, "moments"): _moments, (tf.compat.v1.nn, "moments"): _moments}
