@@ -5,6 +5,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import CG, NCG, Nystrom
+from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
 from tests.linalg.matrices import Layers, Watched, dense_solve, spectral
@@ -90,6 +91,29 @@ def test_a_sketch_that_serves_many_is_made_at_once(rng):
     CG(preconditioner="nystrom").solve(watched, rng.normal(size=(60, 200)))
     assert watched.widths[0] == 50
     assert CG(preconditioner="nystrom").prepare(Dense(matrix), 0.1) is not None
+
+
+@pytest.mark.parametrize("preconditioner", ["auto", "nystrom"])
+def test_where_iterations_creep_the_matrix_is_written_out(preconditioner, rng):
+    """No sketch of 50 knows 300 eigenvalues over nine orders of magnitude."""
+    matrix, _ = spectral(np.geomspace(1e-6, 1e3, 300))
+    watched, v = Watched(matrix), rng.normal(size=(1, 300))
+    solution = CG(tol=1e-8, preconditioner=preconditioner).solve(Damped(watched, 1e-7), v)
+    assert truth.relative_error(solution.x, dense_solve(matrix, v, 1e-7)) < 1e-6
+    assert solution.converged.all()
+    assert {1, 50, 300} == set(watched.widths)
+    assert sum(watched.widths) < 3 * 300
+    again = CG(tol=1e-8).solve(Damped(watched, 1e-7), v, factor=solution.factor)
+    assert again.converged.all() and again.passes <= 3
+
+
+def test_what_is_negative_is_no_preconditioner_when_written_out(rng):
+    matrix, q = spectral(np.r_[-1e-4, np.geomspace(1e-4, 1e3, 299)])
+    watched, v = Watched(matrix), (q[:, 1:] @ rng.normal(size=299))[None]
+    with pytest.warns(ki.ConvergenceWarning):
+        solution = CG(tol=1e-8).solve(watched, v)
+    assert 300 in watched.widths
+    assert not isinstance(solution.factor, DenseFactor)
 
 
 class Doubtful(Layers):

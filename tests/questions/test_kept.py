@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_influence as ki
 from keras_influence.engine.data import batches
 from keras_influence.linalg.factors.low_rank import LowRank
-from keras_influence.linalg.solvers import Direct, cg
+from keras_influence.linalg.solvers import Direct, cg, patience
 from keras_influence.questions import kept
 from tests import truth
 from tests.questions.conftest import N
@@ -83,6 +83,7 @@ def test_answers_are_the_same_bits_as_if_nothing_were_kept(method, train, test):
 
 def test_a_sketch_made_on_the_way_is_there_from_the_start_next_time(train, test, monkeypatch):
     monkeypatch.setattr(cg, "_RANK", 4)
+    monkeypatch.setattr(patience, "_DENSE", 0)
     model, method = model_of(), ki.CG(tol=1e-10, preconditioner="nystrom")
     train[0][:] *= [10.0, 3.0, 1.0, 0.1]  # Hard enough for it to be made.
     about = {**QUIET, "damping": 1e-4, "curvature": "gauss_newton", "method": method}

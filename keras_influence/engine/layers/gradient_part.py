@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.gradients import weight_gradients
-from keras_influence.engine.layers.matrix_part import LARGEST, eigenvectors
+from keras_influence.engine.layers.matrix_part import LARGEST, eigenvectors_of
 from keras_influence.linalg.factors.contributions import Formed
 from keras_influence.linalg.factors.kronecker import Block
 
@@ -62,7 +62,7 @@ class GradientPart:
     def settled(self, moments, per_example):
         """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
         del per_example
-        bases = [eigenvectors(moment) for moment in moments]
+        bases = eigenvectors_of(moments)
         name = self.layers[0].path or self.layers[0].name
         return Block(name, self._positions, *bases, np.zeros(self._positions.shape))
 

@@ -163,9 +163,12 @@ class Statistics:
         moments, rows = [arrays[:-1] for arrays in found], [arrays[-1] for arrays in found]
         if not all(np.isfinite(array).all() for arrays in moments for array in arrays):
             raise NotFiniteError("a gradient of the model's outputs")
-        pairs = list(zip(self._pseudo.parts, moments))
-        shown = self._progress.over(pairs, f"Eigenvectors of {len(pairs)} blocks", len(pairs))
-        blocks = [part.settled(found, per_example) for part, found in shown]
+        del found
+        parts, waiting = self._pseudo.parts, moments[::-1]
+        del moments
+        shown = self._progress.over(parts, f"Eigenvectors of {len(parts)} blocks", len(parts))
+        # Moments are let go of one by one: eigenvectors are as many numbers.
+        blocks = [part.settled(waiting.pop(), per_example) for part in shown]
         squares = [[]] * len(blocks)
         if any(part.needs_squares for part in self._pseudo.parts):
             title = f"Squares of the pseudo-gradients of {n} examples"
@@ -226,20 +229,21 @@ def pseudo_of(objective):
 
 def _statistics(ground, run, statistic, weight, seed, pseudo_gradients, blocks):
     """A pass: the sum of "moments" or "squares" of each part, a list of arrays a part."""
-    sums, pseudo = None, pseudo_of(ground.objective)
+    sums, pseudo = [], pseudo_of(ground.objective)
     for raw in _each(pseudo, run, weight, seed, pseudo_gradients):
-        parts = pseudo.parts
-        if statistic == "moments":
-            found = [_moments_and_rows(part, r) for part, r in zip(parts, raw)]
-        else:
-            found = [part.squares(r, block) for part, r, block in zip(parts, raw, blocks)]
-        if sums is None:
-            sums = found
-            continue
-        for known, arrays in zip(sums, found):
-            for i, array in enumerate(arrays):
-                known[i] = known[i] + array
-    return sums
+        raw.reverse()
+        # One part after another, in place: of all of them it would take as much again.
+        for i, part in enumerate(pseudo.parts):
+            if statistic == "moments":
+                found = _moments_and_rows(part, raw.pop())
+            else:
+                found = part.squares(raw.pop(), blocks[i])
+            if i == len(sums):
+                sums.append(found)
+            else:
+                for known, array in zip(sums[i], found):
+                    np.add(known, array, out=known)
+    return sums or None
 
 
 def _each(pseudo, run, weight, seed, pseudo_gradients):

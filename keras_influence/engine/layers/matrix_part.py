@@ -57,24 +57,20 @@ class MatrixPart:
         """[Σ a aᵀ, Σ δ δᵀ] over examples and positions; empty where there is to be no basis."""
         height, width = self._positions.shape
         no_basis = np.zeros((0, 0), np.float32)
-        total = [0.0 if height <= LARGEST else no_basis, 0.0 if width <= LARGEST else no_basis]
+        total = [no_basis, no_basis]
         for a, delta in self._slices(raw, 0):
             if width <= LARGEST:
-                flat = tf.reshape(delta, [-1, width])
-                total[1] = total[1] + tf.matmul(flat, flat, transpose_a=True).numpy()
-            if a.dtype.is_integer:
-                total[0] = no_basis
-            elif height <= LARGEST:
+                total[1] = _with_squares(total[1], tf.reshape(delta, [-1, width]))
+            if height <= LARGEST and not a.dtype.is_integer:
                 # An example without weight has no δ; its input should not count either.
                 a = a * tf.cast(tf.reduce_any(delta != 0, 2, keepdims=True), a.dtype)
-                flat = tf.reshape(a, [-1, height])
-                total[0] = total[0] + tf.matmul(flat, flat, transpose_a=True).numpy()
+                total[0] = _with_squares(total[0], tf.reshape(a, [-1, height]))
         return total
 
     def settled(self, moments, per_example):
         """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
         del per_example
-        bases = [eigenvectors(moment) for moment in moments]
+        bases = eigenvectors_of(moments)
         return Block(
             self.layers[0].path or self.layers[0].name,
             self._positions,
@@ -166,6 +162,12 @@ class MatrixPart:
             yield found[0] if len(found) == 1 else tuple(tf.concat(c, 1) for c in zip(*found))
 
 
+def _with_squares(total, rows):
+    """A sum of squares Σ r rᵀ, in place, with those of some rows; an empty one is new."""
+    squares = tf.matmul(rows, rows, transpose_a=True).numpy()
+    return np.add(total, squares, out=total) if total.size else squares
+
+
 def _positions_in(layer, a, delta, width):
     """How many positions an example has in a call."""
     numbers = a if isinstance(layer, Reversed) else delta
@@ -188,17 +190,27 @@ def _turned_into(t, basis, chosen):
     return _turned(t, basis[:, chosen]) if basis.size else tf.gather(t, chosen, axis=2)
 
 
+def eigenvectors_of(moments):
+    """Those of each moment; the moments are taken out of their list, and let go of."""
+    waiting, bases = moments[::-1], []
+    moments.clear()
+    while waiting:
+        bases.append(eigenvectors(waiting.pop()))
+    return bases
+
+
 def eigenvectors(moment):
     """Orthonormal eigenvectors as columns; those of eigenvalue zero in any basis."""
     if not moment.size:
         return moment
-    moment = (moment + moment.T) / 2
+    moment = moment + moment.T
     with taking_turns() if len(moment) <= _SHORT else contextlib.nullcontext():
         low = _low_rank(moment)
         if low is not None:
             return low
-        # In the precision of the moments: `numpy.linalg.eigh` would take twice the time and memory.
-        return scipy.linalg.eigh(moment, driver="evd", overwrite_a=True, check_finite=False)[1]
+        # In the precision of the moments: `numpy.linalg.eigh` would take twice the time and
+        # memory. Turned, for LAPACK then works in this very array.
+        return scipy.linalg.eigh(moment.T, driver="evd", overwrite_a=True, check_finite=False)[1]
 
 
 def _low_rank(moment):

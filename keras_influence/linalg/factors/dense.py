@@ -39,6 +39,10 @@ class DenseFactor:
             x = _solve_ldl(lower, diagonal, permutation, rows.T)
         return x.T
 
+    def precondition(self, rows: Array) -> Array:
+        """The same, as other factors have it."""
+        return self.solve(rows)
+
 
 def _solve_ldl(lower: Array, diagonal: Array, permutation: Array, v: Array) -> Array:
     """Solve (L D Lᵀ) x = v; `lower[permutation]` is triangular, D has 1 x 1 and 2 x 2 blocks."""

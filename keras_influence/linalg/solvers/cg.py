@@ -9,10 +9,11 @@ import scipy.linalg
 from keras_influence.errors import NegativeCurvatureError, NotFiniteError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.factors.contributions import ContributionsFactor
+from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
-from keras_influence.linalg.solvers.patience import FirstStep, Patience, patience_for
+from keras_influence.linalg.solvers.patience import FirstStep, Patience, factors_to_come, waits
 from keras_influence.linalg.sweeps import conjugated, overlaps, row_norms, stepped, turned
 from keras_influence.validate import check_number
 
@@ -41,7 +42,8 @@ class CG(Solver):
             `Nystrom`; None for the plain algorithm; "nystrom" for a `Nystrom(50)` where one can be
             made, once the first iterations have shown that it is worth its cost; or "auto":
             where all parameters are in layers that are known, a `Woodbury` if it holds a good part of
-            what all examples contribute, or a `TwoLevel`; else as "nystrom". A `Woodbury` that holds all
+            what all examples contribute, or a `TwoLevel`; else as "nystrom". Of up to 5,000 parameters these two
+            write the matrix itself out, where the iterations that are left would take longer. A `Woodbury` that holds all
             of it gives the solution to begin with: one product shows it, and no iteration is left.
     """
 
@@ -64,8 +66,8 @@ class CG(Solver):
 
     def factorise(self, curvature: LinearOperator, damping: float) -> Any:
         """The preconditioner's factor; None where it is made only if it turns out to be needed."""
-        waits = patience_for(self.preconditioner, curvature, _RANK, np.ones(0))
-        return self.prepare(curvature, damping) if waits is None else None
+        wait = waits(self.preconditioner, curvature)
+        return None if wait else self.prepare(curvature, damping)
 
     def prepare(self, curvature: LinearOperator, damping: float) -> Any:
         return preconditioners.factorise(self.preconditioner, curvature, damping, rank=_RANK)
@@ -74,10 +76,7 @@ class CG(Solver):
         x, norms = self._start(problem), row_norms(problem.rows)
         x[norms == 0] = 0
         r, iterations = problem.remainder(x), np.zeros(len(norms), int)
-        patience = None
-        if problem.factor is None:
-            about = self.preconditioner, problem.curvature, _RANK
-            patience = patience_for(*about, self.tol * norms)
+        later = self._later(problem, self.tol * norms)
         before, runs = np.full(len(norms), np.inf), 0
         # In float32 the recurrence loses sight of the true residual: begin again from that.
         while runs < _RUNS:
@@ -86,14 +85,25 @@ class CG(Solver):
             if not active.size or iterations.max() >= self.max_iter:
                 break
             with taking_turns():
-                made = self._run(problem, x, r, active, norms, iterations, patience)
-            patience = None
+                made = self._run(problem, x, r, active, norms, iterations, later)
             if made is None:
                 before, runs = left, runs + 1
             else:
                 problem = dataclasses.replace(problem, factor=made)
             r = problem.remainder(x)
         return Answer(x, iterations, remainder=r, factor=problem.factor)
+
+    def _later(self, problem: Problem, targets: Array) -> list[Patience | FirstStep]:
+        """The factors that may yet be made, in their order."""
+        if isinstance(problem.factor, DenseFactor):
+            return []
+        about = problem.curvature, problem.system.damping
+
+        def prepare() -> Any:
+            return self.prepare(*about)
+
+        make = prepare if problem.factor is None else None
+        return factors_to_come(self.preconditioner, *about, targets, make, _RANK)
 
     def _start(self, problem: Problem) -> Array:
         """Where to begin; with all contributions at hand that is the solution but for rounding."""
@@ -110,20 +120,23 @@ class CG(Solver):
         active: Array,
         norms: Array,
         iterations: Array,
-        patience: Patience | FirstStep | None,
+        later: list[Patience | FirstStep],
     ) -> Any:
         """The recurrence from x with the residual r, for the rows in `active`; x in place.
 
+        Args:
+            later: factors that may yet be made; the first is taken out where it is.
+
         Returns:
-            The factor to go on with, where patience was over before the end, else None.
+            The factor to go on with, where there was no patience to the end, else None.
         """
         block, dtype = None, problem.system.dtype
         r = r[active].astype(dtype, copy=False)
         # A little below `tol`: in float32 the recurrence drifts from the true residual.
         target = 0.9 * self.tol * norms
         while active.size and iterations.max() < self.max_iter:
-            if patience is not None and patience.is_over(row_norms(r), active):
-                made, patience = self.prepare(problem.curvature, problem.system.damping), None
+            if later and later[0].is_over(row_norms(r), active):
+                made = later.pop(0).make()
                 if made is not None:
                     return made
             z = problem.factor.precondition(r) if problem.factor else r.copy()
