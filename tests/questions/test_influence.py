@@ -1,5 +1,6 @@
 """Scores against closed-form leave-one-out, the derivative of a refit, and retraining."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -194,3 +195,19 @@ def test_float32_reaches_the_float64_answer(rng):
         found = ki.influence(single, (x[:5], y[:5]), (x, y), method=method)
         assert found.converged.all()
         assert truth.relative_error(found.values, exact) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["auto", "cg", "ekfac"])
+def test_a_quantised_layer_has_its_bias(rng, method):
+    """Of an int8 kernel nothing is trained; of the bias b ∇ℓ is p - the label, and H E[diag p - p pᵀ]."""
+    set_precision("float32")
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax")])
+    model.quantize("int8")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = rng.normal(size=(20, 6)).astype("float32"), rng.integers(0, 3, 20)
+    p = model.predict(x, verbose=0).astype(float)
+    g = p - np.eye(3)[y]
+    matrix = np.diag(p.mean(0)) - p.T @ p / 20 + 0.1 * np.eye(3)
+    found = ki.influence(model, (x[:2], y[:2]), (x, y), method=method, damping=0.1, verbose=0)
+    expected = g[:2] @ np.linalg.solve(matrix, g.T) / 20
+    assert truth.relative_error(found.values, expected) < (0.2 if method == "ekfac" else 1e-4)

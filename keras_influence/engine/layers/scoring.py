@@ -169,7 +169,8 @@ class Scorer:
         except (ValueError, TypeError, LookupError, tf.errors.OpError):
             found = None
         blocks = found if isinstance(found, list) else [found]
-        if found is None or any(len(block) != batch_size(batch) for block in blocks):
+        # A single number is what comes of no layer at all, as where all are quantised.
+        if found is None or any(b.shape[:1] != (batch_size(batch),) for b in blocks):
             self.fast = False
             return None
         return found if isinstance(found, list) else found.numpy()

@@ -22,6 +22,9 @@ from keras_influence.linalg.factors.kronecker import in_one_piece
 
 # Numbers in the largest array that a product makes: vectors are taken so many at a time.
 _NUMBERS = 2**24
+# A damping that is less than so many units of rounding of the largest eigenvalue is not seen; and steps
+# after which that is known well enough.
+_LOST, _STEPS = 100, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +225,7 @@ class ContributionsFactor:
     Attributes:
         parts: of the rows J; together they hold each position once at most.
         cholesky: (m, m) lower Cholesky factor of J Jᵀ + λI.
-        damping: λ, or 1 in such coordinates.
+        damping: λ, or 1 in such coordinates; more where that would be lost to rounding.
         scale: (p,) the roots of 1 / (r + λ); empty without regulariser.
         whole: whether the contributions are all that there are.
     """
@@ -246,6 +249,8 @@ class ContributionsFactor:
         gram = first.gram()
         for part in others:
             gram += part.gram()
+        # Less than this is lost beside the largest of the contributions: what is divided by it is rounding.
+        damping = max(damping, _LOST * np.finfo(gram.dtype).eps * _largest(gram))
         gram[np.diag_indices(len(gram))] += damping
         cholesky = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True)
         return cls(parts, cholesky, damping, scale, whole)
@@ -292,3 +297,15 @@ class ContributionsFactor:
         parts = tuple(part.astype(dtype) for part in self.parts)
         cholesky, scale = (a.astype(dtype, copy=False) for a in (self.cholesky, self.scale))
         return ContributionsFactor(parts, cholesky, self.damping, scale, self.whole)
+
+
+def _largest(gram: Array) -> float:
+    """The largest eigenvalue of a positive semi-definite matrix, about: by powers of it."""
+    v, length = np.ones(len(gram), gram.dtype), 0.0
+    v += np.random.default_rng(0).standard_normal(len(v)).astype(v.dtype)
+    for _ in range(_STEPS):
+        v = gram @ (v / np.linalg.norm(v))
+        length = float(np.linalg.norm(v))
+        if not length > 0:
+            break
+    return length

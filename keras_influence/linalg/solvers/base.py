@@ -90,6 +90,7 @@ class Answer(NamedTuple):
         x, iterations, positive_definite, details: as in `Solution`.
         remainder: `Problem.remainder(x)`, if the solver has computed it anew, for this very x.
         factor: what was computed for A after all; None for that of the `Problem`.
+        tol: the residual that this answer should have, where the solver's says nothing of it.
     """
 
     x: Array
@@ -98,6 +99,7 @@ class Answer(NamedTuple):
     details: dict[str, Any] = {}
     remainder: Array | None = None
     factor: Any = None
+    tol: float | None = None
 
 
 class Solver:
@@ -189,10 +191,11 @@ class Solver:
         few = len(problem.rows) <= _measured(problem)
         sampled = self.tol is None and answer.remainder is None and not few
         residual = (sampled_residual if sampled else relative_residual)(problem, answer)
-        converged = residual <= (self.tol or 0)
-        if self.tol is not None and not converged.all():
+        tol = answer.tol if self.tol is None else self.tol
+        converged = residual <= (tol or 0)
+        if tol is not None and not converged.all():
             warn(
-                f"{self} reached a relative residual of {residual.max():.2g}, not {self.tol:.2g}, "
+                f"{self} reached a relative residual of {residual.max():.2g}, not {tol:.2g}, "
                 f"for {(~converged).sum()} of {len(converged)} right-hand sides. {self.advice}",
                 ConvergenceWarning,
             )

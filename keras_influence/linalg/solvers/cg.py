@@ -1,12 +1,13 @@
 """Block conjugate gradients (O'Leary 1980), preconditioned, for many right-hand sides."""
 
+import contextlib
 import dataclasses
 from typing import Any, Optional
 
 import numpy as np
 import scipy.linalg
 
-from keras_influence.errors import NegativeCurvatureError, NotFiniteError
+from keras_influence.errors import NegativeCurvatureError, NotFiniteError, SolverError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
@@ -20,6 +21,8 @@ from keras_influence.validate import check_number
 # Directions whose angle to the span of the others is smaller than the root of this are left out:
 # in numbers of so many bytes, rounding is what is left of them.
 _DEPENDENT = {2: 1e-4, 4: 1e-10, 8: 1e-12}
+# Residuals that are so many tolerances are no rounding of the last steps.
+_FAR = 3
 # Beginnings of the recurrence at most; below what its products can show, more do not help.
 _RUNS = 3
 # Rows of the sketch that a `Nystrom` is made of.
@@ -77,6 +80,21 @@ class CG(Solver):
         x[norms == 0] = 0
         r, iterations = problem.remainder(x), np.zeros(len(norms), int)
         later = self._later(problem, self.tol * norms)
+        problem, r = self._iterated(problem, x, r, norms, iterations, later)
+        if problem.factor is not None and (row_norms(r) > _FAR * self.tol * norms).any():
+            r = self._without_factor(problem, x, r, norms, iterations)
+        return Answer(x, iterations, remainder=r, factor=problem.factor)
+
+    def _iterated(
+        self,
+        problem: Problem,
+        x: Array,
+        r: Array,
+        norms: Array,
+        iterations: Array,
+        later: list[Patience | FirstStep],
+    ) -> tuple[Problem, Array]:
+        """Go on from x, in place, to the tolerance; the problem with its last factor, and what is left."""
         before, runs = np.full(len(norms), np.inf), 0
         # In float32 the recurrence loses sight of the true residual: begin again from that.
         while runs < _RUNS:
@@ -91,7 +109,24 @@ class CG(Solver):
             else:
                 problem = dataclasses.replace(problem, factor=made)
             r = problem.remainder(x)
-        return Answer(x, iterations, remainder=r, factor=problem.factor)
+        return problem, r
+
+    def _without_factor(
+        self, problem: Problem, x: Array, r: Array, norms: Array, iterations: Array
+    ) -> Array:
+        """The rows that are far from the tolerance by the plain algorithm, in place; what is left.
+
+        Where the damping is lost to rounding beside the largest eigenvalue, a factor's small directions
+        are rounding too, and lead away from a solution that has no part in them.
+        """
+        reached, before = x.copy(), row_norms(r)
+        x[before > _FAR * self.tol * norms] = 0
+        plain = dataclasses.replace(problem, factor=None)
+        with contextlib.suppress(SolverError):
+            self._iterated(plain, x, plain.remainder(x), norms, iterations, [])
+        left = row_norms(plain.remainder(x))
+        x[left > before] = reached[left > before]
+        return plain.remainder(x)
 
     def _later(self, problem: Problem, targets: Array) -> list[Patience | FirstStep]:
         """The factors that may yet be made, in their order."""

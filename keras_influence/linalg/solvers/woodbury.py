@@ -9,6 +9,9 @@ from keras_influence.linalg.operators.layered import BYTES, layered
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.validate import check_number
 
+# The residual of an answer from all contributions, beyond which rounding has spoilt it.
+_EXACT = 1e-3
+
 
 class Woodbury(Solver):
     """The Gauss-Newton matrix of the strongest contributions of single examples, plus the damping.
@@ -16,7 +19,8 @@ class Woodbury(Solver):
     Each example adds a few matrices of rank one, as many as the model has outputs: g gᵀ with g
     its gradient along one of them. The `rank` strongest of all are taken, and (Σ g gᵀ + λI)⁻¹ is had from a matrix
     of rank × rank. Where these are all there are the answer is exact, for any number of
-    parameters: so few examples are soon done with. Else it is an approximation, and a
+    parameters, but for rounding: a residual above 1e-3 is warned of, as where λ is a millionth of the
+    largest eigenvalue. Else it is an approximation, and a
     preconditioner of `CG` that knows nothing of layers being close to Kronecker products, and needs
     no product with the curvature.
 
@@ -61,4 +65,5 @@ class Woodbury(Solver):
         problem.on_step(1, np.nan)
         factor = problem.factor
         x = (factor.refined if factor.whole else factor.precondition)(problem.rows)
-        return Answer(x, 1, details={"contributions": len(problem.factor.cholesky)})
+        tol = _EXACT if factor.whole else None
+        return Answer(x, 1, details={"contributions": len(factor.cholesky)}, tol=tol)
