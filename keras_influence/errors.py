@@ -60,6 +60,17 @@ class NegativeCurvatureError(SolverError):
         return f"{self._solver} met negative curvature"
 
 
+class SingularError(SolverError):
+    """H + λI has eigenvalues that are lost to rounding beside its largest; no other curvature helps."""
+
+    def __init__(self, eigenvalue, least, solver):
+        super().__init__(
+            f"{solver} met a matrix that is singular but for rounding: it has an eigenvalue of "
+            f"{eigenvalue:.2g}, and what is below {least:.2g} is rounding. Set `damping` to more "
+            "than that"
+        )
+
+
 class UndefinedCurvatureError(SolverError, ValueError):
     """A curvature is not defined for the model's loss.
 
@@ -119,7 +130,7 @@ class ConvergenceWarning(UserWarning):
 
 
 class CurvatureWarning(UserWarning):
-    """`curvature="auto"` fell back to Gauss-Newton."""
+    """`curvature="auto"` took another curvature than Gauss-Newton."""
 
     anchor = "another-curvature"
     __str__ = explained

@@ -79,6 +79,11 @@ class InfluenceModel(InfluenceMixin, keras.Model):
         else:
             super().__init__(*args, **kwargs)
 
+    def __reduce__(self):
+        # Keras names the class, which pickle would look for in its module.
+        function, args = super().__reduce__()
+        return _unpickled, (function.__name__, *args)
+
     @classmethod
     def from_model(cls, model):
         """The same model, with influence functions.
@@ -106,6 +111,11 @@ class InfluenceModel(InfluenceMixin, keras.Model):
             inner = keras.saving.deserialize_keras_object(config["model"], custom_objects)
             return cls.from_model(inner)
         return super().from_config(config, custom_objects)
+
+
+def _unpickled(name, *args):
+    """What Keras pickled of a model; by way of this module, which knows the classes of ours."""
+    return getattr(keras.Model, name)(*args)
 
 
 _classes = {}

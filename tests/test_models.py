@@ -1,6 +1,7 @@
 """Every way to make a model gives the same numbers, and Keras keeps working as it does."""
 
 import functools
+import pickle
 import subprocess
 import sys
 
@@ -173,6 +174,24 @@ def test_a_saved_model_loads_in_a_fresh_process(data, tmp_path):
         )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == ["True", "39"] * len(names), result.stderr
+
+
+def test_a_pickled_model_loads_where_nothing_was_imported(data, tmp_path):
+    names = ("Functional", "from Functional", "from Sequential")
+    models = [ready(name, data) for name in names]
+    file = tmp_path / "models.pickle"
+    file.write_bytes(pickle.dumps(models))
+    code = (
+        f"import pickle; models = pickle.load(open({str(file)!r}, 'rb'))\n"
+        "import keras_influence, numpy\n"
+        "for m in models:\n"
+        "    weights = numpy.concatenate([w.ravel() for w in m.get_weights()])\n"
+        "    print(isinstance(m, keras_influence.InfluenceModel), float(weights @ weights))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["True"] * len(names), result.stderr
+    assert float(lines[0][1]) == pytest.approx(float(_weights() @ _weights()), rel=1e-6)
 
 
 def test_from_model_shares_weights_compile_state_and_class(data):

@@ -172,7 +172,10 @@ class Problem:
         if target is not None:
             checks.check_target(target, self.objective, batches, own)
             for batch in shown:
-                yield self.objective.targets_and_gradients(batch, own, target).numpy()[:, 1:]
+                rows = self.objective.targets_and_gradients(batch, own, target).numpy()[:, 1:]
+                checks.check_finite(rows, start, name)
+                start += len(rows)
+                yield rows
             return
         scorer = self.scorer(own, name, start=start)
         for batch in shown:

@@ -93,7 +93,7 @@ def find_label_issues(
 
         ℓ(x, c) - ℓ(x, y) + (∇ℓ(x, c) - ∇ℓ(x, y))ᵀ (C + λI)⁻¹ ∇ℓ(x, y) / n
 
-    with y the given label and c the most probable other class. One solve per training example, in
+    with y the given label and c the most probable other class (not divided by n where the loss is summed). One solve per training example, in
     blocks that share their passes over the data, gives all three. Which is better when, as
     measured, stands in `docs/accuracy.md`.
 
@@ -179,7 +179,9 @@ def _measured(case: Case, relabelled: _Relabelled) -> dict[str, np.ndarray]:
     own, cross = case.ask(question, train.n)[0]
     # With the loss itself, also where its smooth version stands in for derivatives.
     loss = problem.losses(train)
-    margin = problem.losses(relabelled) - loss + (cross - own) / train.n
+    # Left out of a sum, an example takes all of its loss with it; out of a mean, a part of n.
+    share = 1.0 if problem.facts.sums else 1.0 / train.n
+    margin = problem.losses(relabelled) - loss + (cross - own) * share
     return {"self_influence": own, "loss": loss, "margin": margin}
 
 

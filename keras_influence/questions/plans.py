@@ -13,6 +13,7 @@ from keras_influence.engine.data.held import Batches
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import (
     CurvatureWarning,
+    SingularError,
     SolverError,
     UndefinedCurvatureError,
     warn,
@@ -213,7 +214,7 @@ def first_answer(
     except SolverError as error:
         if isinstance(error, UndefinedCurvatureError):
             others = [other for other in others if other.curvature != plan.curvature]
-        if not others:
+        if not others or isinstance(error, SingularError):
             raise
         why = error.finding
     else:

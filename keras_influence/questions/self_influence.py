@@ -71,9 +71,9 @@ def self_influence(
 ) -> np.ndarray:
     """How much each training example props up its own prediction: ∇ℓ(z)ᵀ (H + λI)⁻¹ ∇ℓ(z).
 
-    Mislabelled and atypical examples have the largest values. Divided by n it is
-    the predicted rise of an example's own loss if it were left out. One solve
-    per training example, in blocks that share their passes over the data.
+    Mislabelled and atypical examples have the largest values. Divided by n, where the loss is
+    a plain mean, or as it is, where it is a sum, it is the predicted rise of an example's own loss
+    if it were left out. One solve per training example, in blocks that share their passes over the data.
 
     Args:
         model, train: as in `influence`; of a list of models, the mean, whose standard error

@@ -7,6 +7,7 @@ Each vector is drawn by a counter-based generator when it is its turn, once, and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ def _of_one(
     slopes = projection.of_training_losses(Progress(settings.verbose))
     features, saturated = _features(problem, projection, slopes, output)
     matrix = features.T @ features / problem.n + damping * np.eye(features.shape[1])
-    values = asked @ _solved(matrix, slopes.T, problem.n - saturated, damping) / problem.n
+    eps = float(np.finfo(problem.parameters.dtype.as_numpy_dtype).eps)
+    values = asked @ _solved(matrix, slopes.T, problem.n - saturated, damping, eps) / problem.n
     config = {"dim": dim, "seed": seed}
     return InfluenceScores(
         values=values,
@@ -214,14 +216,29 @@ def _features(
     return slopes * inverse[:, None], int((~known).sum())
 
 
-def _solved(matrix: np.ndarray, columns: np.ndarray, rank: int, damping: float) -> np.ndarray:
-    """The inverse of the matrix, of at most that rank without damping, times some columns."""
-    try:
-        if rank < len(matrix) and not damping:
-            raise np.linalg.LinAlgError
-        return scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix), columns)
-    except np.linalg.LinAlgError as error:
+def _solved(
+    matrix: np.ndarray, columns: np.ndarray, rank: int, damping: float, eps: float
+) -> np.ndarray:
+    """The inverse of the matrix, of at most that rank without damping, times some columns.
+
+    Where it is singular but for rounding (shifts of all logits change no softmax, and some weights may see
+    no data) its pseudo-inverse is taken.
+
+    Args:
+        eps: rounding in the numbers whose products the matrix is made of.
+    """
+    if rank < len(matrix) and not damping:
         raise ValueError(
             f"`dim`={len(matrix)} dimensions are too many for {rank} training examples: their products are "
             "singular. Take a smaller `dim`, or a positive `damping`."
-        ) from error
+        )
+    least = len(matrix) * max(eps**2, np.finfo(np.float64).eps)
+    with contextlib.suppress(np.linalg.LinAlgError):
+        factor = scipy.linalg.cho_factor(matrix)
+        pivots = factor[0].diagonal() ** 2
+        if pivots.min() > least * pivots.max():
+            return scipy.linalg.cho_solve(factor, columns)
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > least * values[-1]
+    vectors = vectors[:, kept]
+    return vectors @ (vectors.T @ columns / values[kept, None])

@@ -1,5 +1,7 @@
 """Scores against closed-form leave-one-out, the derivative of a refit, and retraining."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -211,3 +213,56 @@ def test_a_quantised_layer_has_its_bias(rng, method):
     found = ki.influence(model, (x[:2], y[:2]), (x, y), method=method, damping=0.1, verbose=0)
     expected = g[:2] @ np.linalg.solve(matrix, g.T) / 20
     assert truth.relative_error(found.values, expected) < (0.2 if method == "ekfac" else 1e-4)
+
+
+def _pixels(rng, n=40, features=300):
+    """Linear regression on pixels of 0 to 255, in float32; scores of three examples in closed form, by λ."""
+    set_precision("float32")
+    model = keras.Sequential([keras.Input((features,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile("sgd", "mse")
+    x = rng.integers(0, 256, (n, features)).astype("float32")
+    train = x, rng.normal(size=(n, 1)).astype("float32")
+    g = 2 * (x.astype(float) @ truth.get_flat(model)[:, None] - train[1]) * x
+    # (2/n XᵀX + λ)⁻¹ of what is in the rows of X, without its p x p matrix.
+    gram = 2 / n * x.astype(float) @ x.T.astype(float)
+
+    def expected(damping):
+        inside = np.linalg.solve(gram @ gram + damping * gram, x.astype(float) @ g.T)
+        return g[:3] @ (2 / n * x.T.astype(float) @ inside) / n
+
+    return model, (x[:3], train[1][:3]), train, expected
+
+
+@pytest.mark.parametrize("damping", [1e-2, 1e-4])
+@pytest.mark.parametrize("method", ["auto", "cg"])
+def test_unscaled_pixels_are_solved_by_default(rng, method, damping):
+    """λ is a billionth of the largest eigenvalue and less: beside that it is rounding."""
+    model, test, train, expected = _pixels(rng)
+    found = ki.influence(model, test, train, method=method, damping=damping, verbose=0)
+    assert found.curvature == "gauss_newton"
+    assert truth.relative_error(found.values, expected(damping)) < 2e-4
+
+
+@pytest.mark.parametrize("scales", [[1, 1e3, 1e-3], np.logspace(-3, 3, 50), np.ones(200)])
+@pytest.mark.parametrize("l2", [0, 1e-2])
+@pytest.mark.parametrize("damping", [1e-2, 1e-6])
+def test_all_contributions_are_exact_or_said_not_to_be(scales, l2, damping, rng):
+    """Rounding of the large columns hides the small ones; then the residual shows it."""
+    set_precision("float32")
+    regulariser = keras.regularizers.L2(l2) if l2 else None
+    layer = keras.layers.Dense(1, use_bias=False, kernel_regularizer=regulariser)
+    model = keras.Sequential([keras.Input((len(scales),)), layer])
+    model.compile("sgd", "mse")
+    x = (rng.normal(size=(30, len(scales))) * scales).astype("float32")
+    y = rng.normal(size=(30, 1)).astype("float32")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        about = {"method": "woodbury", "damping": damping, "verbose": 0}
+        found = ki.influence(model, (x[:3], y[:3]), (x, y), **about)
+    x = x.astype(float)
+    g = 2 * (x @ truth.get_flat(model)[:, None] - y) * x
+    matrix = x.T @ x * 2 / 30 + (2 * l2 + damping) * np.eye(len(scales))
+    expected = g[:3] @ np.linalg.solve(matrix, g.T) / 30
+    warned = any(w.category is ki.ConvergenceWarning for w in caught)
+    assert warned == (found.residual.max() > 1e-3)
+    assert warned or truth.relative_error(found.values, expected) < 0.1

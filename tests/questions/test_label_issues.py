@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_influence as ki
 from keras_influence.evaluation import plant_wrong_labels
 from tests import truth
+from tests.questions.models import example_gradients, gauss_newton, network
 from tests.truth import L2
 
 DAMPING = 0.01
@@ -191,3 +192,19 @@ def test_what_is_no_classifier_is_refused(blobs, ridge):
         ki.find_label_issues(softmax, blobs, by="margins")
     with pytest.raises(TypeError, match="`dampning` is an unexpected"):
         ki.find_label_issues(softmax, blobs, dampning=1)
+
+
+def test_left_out_of_a_sum_an_example_takes_all_of_its_loss(rng):
+    """log p_y - log p_c + (g_c - g_y)ᵀ A⁻¹ g_y with A = Σ Jᵀ (diag p - p pᵀ) J + λI, in NumPy."""
+    model = network.fresh()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(reduction="sum"))
+    x, y = rng.normal(size=(15, 4)), rng.integers(0, 3, 15)
+    issues = in_order(ki.find_label_issues(model, (x, y), damping=0.5, method="direct", verbose=0))
+    p, each = model.predict(x, verbose=0), np.arange(15)
+    other = np.where(np.eye(3)[y] == 1, -1, p).argmax(1)
+    own, cross = (example_gradients(model, x, labels) for labels in (y, other))
+    a = 15 * gauss_newton(model, x) + 0.5 * np.eye(model.count_params())
+    moved = np.einsum("ij,ij->i", cross - own, np.linalg.solve(a, own.T).T)
+    expected = np.log(p[each, y]) - np.log(p[each, other]) + moved
+    assert issues["suggested"].tolist() == other.tolist()
+    assert truth.relative_error(issues["margin"], expected) < 1e-6

@@ -6,6 +6,7 @@ import pytest
 
 import keras_influence as ki
 from tests import truth
+from tests.questions.models import network
 from tests.truth import L2
 
 
@@ -55,3 +56,20 @@ def test_two_targets_in_turn_do_not_mix(data):
     )
     assert (first == again).all()
     assert truth.relative_error(first, second) > 0.1
+
+
+@pytest.mark.parametrize("method", ["cg", "ekfac", "direct"])
+def test_a_target_without_a_finite_gradient_is_named_with_its_example(method, rng):
+    """The root of a square that is zero, at the prediction of the third example."""
+    model = network()
+    x, y = rng.normal(size=(8, 4)), rng.integers(0, 3, 8)
+    at = float(model.predict(x[2:3], verbose=0)[0, 0])
+
+    def distance(x, y, y_pred):
+        return keras.ops.sqrt(keras.ops.square(y_pred[:, 0] - at))
+
+    about = {"target": distance, "method": method, "damping": 0.1, "verbose": 0}
+    with pytest.raises(ValueError, match="`target` has a gradient .* example 2 of `test`"):
+        ki.influence(model, (x[:4], y[:4]), (x, y), **about)
+    with pytest.raises(ValueError, match="`target` has a gradient .* example 2 of `test`"):
+        ki.group_influence(model, (x[:4], y[:4]), (x, y), [[0]], **about)

@@ -158,6 +158,19 @@ def test_squared_errors_need_an_output(ridge):
     assert truth.relative_error(scores.values, expected) < 1e-7
 
 
+def test_directions_that_no_data_have_are_left_out(rng):
+    """Two columns are one: XᵀX has a pseudo-inverse only, and rounding may not make it more."""
+    x = rng.normal(size=(N, 3))
+    x, y = np.hstack([x, x[:, :1]]), rng.normal(size=N)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1, use_bias=False)])
+    model.compile("sgd", "mse")
+    output = lambda x, y, y_pred: y_pred[:, 0]
+    found = ki.trak_influence(model, (x[:5], y[:5]), (x, y), dim=4, output=output).values
+    rows = 2 * (x @ truth.get_flat(model) - y)[:, None] * x
+    expected = rows[:5] @ np.linalg.pinv(x.T @ x) @ rows.T
+    assert truth.relative_error(found, expected) < 1e-6
+
+
 def test_what_it_cannot_do_is_refused(rng):
     model = truth.softmax_model(4, CLASSES)
     train = rng.normal(size=(N, 4)), rng.integers(0, CLASSES, N)

@@ -138,6 +138,17 @@ def _loss_name(model):
     return ", ".join(map(str, names))
 
 
+def check_finite(rows, start, name):
+    """Raise a ValueError that names the first example of whose target a gradient, a row, is not finite."""
+    bad = np.flatnonzero(~np.isfinite(np.sum(rows, axis=1)))
+    if bad.size:
+        raise ValueError(
+            f"`target` has a gradient that is NaN or infinite for example {start + bad[0]} of "
+            f"`{name}`. Is there a logarithm or a square root of 0? A confident model's probability "
+            "is 1 or 0 in float32: add a small number, or take logits."
+        )
+
+
 def check_target(target, objective, batches, weight):
     """Raise unless `target(x, y, y_pred)` gives one number per example.
 

@@ -1,5 +1,6 @@
 """A matrix that is written out and factorised."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -23,12 +24,20 @@ class DenseFactor:
     parts: tuple[Any, ...]
 
     @classmethod
-    def of(cls, matrix: Array) -> "DenseFactor":
-        """Cholesky factor of a symmetric matrix, or its LDLᵀ where it is indefinite."""
-        try:
-            return cls("cholesky", scipy.linalg.cho_factor(matrix, lower=True))
-        except np.linalg.LinAlgError:
-            return cls("ldl", scipy.linalg.ldl(matrix))
+    def of(cls, matrix: Array, rounding: float = 0.0) -> "DenseFactor":
+        """Cholesky factor of a symmetric matrix, or its LDLᵀ where it is indefinite.
+
+        Args:
+            matrix: (p, p).
+            rounding: eigenvalues that are a smaller part than this of the largest may be negative by
+                rounding alone: then so much is added to all of them.
+        """
+        added = rounding * float(np.abs(matrix).sum(1).max()) if rounding else 0.0
+        for shift in dict.fromkeys([0.0, added]):
+            with contextlib.suppress(np.linalg.LinAlgError):
+                shifted = matrix + shift * np.eye(len(matrix)) if shift else matrix
+                return cls("cholesky", scipy.linalg.cho_factor(shifted, lower=True))
+        return cls("ldl", scipy.linalg.ldl(matrix))
 
     def solve(self, rows: Array) -> Array:
         """The matrix's inverse times (k, p) rows. LAPACK's right-hand sides are columns."""

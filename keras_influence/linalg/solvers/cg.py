@@ -7,7 +7,7 @@ from typing import Any, Optional
 import numpy as np
 import scipy.linalg
 
-from keras_influence.errors import NegativeCurvatureError, NotFiniteError, SolverError
+from keras_influence.errors import NotFiniteError, SolverError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
@@ -15,6 +15,7 @@ from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.linalg.solvers.patience import FirstStep, Patience, factors_to_come, waits
+from keras_influence.linalg.solvers.rounding import not_definite
 from keras_influence.linalg.sweeps import conjugated, overlaps, row_norms, stepped, turned
 from keras_influence.validate import check_number
 
@@ -195,12 +196,13 @@ class _Block:
         before: the `_Block` before this one, or None.
 
     Raises:
-        NegativeCurvatureError: A is not positive definite on them.
+        NegativeCurvatureError, SingularError: A is not positive definite on them.
         NotFiniteError: a product with A is not finite.
     """
 
     p: Array
     q: Array
+    _largest: float
 
     def __init__(self, problem: Problem, z: Array, before: Optional["_Block"]) -> None:
         # In the operator's precision, so that Q is the image of these very numbers.
@@ -209,10 +211,13 @@ class _Block:
         energy = overlaps(self.p, self.q)
         if not np.isfinite(energy).all():
             raise NotFiniteError
+        # Rayleigh quotients, as the directions are orthonormal.
+        self._largest = max(energy.diagonal().max(), before._largest if before else 0.0)
         try:
             self._factor = scipy.linalg.cho_factor((energy + energy.T) / 2)
         except np.linalg.LinAlgError as error:
-            raise NegativeCurvatureError(self._smallest(before), "CG") from error
+            about = self._smallest(before), self._largest
+            raise not_definite(*about, self.p.dtype, "CG") from error
 
     def coefficients(self, overlaps: Array) -> Array:
         """(P A Pᵀ)⁻¹ times (m, k) overlaps."""

@@ -4,6 +4,7 @@ from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.damped import Damped
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.rounding import rounding_of
 from keras_influence.validate import check_number
 
 
@@ -32,7 +33,8 @@ class Direct(Solver):
                 f"({size**2 * 8 / 1e9:.1f} GB). Use method='cg', or "
                 f"Direct(max_size={size}) if that is what you want."
             )
-        return DenseFactor.of(Damped(curvature, damping).to_dense())
+        matrix = Damped(curvature, damping).to_dense()
+        return DenseFactor.of(matrix, rounding_of(curvature.dtype))
 
     def _solve(self, problem: Problem) -> Answer:
         x = problem.factor.solve(problem.rows)

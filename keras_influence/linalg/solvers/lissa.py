@@ -5,12 +5,13 @@ from typing import Any, Optional
 
 import numpy as np
 
-from keras_influence.errors import DivergenceError, NegativeCurvatureError
+from keras_influence.errors import DivergenceError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners, recurrences
 from keras_influence.linalg.solvers.base import Answer, Problem, Solver
 from keras_influence.linalg.solvers.recurrences import Map, Samples
+from keras_influence.linalg.solvers.rounding import not_definite
 from keras_influence.linalg.sweeps import row_norms
 from keras_influence.validate import check_number
 
@@ -188,7 +189,7 @@ class _Direction:
     """A correction with its image under A, made conjugate to the one before it.
 
     Raises:
-        NegativeCurvatureError: A is not positive definite along it.
+        NegativeCurvatureError, SingularError: A is not positive definite along it.
     """
 
     rows: Array
@@ -202,8 +203,9 @@ class _Direction:
             image = image - overlap * before.image
         self.rows, self.image, self.energy = rows, image, _dots(rows, image)
         if (self.energy < 0).any():
-            quotients = self.energy / _dots(rows, rows).clip(1e-300)
-            raise NegativeCurvatureError(quotients.min(), "LiSSA")
+            squares = _dots(rows, rows).clip(1e-300)
+            quotients, largest = self.energy / squares, (_dots(image, image) / squares).max() ** 0.5
+            raise not_definite(quotients.min(), largest, rows.dtype, "LiSSA")
         self.energy[self.energy == 0] = 1  # A row of zeros, which stays zero.
 
     def length(self, r: Array) -> Array:

@@ -58,6 +58,9 @@ class Woodbury(Solver):
             )
         worth = network.contributions_worth_it()
         whole = worth is not None and worth.whole and self.rank >= worth.rank
+        # One more would have been taken, and would have had room.
+        nbytes = sum(part.nbytes for part in parts) * (1 + 1 / len(parts[0]))
+        whole = whole or (len(parts[0]) < self.rank and nbytes <= BYTES)
         about = damping, network.regulariser(), whole
         return ContributionsFactor.of(parts, *about).astype(curvature.dtype)
 
