@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
+from keras_influence.engine.kernels.quiet import quiet
 from keras_influence.errors import explained
 
 # A vectorised map turns each convolution into a wider one, which was slower than
@@ -123,7 +124,9 @@ class Kernels:
         return self._shapes[layout]
 
     def _compile(self, *about):
-        with _keras.lock, _without_collection():
+        many = about[-1]
+        saying = quiet() if many and not self.loop else contextlib.nullcontext()
+        with _keras.lock, _without_collection(), saying:
             return _Compiled(self, *about)
 
 

@@ -1,13 +1,11 @@
 """Weight gradients of single examples, layer by layer, from inputs a and output gradients δ."""
 
-import contextlib
-import logging
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.kernels.quiet import quiet
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.recurrent import Offsets
 from keras_influence.engine.layers.sites import InnerCallError, apply, weights_of
@@ -148,7 +146,7 @@ def _of_own(objective, site, delta, weights):
     tensors = [tf.gather(t, tf.minimum(tf.range(last), tf.shape(t)[0] - 1)) for t in tensors]
     delta = tf.ensure_shape(delta, site.outputs.shape)
     try:
-        with _keras.lock, _quiet():
+        with _keras.lock, quiet():
             return _of_each(objective, weights, delta, tensors, call, fallback=False)
     except Exception as error:  # Whatever a user's call does that cannot be vectorised.
         raise InnerCallError([site.layer.name]) from error
@@ -175,15 +173,3 @@ def _of_each(objective, weights, delta, tensors, call, fallback=True):
         return [tf.cast(tf.convert_to_tensor(g), objective.parameters.dtype) for g in found]
 
     return tf.vectorized_map(gradients_of, [delta, *tensors], fallback_to_while_loop=fallback)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """What cannot be vectorised is no error of the user's: TensorFlow does not report it."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

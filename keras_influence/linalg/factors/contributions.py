@@ -23,6 +23,8 @@ from keras_influence.linalg.sweeps import row_norms
 
 # Numbers in the largest array that a product makes: vectors are taken so many at a time.
 _NUMBERS = 2**24
+# Multiplications of a product of dense matrices in the time of one of sparse ones.
+_SLOWER = 50
 # A damping that is less than so many units of rounding of the largest eigenvalue is not seen; and steps
 # after which that is known well enough.
 _LOST, _STEPS = 100, 10
@@ -188,6 +190,20 @@ class Sparse(_Written):
         """The matrix."""
         shape = len(self.indptr) - 1, self.positions.size
         return scipy.sparse.csr_matrix((self.data, self.indices, self.indptr), shape)
+
+    def gram(self) -> Array:
+        """Inner products of the rows, (m, m)."""
+        # Each column by itself, as a product of sparse matrices takes it, or all as a dense one.
+        used, columns, counts = np.unique(self.indices, return_inverse=True, return_counts=True)
+        if _SLOWER * (counts.astype(float) ** 2).sum() < len(self) ** 2 * len(used):
+            return super().gram()
+        shape = len(self), len(used)
+        rows = scipy.sparse.csr_matrix((self.data, columns, self.indptr), shape).tocsc()
+        product, step = np.zeros((len(self),) * 2, self.data.dtype), max(1, _NUMBERS // len(self))
+        for start in range(0, len(used), step):
+            part = rows[:, start : start + step].toarray()
+            product += part @ part.T
+        return product
 
     def above(self, others: Sequence["Sparse"]) -> "Sparse":
         """These rows, and below them others."""

@@ -18,6 +18,8 @@ _LARGE = 10_000
 # that of the damping's inverse.
 _PRODUCTS, _PRODUCTS_NYSTROM = (12, 0.85, 0.2), (24, 0.75, 0.38)
 _USUAL, _LEAST = 1e-2, 1e-6
+# These are guesses: where many directions matter, as in networks with attention, there are more.
+_GUESS = 1.5
 _RANK, _RANK_NYSTROM = 1000, 50
 # Seldom more than an eighth of all directions matter beside the damping. To couple R of them takes so many
 # times R³ operations.
@@ -139,24 +141,30 @@ class Auto:
         if size <= _SMALL and dense * unit <= _SOON:
             return Direct(), f"{about}: the dense matrix is small"
         sketch = costs.of(_RANK_NYSTROM, _RANK_NYSTROM)
-        ways: list[tuple[float, Solver]] = [
-            (sketch + costs.iterating(count, *_PRODUCTS_NYSTROM), CG(preconditioner="nystrom"))
+        # What each way takes, in passes; and how many times as much it may be, where that is a guess.
+        ways: list[tuple[float, float, Solver]] = [
+            (
+                sketch + costs.iterating(count, *_PRODUCTS_NYSTROM),
+                _GUESS,
+                CG(preconditioner="nystrom"),
+            )
         ]
         if contributions is not None:
             making = _EXAMPLE * contributions.rank / n
             making += (contributions.operations / _INNER + tracing) / unit
-            solving = costs.of(count, count)
-            if not contributions.whole:
-                solving = costs.iterating(count, *_PRODUCTS)
-            ways.append((making + solving, CG()))
+            if contributions.whole:
+                ways.append((making + costs.of(count, count), 1, CG()))
+            else:
+                ways.append((making + costs.iterating(count, *_PRODUCTS), _GUESS, CG()))
         elif bases is not None:
             rank = min(_RANK, size // _MATTER)
             making = costs.of(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3 + tracing)
-            ways.append((making + costs.iterating(count, *_PRODUCTS), CG()))
+            ways.append((making + costs.iterating(count, *_PRODUCTS), _GUESS, CG()))
         if size <= _LARGE:
-            ways.append((dense, Direct()))
-        passes, solver = min(ways, key=lambda way: way[0])
-        if passes <= allowed:
+            ways.append((dense, 1, Direct()))
+        affordable = [way for way in ways if way[0] <= allowed]
+        passes, _, solver = min(affordable or ways, key=lambda way: way[0] * way[1])
+        if affordable:
             return solver, f"{about}: what costs least, about {passes:.3g} passes over the data"
         return EKFAC(), (
             f"{about}: an exact solve would take about {passes:.3g} passes over the data, more "
