@@ -5,13 +5,14 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.settings import Settings
 from keras_influence.report.page import check_packages
 from keras_influence.report.tensorboard import Board
 from keras_influence.storage import fingerprint_of_weights
-from keras_influence.validate import check_number
+from keras_influence.validate import check_folder, check_number
 
 # Training examples whose self-influence goes into TensorBoard's histogram: one solve each.
 _SAMPLE = 256
@@ -54,7 +55,13 @@ class InfluenceCallback(keras.callbacks.Callback):
         if report:
             check_packages()
         self._settings = {k: v for k, v in options.items() if k != "target"}
-        Settings.of(self._settings)  # What is wrong should not wait for the end of training.
+        # What is wrong should not wait for the end of training.
+        Settings.of(self._settings)
+        target = options.get("target")
+        if not (target is None or callable(target) or isinstance(target, WholeSet)):
+            raise TypeError(f"`target` should be a function. Received: {target!r}")
+        check_folder("folder", folder)
+        check_folder("log_dir", log_dir)
         self._test = test
         self._train = train
         self._every = every

@@ -102,7 +102,9 @@ def read_arrays(path, writer, needed=()):
         with file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{expected}; {path} is not, or is damaged: {error}") from error
+        # NumPy takes what it does not know for a pickle, and advises to load it unsafely.
+        why = "it is no .npz file" if "pickle" in str(error) else str(error)
+        raise ValueError(f"{expected}; {path} is not, or is damaged: {why}") from error
     missing = sorted(set(needed) - set(arrays))
     if missing:
         raise ValueError(f"{expected}; {path} lacks {', '.join(missing)}.")

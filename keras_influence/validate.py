@@ -1,5 +1,7 @@
 """Checks of arguments that many rooms share: numbers and positions, with errors that name them."""
 
+import pathlib
+
 import numpy as np
 
 
@@ -37,7 +39,10 @@ def check_class_weight(class_weight):
 def as_indices(value, n, name):
     """Positions in the training data, in the order given, from positions or a boolean mask."""
     expected = f"`{name}` should be positions in `train`, integers from 0 to {n - 1}, or a mask"
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # Pieces of several sizes.
+        raise TypeError(f"{expected}. Received: {type(value).__name__} of {error}") from error
     if array.dtype == bool and array.shape == (n,):
         array = np.flatnonzero(array)
     if array.dtype.kind not in "iu" or array.ndim != 1:
@@ -53,3 +58,9 @@ def as_positions(group, n, name):
     if len(np.unique(array)) < len(array):
         raise ValueError(f"`{name}` should name each example once, but has duplicates.")
     return array
+
+
+def check_folder(name, path):
+    """Raise a ValueError where a folder to write to, or None, is a file."""
+    if path is not None and pathlib.Path(path).is_file():
+        raise ValueError(f"`{name}` should be a folder. Received: {str(path)!r}, which is a file.")

@@ -73,6 +73,9 @@ def test_bad_every_is_refused(every, data):
     [
         ({"depth": 3}, TypeError, "`depth` is an unexpected keyword argument"),
         ({"damping": -1}, ValueError, "`damping` should be a number >= 0"),
+        ({"target": "margin"}, TypeError, "`target` should be a function"),
+        ({"folder": __file__}, ValueError, "`folder` should be a folder"),
+        ({"log_dir": __file__}, ValueError, "`log_dir` should be a folder"),
     ],
 )
 def test_bad_settings_do_not_wait_for_the_end_of_training(options, error, words, data):

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from keras_influence import storage
+from keras_influence.validate import check_folder
 
 
 class Folder:
@@ -23,6 +24,7 @@ class Folder:
         self._path = None if path is None else pathlib.Path(path)
         if self._path is None:
             return
+        check_folder("folder", self._path)
         self._path.mkdir(parents=True, exist_ok=True)
         file = self._path / "settings.json"
         settings = json.loads(json.dumps(settings))

@@ -143,7 +143,8 @@ def leave_one_out(
     actual, minima = study.changes(indices[:, None])
     base, left = np.nan, np.full(len(indices), np.nan)
     if fit is None:
-        base = study.base.after / np.median([m.before for m in minima])
+        usual = np.median([m.before for m in minima])
+        base = study.base.after / usual if usual else 0.0
         left = np.array([m.after / m.before if m.before else 0.0 for m in minima])
     return LeaveOneOut(
         scores[:, indices], actual.T, indices, study.how, float(base), left, study.target

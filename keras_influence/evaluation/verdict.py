@@ -75,10 +75,15 @@ def _about_gradient(gradient):
 def _about_retraining(result, damping):
     """What the retrainings say, in words, and whether they confirm the scores."""
     pull = f", with damping {damping:g} as a pull to the present weights" if damping else ""
-    start = (
-        f"Leaving {len(result.indices)} examples out in earnest{pull}: Pearson "
-        f"{result.pearson:.3f}, slope {result.slope:.2f}."
-    )
+    count = len(result.indices)
+    start = f"Leaving {count} example{'s' if count > 1 else ''} out in earnest{pull}: "
+    if not math.isfinite(result.pearson):
+        return (
+            f"{start}there is nothing to correlate, as of a single example, or where leaving examples "
+            "out changes nothing (a perfect fit). Whether scores predict retraining cannot be told "
+            "from these."
+        ), False
+    start += f"Pearson {result.pearson:.3f}, slope {result.slope:.2f}."
     left = max(result.gradients.max(), result.base_gradient)
     if left > 0.1:
         start += (

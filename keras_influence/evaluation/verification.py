@@ -190,8 +190,9 @@ def _hvp_error(model, train, minimiser, settings, rng):
 
 def _gradient(problem):
     """‖∇L‖ in units of one example's part of it."""
-    _, gradient = problem.value_and_gradient()
-    return float(np.linalg.norm(gradient) / one_example(problem))
+    length = np.linalg.norm(problem.value_and_gradient()[1])
+    # At a perfect fit both are zero.
+    return float(length / one_example(problem)) if length else 0.0
 
 
 def _worst(problem):

@@ -17,6 +17,9 @@ def averaged(parts: list[InfluenceScores]) -> InfluenceScores:
         raise ValueError(
             f"`parts` should be the scores of two models or more. Received: {len(parts)}"
         )
+    if not all(hasattr(part, "values") and hasattr(part, "target") for part in parts):
+        kinds = sorted({type(part).__name__ for part in parts})
+        raise TypeError(f"`parts` should be `InfluenceScores`. Received: {', '.join(kinds)}")
     about = {(part.values.shape, part.target) for part in parts}
     if len(about) > 1:
         raise ValueError(

@@ -150,12 +150,16 @@ def ask_label_issues(case: Case, by: str = "margin", predictions: Any = None) ->
 
 def _checked(predictions: Any, shape: tuple[int, int]) -> np.ndarray:
     """A user's predictions as probabilities of this shape."""
-    p = np.asarray(predictions, np.float64)
+    try:
+        p = np.asarray(predictions, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`predictions` should be numbers: {error}") from error
     sound = p.shape == shape and bool((p >= 0).all()) and np.allclose(p.sum(1), 1, atol=1e-3)
     if not sound:
         raise ValueError(
             f"`predictions` should be probabilities of shape {shape}, one for each example and "
-            f"class, whose rows sum to 1. Received: shape {p.shape}"
+            f"class, whose rows sum to 1. Received: shape {p.shape}, numbers from {p.min(initial=np.inf):.3g} to "
+            f"{p.max(initial=-np.inf):.3g}"
         )
     return p
 

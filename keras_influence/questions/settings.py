@@ -10,8 +10,8 @@ damping: λ >= 0; `"auto"`: a tenth of the mean eigenvalue of the curvature, plu
     trained the model, which is how far a training that was stopped early saw.
 curvature: `"hessian"`, ∇²L of the compiled loss with its regularisers; `"gauss_newton"`,
     Jᵀ(∇²ℓ)J plus the regularisers' Hessian; or, where an answer may come from either, `"auto"`:
-    the Hessian where it is positive definite with this damping, else Gauss-Newton, with a
-    warning. "auto" also takes the hinge losses in their smooth version (see `SmoothHinge`), for
+    Gauss-Newton wherever it is defined and positive definite with this damping, else the Hessian, with
+    a warning. "auto" also takes the hinge losses in their smooth version (see `SmoothHinge`), for
     all derivatives, with a warning.
 batch_size: examples per batch, for arrays; by default as many as a modest amount of memory holds
     the layers' outputs of. Memory and speed depend on it, the result does not.
@@ -104,6 +104,11 @@ class Settings:
     def __post_init__(self) -> None:
         solvers.get(self.method)
         if not (isinstance(self.damping, str) and self.damping in ("auto", "training")):
+            if isinstance(self.damping, str):
+                raise ValueError(
+                    "`damping` should be a number >= 0, 'auto' or 'training'. "
+                    f"Received: damping={self.damping!r}"
+                )
             check_number("damping", self.damping)
         if not isinstance(self.curvature, str) or self.curvature not in self.curvatures:
             raise ValueError(

@@ -132,6 +132,11 @@ class _Steps:
         Raises:
             ValueError: they cannot be made.
         """
+        if not hasattr(tracin, "checkpoints"):
+            raise TypeError(
+                "`tracin` should be the `TracIn` that was among the callbacks of `fit`. Received: "
+                f"{type(tracin).__name__}"
+            )
         checkpoints = tracin.checkpoints
         check_checkpoints(checkpoints, model)
         optimizer = sgd_of(model, "SOURCE", "Take `Replay`, which knows any optimizer.")

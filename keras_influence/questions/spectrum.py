@@ -68,8 +68,11 @@ def hessian_eigenvalues(
     if which not in _WHICH:
         raise ValueError(f"`which` should be one of {_WHICH}. Received: which={which!r}")
     problem, operator = _system(model, train, SpectrumSettings.of(settings))
-    if k >= operator.size:
-        raise ValueError(f"`k` should be less than the {operator.size} parameters. Received: k={k}")
+    if k > operator.size:
+        raise ValueError(f"`k` should be at most the {operator.size} parameters. Received: k={k}")
+    if k == operator.size:  # Lanczos finds all but one.
+        whole: np.ndarray = np.linalg.eigvalsh(operator.to_dense())
+        return whole
     step = problem.progress.stage(f"{k} eigenvalues of {operator.size}")
     values, _ = eigenpairs(operator, k, which, tol, on_step=step)
     step.close()

@@ -65,6 +65,8 @@ def check_page(path):
         FileNotFoundError: the folder of `path` does not exist.
     """
     check_packages()
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"`path` should be the name of a file. Received: {type(path).__name__}")
     if not pathlib.Path(path).absolute().parent.is_dir():
         raise FileNotFoundError(
             f"`path` should be in a folder that exists. Received: {os.fspath(path)!r}"

@@ -126,6 +126,11 @@ def _about_verification(verification):
                 "`report(..., verification=...)` shows its verdict here.",
             ),
         )
+    if not hasattr(verification, "verdict"):
+        raise TypeError(
+            "`verification` should be what `verify` returned. Received: "
+            f"{type(verification).__name__}"
+        )
     return Statement("Checked by retraining", tuple(verification.verdict), verification.ok)
 
 

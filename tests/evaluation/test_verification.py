@@ -23,6 +23,19 @@ def test_verify_says_that_a_good_model_is_good(rng):
     assert type(model).verify is evaluation.verify is ki.verify
 
 
+def test_verify_says_nothing_of_retraining_where_nothing_changes(rng):
+    """At a perfect fit no example has a gradient, and none moves the weights."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(20, 3))
+    found = ki.verify(model, None, (x, model.predict(x, verbose=0)), removals=4, verbose=0)
+    assert found.gradient == 0
+    said = " ".join(found.verdict)
+    assert "at a minimum" in said
+    assert "cannot be told" in said
+    assert "NOT predict" not in said
+
+
 def test_verify_sees_a_wrong_second_derivative(rng):
     """A layer that stops part of its gradient has products that no difference confirms."""
     import tensorflow as tf

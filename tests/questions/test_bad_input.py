@@ -58,7 +58,7 @@ def cases(*rows):
 
 
 @cases(
-    ("lengths of x and y", ValueError, r"`{}` should have as many rows.*\[9, 10\]", (X, Y[:9])),
+    ("lengths of x and y", ValueError, r"`{}` should have as many rows.*x: \[10\], y: \[9\]", (X, Y[:9])),
     ("length of weights", ValueError, "`{}` should have as many rows", (X, Y, np.ones(4))),
     ("empty", ValueError, "`{}` should have at least one example", (X[:0], Y[:0])),
     ("NaN in x", ValueError, "`{}` has NaN or infinite values in x", (changed(X, np.nan), Y)),
@@ -101,6 +101,30 @@ def test_data(error, words, given, name, model):
 )  # fmt: skip
 def test_data_and_settings_together(error, words, given, model):
     refuses(lambda m: ki.influence(m, TRAIN, **given), model, error, words)
+
+
+@cases(
+    ("damping in words", ValueError, "`damping` should be a number >= 0, 'auto' or 'training'",
+     lambda m: ki.influence(m, TRAIN, TRAIN, damping="high")),
+    ("vectors of an operator", ValueError, r"`rows` should be vectors of 15 numbers.*\(2, 14\)",
+     lambda m: ki.operator(m, TRAIN).matmat(np.ones((2, 14)))),
+    ("arrays for positions", TypeError, "`train_subset` should be positions",
+     lambda m: ki.parameter_influence(m, [X[:2], Y[:2]], TRAIN)),
+    ("more eigenvalues than there are", ValueError, "`k` should be at most the 15 parameters",
+     lambda m: ki.hessian_eigenvalues(m, TRAIN, 16)),
+    ("no checkpoints", TypeError, "`tracin` should be the `TracIn`.*NoneType",
+     lambda m: ki.source_influence(m, TRAIN, TRAIN, None)),
+    ("numbers for scores", TypeError, "`parts` should be `InfluenceScores`.*int",
+     lambda m: ki.InfluenceScores.averaged([1, 2])),
+    ("text for probabilities", TypeError, "`predictions` should be numbers",
+     lambda m: ki.find_label_issues(m, TRAIN, predictions="a")),
+    ("probabilities that are none", ValueError, "`predictions` should be probabilities.*numbers from 0 to 2",
+     lambda m: ki.find_label_issues(m, TRAIN, predictions=np.tile([0.0, 1.0, 2.0], (10, 1)))),
+    ("data for a path", TypeError, "`path` should be the name of a file. Received: tuple",
+     lambda m: ki.write_report(m, TRAIN, TRAIN, "report.html")),
+)  # fmt: skip
+def test_other_arguments(error, words, given, model):
+    refuses(given, model, error, words)
 
 
 # ---- vectors, positions, functions, weights
@@ -185,6 +209,12 @@ def test_order(order, model):
     ("None", ValueError, "`target` failed on the test data", lambda x, y, p: None),
     ("two arguments", ValueError, "`target` failed.*positional", lambda y, p: p[:, 0]),
     ("raises", ValueError, "`target` failed on the test data", lambda x, y, p: p["class"]),
+    (
+        "NumPy",
+        ValueError,
+        "`target` should be written with TensorFlow",
+        lambda x, y, p: np.array(p)[:, 0],
+    ),
 )
 def test_target(error, words, given, model):
     calls = (

@@ -30,6 +30,13 @@ def test_extreme_eigenvalues(which, pick, problem):
     assert found == pytest.approx(pick(np.linalg.eigvalsh(hessian)), abs=1e-8)
 
 
+def test_all_eigenvalues(problem):
+    """Of p x p Lanczos finds p - 1; all of them are those of the matrix written out."""
+    model, data, hessian = problem
+    found = model.hessian_eigenvalues(data, 15)
+    assert found == pytest.approx(np.linalg.eigvalsh(hessian), abs=1e-10)
+
+
 def test_trace_is_within_its_standard_error(problem):
     model, data, hessian = problem
     trace = model.hessian_trace(data, samples=200, damping=0.5)
@@ -41,7 +48,7 @@ def test_trace_is_within_its_standard_error(problem):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"k": 15}, "`k` should be less"), ({"k": 0}, "`k`"), ({"which": "top"}, "`which`"),
+    [({"k": 16}, "`k` should be at most the 15"), ({"k": 0}, "`k`"), ({"which": "top"}, "`which`"),
      ({"tol": -1}, "`tol`"), ({"curvature": "auto"}, "`curvature`")],
 )  # fmt: skip
 def test_bad_options(options, message, problem):

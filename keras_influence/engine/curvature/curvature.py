@@ -50,6 +50,11 @@ class Curvature(LinearOperator):
         self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
 
     def matmat(self, rows):
+        if np.ndim(rows) != 2 or np.shape(rows)[1] != self.size:
+            raise ValueError(
+                f"`rows` should be vectors of {self.size} numbers, (k, {self.size}). Received: "
+                f"shape {np.shape(rows)}"
+            )
         return self.average(rows, self._batches, self.n, self._facts.train())
 
     def average(self, rows, batches, count, weight):

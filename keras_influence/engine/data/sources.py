@@ -126,9 +126,14 @@ def check_arrays(data, name):
                 )
     sizes = {int(np.shape(leaf)[0]) for leaf in _leaves(data)}
     if len(sizes) > 1:
+        lengths = [
+            f"{label}: {sorted({int(np.shape(leaf)[0]) for leaf in _leaves(part)})}"
+            for part, label in zip(data, checks.PARTS)
+            if part is not None
+        ]
         raise ValueError(
             f"`{name}` should have as many rows in x as in y and sample_weight. "
-            f"Received lengths: {sorted(sizes)}"
+            f"Received lengths of {', '.join(lengths)}"
         )
     if sizes == {0}:
         raise ValueError(f"`{name}` should have at least one example, but it is empty.")

@@ -172,7 +172,13 @@ def check_target(target, objective, batches, weight):
             f"`target` should return floats of shape (batch,), one per example. Received: "
             f"{value.dtype.name} of shape {shape} for a batch of {batch_size(few)}"
         )
-    traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]
+    try:
+        traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]
+    except NotImplementedError as error:  # A tensor of a graph was to be made an array.
+        raise ValueError(
+            "`target` should be written with TensorFlow or `keras.ops`, without NumPy, so that it can be "
+            f"differentiated: {error}"
+        ) from error
     if not near(traced, np.ravel(value)):
         # It reads what has changed since: a global, an attribute, a closure.
         objective.forget_target()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_influence import storage
-from keras_influence.validate import check_number
+from keras_influence.validate import check_folder, check_number
 
 # Bytes that the states may take where the user does not say.
 _IN_MEMORY, _IN_FOLDER = 1e9, 1e10
@@ -60,6 +60,7 @@ class Recording:
             ValueError: the folder holds a training.
         """
         if self.folder is not None:
+            check_folder("folder", self.folder)
             if self.folder.exists() and any(self.folder.iterdir()):
                 raise ValueError(
                     f"`folder` should be empty or new, but {self.folder} holds something, as of "

@@ -33,7 +33,7 @@ def replay_influence(
     Raises:
         ValueError, TypeError: there are fewer, or they are of other data; and as `Replay.influence`.
     """
-    replays = list(replays)
+    replays = [replays] if isinstance(replays, Replay) else list(replays)
     if not all(isinstance(replay, Replay) for replay in replays):
         kinds = sorted({type(replay).__name__ for replay in replays})
         raise TypeError(f"`replays` should be `Replay`s. Received: {', '.join(kinds)}")
