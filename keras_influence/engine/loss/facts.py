@@ -116,7 +116,7 @@ def find_facts(model, batches, few, name, smooth, count):
     Raises:
         ValueError: the data do not fit the loss, or one example's part in it cannot be told.
     """
-    added = what_is_added(model, few, name)
+    added = what_is_added(model, few, batches, name)
     found = check_loss(model, batches, few, name, added)
     if not _keras.has_default_loss(model):
         return Facts(found, added, batches.n, (found.total(batches.n),))

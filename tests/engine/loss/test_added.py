@@ -1,0 +1,62 @@
+"""What layers add to the loss: a mean or a sum over examples, on all of the data."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_influence as ki
+from tests import truth
+
+
+class Penalty(keras.layers.Layer):
+    """The squares of its input, as a mean over the rows of x that are not blank, over all, or as a sum."""
+
+    def __init__(self, over):
+        super().__init__()
+        self.over = over
+
+    def call(self, z, x):
+        rows = keras.ops.sum(keras.ops.square(z), -1)
+        there = keras.ops.cast(keras.ops.any(x != 0, -1), z.dtype)
+        rows = rows * there if self.over == "the valid" else rows
+        total = keras.ops.sum(rows)
+        if self.over == "the valid":
+            total = total / keras.ops.maximum(keras.ops.sum(there), 1.0)
+        self.add_loss(
+            total / keras.ops.cast(keras.ops.shape(z)[0], z.dtype) if self.over == "all" else total
+        )
+        return z
+
+
+def _model(over):
+    inputs = keras.Input((2,))
+    hidden = Penalty(over)(keras.layers.Dense(2, "tanh")(inputs), inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_a_mean_over_valid_rows_is_no_mean_over_examples(rng, batch_size):
+    """Of the few examples that are looked at first, none is blank."""
+    x, y = rng.normal(size=(200, 2)), rng.normal(size=(200, 1))
+    x[30:55] = 0
+    about = {"damping": 1.0, "batch_size": batch_size, "verbose": 0}
+    with pytest.warns(ki.ObjectiveWarning, match="neither a mean nor a sum"):
+        ki.influence(_model("the valid"), (x[:2], y[:2]), (x, y), **about)
+
+
+@pytest.mark.filterwarnings("error::keras_influence.ObjectiveWarning")
+@pytest.mark.parametrize("over", ["all", "nothing"])
+def test_a_mean_and_a_sum_are_in_the_curvature(rng, over):
+    """That of Keras's loss on one batch, by finite differences; a mean is the same in two batches."""
+    x, y = rng.normal(size=(12, 2)), rng.normal(size=(12, 1))
+    x[3] = 0
+    model = _model(over)
+    expected = truth.finite_difference_hessian(model, x, y, 1e-4)
+    p = model.count_params()
+    found = ki.hvp(model, np.eye(p), (x, y), batch_size=12)
+    assert truth.relative_error(found, expected) < 1e-5
+    if over == "all":
+        halves = ki.hvp(model, np.eye(p), (x, y), batch_size=6)
+        assert truth.relative_error(halves, expected) < 1e-5
