@@ -31,7 +31,11 @@ def whole_of(data, name, class_weight=None):
         else:
             whole = next(iter(adapter.get_tf_dataset()))
     except (ValueError, TypeError) as error:
-        raise type(error)(f"`{name}` is not what Keras can read: {error}") from error
+        kinds = [f"{label} of dtype {kind}" for label, kind in _kinds(x, y, w)]
+        raise type(error)(
+            f"`{name}` is not what Keras can read: {error}. It has {', '.join(kinds)}; "
+            "`.astype('float32')` makes numbers of what holds them."
+        ) from error
     return tf.nest.map_structure(
         lambda t: t if isinstance(t, tf.SparseTensor) else tf.convert_to_tensor(t), whole
     )
@@ -152,6 +156,14 @@ def _strings_as_tensor(leaf):
     array = np.asarray(leaf, dtype=object)
     is_text = all(isinstance(value, (str, bytes)) for value in array.ravel())
     return tf.constant(array) if is_text else leaf
+
+
+def _kinds(*parts):
+    """The name and dtype of each array, of Pandas's too."""
+    for part, label in zip(parts, checks.PARTS):
+        for leaf in tf.nest.flatten(part):
+            if leaf is not None:
+                yield label, getattr(leaf, "dtype", type(leaf).__name__)
 
 
 def _leaves(data):

@@ -68,7 +68,7 @@ def _rank(model, few, name):
 
 def _adds(model, reading, few, name):
     """Whether the loss holds what layers add and the weights' regularisers, seen at weights of 0."""
-    with called(model, few, name) as (parts, y_pred), fitting(name):
+    with called(model, few, name) as (parts, y_pred), fitting(name, parts, y_pred):
         nothing = tf.zeros([batch_size(few)], tf.nest.flatten(y_pred)[0].dtype)
         rest = float(reading.loss(model, parts, y_pred, nothing))
         added = float(_keras.added_losses(model))
@@ -128,7 +128,10 @@ def _weighs_evenly(model, reading, batch, name):
 
 def _contributions(model, reading, batch, rows, name):
     """∂L/∂ω of some of the examples as one batch."""
-    with called(model, rows_of_batch(batch, rows), name) as (parts, y_pred), fitting(name):
+    with (
+        called(model, rows_of_batch(batch, rows), name) as (parts, y_pred),
+        fitting(name, parts, y_pred),
+    ):
         omega = tf.ones([len(rows)], tf.nest.flatten(y_pred)[0].dtype)
         with tf.GradientTape() as tape:
             tape.watch(omega)
@@ -138,7 +141,7 @@ def _contributions(model, reading, batch, rows, name):
 
 def _adds_up(model, reading, batch, name):
     """Whether the examples' losses by themselves make up the batch's."""
-    with called(model, batch, name) as (parts, y_pred), fitting(name):
+    with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
         x, y, w = parts
         whole = float(_keras.compute_loss(model, x, y, y_pred, w))
         whole -= float(sum(reading.rest(model, parts, y_pred)))
@@ -148,14 +151,14 @@ def _adds_up(model, reading, batch, name):
 
 def _alone(model, few, name):
     """An `Alone` whose examples' losses make up the loss of the few examples as one batch."""
-    with called(model, few, name) as (parts, y_pred), fitting(name):
+    with called(model, few, name) as (parts, y_pred), fitting(name, parts, y_pred):
         whole = float(_keras.compute_loss(model, *parts[:2], y_pred, parts[2]))
         rest = float(_keras.added_losses(model)) + float(_keras.regularisers(model))
     adds = _holds_rest(model, parts, y_pred, whole, rest)
     for sums in (False, True):
         if _adds_up(model, Alone(sums, adds), few, name):
             return Alone(sums, adds)
-    with called(model, few, name) as (parts, y_pred), fitting(name):
+    with called(model, few, name) as (parts, y_pred), fitting(name, parts, y_pred):
         losses = Alone(adds=adds).losses(model, parts, y_pred).numpy()
     raise RefusedLoss(
         "The model's `compute_loss` is not linear in `sample_weight`, or ignores it, and is no "

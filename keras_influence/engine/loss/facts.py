@@ -170,7 +170,7 @@ def _certified_kinds(model, batches, few, name):
     """For each term what it is divided by; together they make up what Keras computes."""
     kinds = None
     for batch in _looked_at(batches, few):
-        with called(model, batch, name) as (parts, y_pred), fitting(name):
+        with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
             terms = Compiled().terms(model, parts, y_pred)
             _check_finite(terms, name)
             found = [_kind(term, name) for term in terms]
@@ -189,7 +189,10 @@ def _certified_kinds(model, batches, few, name):
 def _check_numbers(model, batches, few, name):
     """Hold losses that give one number for a batch against their examples', on every batch."""
     for batch in batches:
-        with called(model, beside(batch, few), name) as (parts, y_pred), fitting(name):
+        with (
+            called(model, beside(batch, few), name) as (parts, y_pred),
+            fitting(name, parts, y_pred),
+        ):
             for term in Compiled().terms(model, parts, y_pred):
                 _kind(term, name)
 

@@ -160,16 +160,29 @@ def _hint(model):
 
 
 @contextlib.contextmanager
-def fitting(name):
-    """Errors of a loss function as one that names the data."""
+def fitting(name, parts, y_pred):
+    """Errors of a loss function as one that names the data, and what an example of them is."""
     try:
         yield
-    except (TypeError, AttributeError, IndexError, tf.errors.OpError) as error:
-        raise ValueError(f"`{name}` does not fit the model's loss: {error}") from error
-    except ValueError as error:
+    except (TypeError, AttributeError, IndexError, ValueError, tf.errors.OpError) as error:
         if isinstance(error, RefusedLoss):
             raise
-        raise ValueError(f"`{name}` does not fit the model's loss: {error}") from error
+        message = f"`{name}` does not fit the model's loss: {error}"
+        raise ValueError(f"{message.rstrip('.')}. {_an_example(parts, y_pred)}") from error
+
+
+def _an_example(parts, y_pred):
+    """The shapes of an example's labels, outputs and weight, in words."""
+    _, y, w = parts
+    if y is None:
+        return "There are no labels: give (x, y)."
+    given = {"labels": y, "outputs": y_pred, "sample_weight": w}
+    shapes = [
+        f"{what} of shape {' and '.join(str(tuple(t.shape[1:])) for t in tf.nest.flatten(part))}"
+        for what, part in given.items()
+        if part is not None
+    ]
+    return f"An example has {', '.join(shapes)}."
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ WRONG = {
         (chunked()[0][chunked()[1] > 2], Y[3:]),
         r"x of `train` has chunks of unknown size.*x.compute_chunk_sizes\(\)",
     ),
-    "lengths": ((chunked()[0], Y[:7]), r"as many rows in x as in y.*\[7, 12\]"),
+    "lengths": ((chunked()[0], Y[:7]), r"as many rows in x as in y.*x: \[12\], y: \[7\]"),
     "NaN": (bad(np.nan), r"`train` has NaN.* in x, first in example 7 "),
     "infinite": (bad(-np.inf), r"`train` has NaN.* in x, first in example 7 "),
     "empty": ((chunked()[0][:0], Y[:0]), "at least one example"),
