@@ -105,7 +105,7 @@ class Settings:
         solvers.get(self.method)
         if not (isinstance(self.damping, str) and self.damping in ("auto", "training")):
             if isinstance(self.damping, str):
-                raise ValueError(
+                raise TypeError(
                     "`damping` should be a number >= 0, 'auto' or 'training'. "
                     f"Received: damping={self.damping!r}"
                 )

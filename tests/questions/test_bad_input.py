@@ -104,7 +104,7 @@ def test_data_and_settings_together(error, words, given, model):
 
 
 @cases(
-    ("damping in words", ValueError, "`damping` should be a number >= 0, 'auto' or 'training'",
+    ("damping in words", TypeError, "`damping` should be a number >= 0, 'auto' or 'training'",
      lambda m: ki.influence(m, TRAIN, TRAIN, damping="high")),
     ("vectors of an operator", ValueError, r"`rows` should be vectors of 15 numbers.*\(2, 14\)",
      lambda m: ki.operator(m, TRAIN).matmat(np.ones((2, 14)))),
