@@ -203,6 +203,8 @@ def eigenvectors(moment):
     """Orthonormal eigenvectors as columns; those of eigenvalue zero in any basis."""
     if not moment.size:
         return moment
+    if len(moment) == 1:  # SciPy 1.11 gives LAPACK too little room for it.
+        return np.ones_like(moment)
     moment = moment + moment.T
     with taking_turns() if len(moment) <= _SHORT else contextlib.nullcontext():
         low = _low_rank(moment)
