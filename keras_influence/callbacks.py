@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_influence.engine.kernels.whole_set import WholeSet
+from keras_influence.engine.loss.checks import check_callable
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.settings import Settings
@@ -57,9 +58,8 @@ class InfluenceCallback(keras.callbacks.Callback):
         self._settings = {k: v for k, v in options.items() if k != "target"}
         # What is wrong should not wait for the end of training.
         Settings.of(self._settings)
-        target = options.get("target")
-        if not (target is None or callable(target) or isinstance(target, WholeSet)):
-            raise TypeError(f"`target` should be a function. Received: {target!r}")
+        if not isinstance(options.get("target"), (WholeSet, type(None))):
+            check_callable(options["target"])
         check_folder("folder", folder)
         check_folder("log_dir", log_dir)
         self._test = test

@@ -1,5 +1,7 @@
 """Weights of users' own layers, against gradients of single examples by plain tapes."""
 
+import logging.handlers
+
 import keras
 import numpy as np
 import pytest
@@ -270,6 +272,35 @@ def test_a_layer_that_hides_its_examples_is_taken_the_plain_way(name, rng, monke
     outside = [block for block in blocks if getattr(block, "outside", False)]
     assert [block.positions.size for block in outside] == [WIDTH**2]
     assert not caplog.records
+
+
+class Scanned(layers.Layer):
+    """A loop whose second derivative cannot be vectorised."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1],) * 2, name="kernel")
+
+    def call(self, x):
+        steps = tf.transpose(x, (1, 0, 2))
+        start = tf.zeros_like(x[:, 0])
+        return tf.scan(lambda state, step: tf.tanh(state @ self.kernel + step), steps, start)[-1]
+
+
+def test_what_becomes_a_loop_is_no_error_of_the_users(rng):
+    """TensorFlow reports each map that it cannot make, in a thousand lines; the answer is right."""
+    model = keras.Sequential([keras.Input((3, 2)), Scanned(), layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(6, 3, 2)), rng.normal(size=(6, 2))
+    said = logging.handlers.BufferingHandler(10**6)
+    logger = tf.get_logger()
+    logger.addHandler(said)
+    try:
+        found = ki.hvp(model, np.eye(model.count_params()), (x, y))
+    finally:
+        logger.removeHandler(said)
+    assert [record.getMessage()[:60] for record in said.buffer] == []
+    expected = truth.finite_difference_hessian(model, x, y, 1e-4)
+    assert truth.relative_error(found, expected) < 1e-5
 
 
 def test_too_many_weights_are_taken_the_plain_way(rng, monkeypatch):

@@ -76,6 +76,17 @@ def test_auto_makes_what_pays(count, damping, expected):
     assert without.preconditioner == "nystrom"  # No layers that are worth it.
 
 
+@pytest.mark.parametrize(
+    ("whole", "operations", "sketched"),
+    [(True, 3e10, False), (True, 4e10, False), (True, 6e10, True), (False, 4e10, True)],
+)
+def test_auto_prefers_what_is_sure_to_a_guess(whole, operations, sketched):
+    """Iterations are guessed: all contributions may cost half as much again, a part of them may not."""
+    contributions = Contributions(200, whole, operations)
+    solver, _ = Auto().choose(1500, 500, 5, work=1e4, bases=None, contributions=contributions)
+    assert repr(solver) == repr(CG(preconditioner="nystrom") if sketched else CG())
+
+
 def test_auto_is_exact_where_few_contributions_are_all_there_are():
     """Too many parameters for the budget otherwise; with 200 examples, of two outputs each."""
     about = {"size": 130_000, "n": 200, "count": 4, "work": 4e6}

@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 
 from keras_influence.linalg.factors import packing
-from keras_influence.linalg.factors.contributions import (
-    ContributionsFactor,
-    Formed,
-    Outer,
-    Sparse,
-    stacked,
-)
+from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
@@ -163,7 +158,7 @@ def _contributions(rng):
 
 
 def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
-    monkeypatch.setattr("keras_influence.linalg.factors.contributions._NUMBERS", 60)
+    monkeypatch.setattr("keras_influence.linalg.factors.rows._NUMBERS", 60)
     parts, dense = _contributions(rng)
     factor, v = ContributionsFactor.of(parts, 0.3, NOTHING), rng.normal(size=(5, 23))
     expected = dense_solve(dense.T @ dense, v, 0.3)
@@ -171,6 +166,17 @@ def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
     single = factor.astype("float32").precondition(v.astype("float32"))
     assert single.dtype == np.float32
     assert truth.relative_error(single, expected) < 1e-4
+
+
+@pytest.mark.parametrize("slower", [0, 1e9], ids=["sparse", "dense"])
+@pytest.mark.parametrize("numbers", [2**24, 14])
+def test_inner_products_of_sparse_rows(slower, numbers, rng, monkeypatch):
+    """Both ways, whole and two columns at a time; an entry that is there twice counts twice."""
+    monkeypatch.setattr("keras_influence.linalg.factors.rows._SLOWER", slower)
+    monkeypatch.setattr("keras_influence.linalg.factors.rows._NUMBERS", numbers)
+    (_, _, sparse), dense = _contributions(rng)
+    own = dense[:, sparse.positions]
+    assert truth.relative_error(sparse.gram(), own @ own.T) < 1e-12
 
 
 @pytest.mark.parametrize("regularised", [False, True])

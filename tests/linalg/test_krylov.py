@@ -5,6 +5,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import CG, NCG, Nystrom
+from keras_influence.errors import SingularError
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
@@ -49,6 +50,26 @@ def test_negative_curvature_is_an_error_that_says_how_negative(solver, rng):
     with pytest.raises(ki.NegativeCurvatureError, match="gauss_newton.*direct") as caught:
         solver.solve(Dense(matrix), rng.normal(size=(2, 10)))
     assert -0.5 - 1e-9 <= caught.value.eigenvalue < 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "words"),
+    [
+        (
+            "float32",
+            SingularError,
+            "singular but for rounding.*what is below .*e-07 is rounding. Set `damping`",
+        ),
+        ("float64", ki.NegativeCurvatureError, "met negative curvature"),
+    ],
+)
+def test_what_rounding_may_be_is_not_called_negative(dtype, error, words):
+    """An eigenvalue of -2e-7 beside 1: in float32 nobody can tell."""
+    matrix, q = spectral(np.r_[-2e-7, np.linspace(0.5, 1, 9)])
+    operator, v = Dense(matrix.astype(dtype)), np.stack([q[:, -1], q[:, 0]])
+    with pytest.raises(error, match=words) as caught:
+        CG(preconditioner=None).solve(operator, v)
+    assert caught.type is error
 
 
 def test_cg_estimates_the_most_negative_eigenvalue_well():

@@ -11,7 +11,7 @@ import keras_influence as ki
 from keras_influence import CG, EKFAC, Direct
 from keras_influence.engine.curvature.curvature import Curvature
 from keras_influence.engine.problem import Problem
-from keras_influence.errors import DivergenceError, SolverError
+from keras_influence.errors import DivergenceError, SingularError, SolverError
 from keras_influence.questions.plans import Plan, first_answer, plans_for
 from keras_influence.questions.settings import Settings
 from tests import truth
@@ -39,6 +39,20 @@ def _plans(**settings):
 def _data(n=20, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, 4)), rng.integers(0, 3, n)
+
+
+def test_no_other_curvature_is_tried_where_the_damping_is_lost_to_rounding():
+    asked = []
+
+    def question(attempt):
+        asked.append(attempt.plan.curvature)
+        raise SingularError(-1e-9, 1e-7, "CG")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(SolverError, match="Set `damping` to more than that"):
+            first_answer(Fake(), (GAUSS_NEWTON, HESSIAN), question, factor=object())
+    assert asked == ["gauss_newton"]
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ def whole_of(data, name, class_weight=None):
         else:
             whole = next(iter(adapter.get_tf_dataset()))
     except (ValueError, TypeError) as error:
-        kinds = [f"{label} of dtype {kind}" for label, kind in _kinds(x, y, w)]
-        raise type(error)(
-            f"`{name}` is not what Keras can read: {error}. It has {', '.join(kinds)}; "
-            "`.astype('float32')` makes numbers of what holds them."
-        ) from error
+        message = f"`{name}` is not what Keras can read: {error}"
+        objects = [label for label, kind in _kinds(x, y, w) if str(kind) == "object"]
+        if objects:
+            message += f". {' and '.join(objects)} should be of numbers, not of objects: `.astype('float32')`"
+        raise type(error)(message) from error
     return tf.nest.map_structure(
         lambda t: t if isinstance(t, tf.SparseTensor) else tf.convert_to_tensor(t), whole
     )

@@ -11,7 +11,7 @@ from keras_influence.engine.data import rows
 from keras_influence.engine.layers.kronecker import pseudo_of
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import each
-from keras_influence.linalg.factors.contributions import stacked
+from keras_influence.linalg.factors.rows import stacked
 
 # Contributions from which it is told how much memory one takes.
 _FEW = 4

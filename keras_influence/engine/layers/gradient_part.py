@@ -8,8 +8,8 @@ import tensorflow as tf
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.matrix_part import LARGEST, eigenvectors_of
-from keras_influence.linalg.factors.contributions import Formed
 from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.rows import Formed
 
 
 class GradientPart:

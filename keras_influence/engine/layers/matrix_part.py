@@ -11,8 +11,8 @@ from keras_influence.engine.layers.sites import Site
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix
 from keras_influence.linalg.arrays import taking_turns
-from keras_influence.linalg.factors.contributions import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
 _NUMBERS = 2**24

@@ -13,8 +13,8 @@ from keras_influence.engine.layers.matrix_part import MatrixPart
 from keras_influence.engine.layers.own import Own
 from keras_influence.engine.layers.sites import weights_of
 from keras_influence.engine.layers.views import as_matrix
-from keras_influence.linalg.factors.contributions import Formed
 from keras_influence.linalg.factors.kronecker import Channels
+from keras_influence.linalg.factors.rows import Formed
 
 OTHERS = "weights in no layer that is covered"
 

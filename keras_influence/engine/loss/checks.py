@@ -149,6 +149,15 @@ def check_finite(rows, start, name):
         )
 
 
+def check_callable(target):
+    """Raise a TypeError unless `target` is a function."""
+    if not callable(target):
+        raise TypeError(
+            "`target` should be a function of (x, y, y_pred) that returns one number per example. "
+            f"Received: {target!r}"
+        )
+
+
 def check_target(target, objective, batches, weight):
     """Raise unless `target(x, y, y_pred)` gives one number per example.
 
@@ -156,11 +165,7 @@ def check_target(target, objective, batches, weight):
         TypeError: `target` is not callable.
         ValueError: it fails, or returns something of another shape.
     """
-    if not callable(target):
-        raise TypeError(
-            "`target` should be a function of (x, y, y_pred) that returns one number per example. "
-            f"Received: {target!r}"
-        )
+    check_callable(target)
     few = few_of(batches, 3)
     try:
         value = tf.convert_to_tensor(objective.eager_targets(few, target))

@@ -3,8 +3,8 @@
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.factors.contributions import Rows
 from keras_influence.linalg.factors.kronecker import AnyBlock
+from keras_influence.linalg.factors.rows import Rows
 from keras_influence.linalg.operators.base import LinearOperator
 
 # Bytes that contributions may take.

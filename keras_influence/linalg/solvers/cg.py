@@ -1,6 +1,5 @@
 """Block conjugate gradients (O'Leary 1980), preconditioned, for many right-hand sides."""
 
-import contextlib
 import dataclasses
 from typing import Any, Optional
 
@@ -120,14 +119,16 @@ class CG(Solver):
         Where the damping is lost to rounding beside the largest eigenvalue, a factor's small directions
         are rounding too, and lead away from a solution that has no part in them.
         """
-        reached, before = x.copy(), row_norms(r)
-        x[before > _FAR * self.tol * norms] = 0
+        reached, left, far = x.copy(), r.copy(), row_norms(r) > _FAR * self.tol * norms
+        x[far], r[far] = 0, problem.rows[far]
         plain = dataclasses.replace(problem, factor=None)
-        with contextlib.suppress(SolverError):
-            self._iterated(plain, x, plain.remainder(x), norms, iterations, [])
-        left = row_norms(plain.remainder(x))
-        x[left > before] = reached[left > before]
-        return plain.remainder(x)
+        try:
+            r = self._iterated(plain, x, r, norms, iterations, [])[1]
+        except SolverError:
+            r = plain.remainder(x)
+        worse = row_norms(r) > row_norms(left)
+        x[worse], r[worse] = reached[worse], left[worse]
+        return r
 
     def _later(self, problem: Problem, targets: Array) -> list[Patience | FirstStep]:
         """The factors that may yet be made, in their order."""
