@@ -70,9 +70,6 @@ def hessian_eigenvalues(
     problem, operator = _system(model, train, SpectrumSettings.of(settings))
     if k > operator.size:
         raise ValueError(f"`k` should be at most the {operator.size} parameters. Received: k={k}")
-    if k == operator.size:  # Lanczos finds all but one.
-        whole: np.ndarray = np.linalg.eigvalsh(operator.to_dense())
-        return whole
     step = problem.progress.stage(f"{k} eigenvalues of {operator.size}")
     values, _ = eigenpairs(operator, k, which, tol, on_step=step)
     step.close()

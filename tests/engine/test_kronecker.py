@@ -185,6 +185,21 @@ def test_examples_that_do_not_fit_together_are_taken_in_slices(name, float64, rn
     assert all(_is_right(block, dense) for block in blocks)
 
 
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("numbers", [2**24, 1])
+def test_bases_are_of_all_inputs_whole_or_in_slices(numbers, batch_size, float64, rng, monkeypatch):
+    """Those of Σ a aᵀ by NumPy, a the input and a one for the bias."""
+    monkeypatch.setattr(matrix_part, "_NUMBERS", numbers)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(23, 4)) * [1, 2, 3, 4]
+    problem = Problem(model, (x, rng.normal(size=(23, 3))), batch_size=batch_size)
+    (block,) = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    a = np.hstack([x, np.ones((23, 1))])
+    turned = block.q_inputs.T @ (a.T @ a) @ block.q_inputs
+    assert np.abs(turned - np.diag(np.diag(turned))).max() < 1e-9 * np.abs(turned).max()
+
+
 @pytest.mark.slow
 def test_several_outputs_are_right_on_average(float64, rng):
     model = _model("dense", scalar=False)

@@ -243,6 +243,14 @@ def test_unscaled_pixels_are_solved_by_default(rng, method, damping):
     assert truth.relative_error(found.values, expected(damping)) < 2e-4
 
 
+def test_where_the_factor_has_led_away_the_plain_algorithm_answers(rng):
+    """By contributions alone the residual is a thousand times the tolerance here."""
+    model, test, train, expected = _pixels(rng, n=100, features=784)
+    found = ki.influence(model, test, train, method="cg", damping=1e-6, verbose=0)
+    assert found.converged.all()
+    assert truth.relative_error(found.values, expected(1e-6)) < 2e-4
+
+
 @pytest.mark.parametrize("scales", [[1, 1e3, 1e-3], np.logspace(-3, 3, 50), np.ones(200)])
 @pytest.mark.parametrize("l2", [0, 1e-2])
 @pytest.mark.parametrize("damping", [1e-2, 1e-6])

@@ -17,7 +17,6 @@ import scipy.linalg
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.factors.kronecker import in_one_piece
 from keras_influence.linalg.factors.rows import Rows
-from keras_influence.linalg.sweeps import row_norms
 
 # A damping that is less than so many units of rounding of the largest eigenvalue is not seen; and steps
 # after which that is known well enough.
@@ -79,12 +78,7 @@ class ContributionsFactor:
         λ. The products alone lose nothing, and tell what is left.
         """
         x = self.precondition(rows)
-        left = rows - self._image(x)
-        closer = x + self.precondition(left)
-        # Where there is nothing but rounding it leads away.
-        better = row_norms(rows - self._image(closer)) < row_norms(left)
-        x[better] = closer[better]
-        return x
+        return x + self.precondition(rows - self._image(x))
 
     def _image(self, x: Array) -> Array:
         """The matrix times (k, p) rows."""
