@@ -13,6 +13,7 @@ from keras_influence.engine.layers.kept import check_fresh, objective_of
 from keras_influence.engine.layers.scoring import Scorer, value_and_gradient_of
 from keras_influence.engine.layers.worth import (
     are_worth_it,
+    assembling,
     contributions_worth_it,
     operations,
     tracing,
@@ -239,13 +240,18 @@ class Problem:
         """What products with the curvature cost, for who chooses a solver by that; see `Auto`."""
         workers = spread(self.train)
         worth_it = are_worth_it(self.objective, self.footprint.work * self.n)
+        batches = len(self.train) / max(1, workers)
+        assembled = None
+        if not workers:
+            assembled = assembling(self.objective, self.footprint, self.n, batches)
         return {
             "work": self.footprint.work,
             "contributions": contributions_worth_it(self.objective, self.footprint, self.n),
             "bases": operations(self.objective) if worth_it else None,
-            "batches": len(self.train) / max(1, workers),
+            "batches": batches,
             "alone": work_alone(self.model),
             "tracing": tracing(self.objective),
+            "assembling": assembled and assembled.operations,
             "workers": workers,
         }
 

@@ -33,7 +33,7 @@ def eigenpairs(
         converged.
     """
     if k >= operator.size:
-        values, columns = scipy.linalg.eigh(operator.to_dense())
+        values, columns = scipy.linalg.eigh(operator.written_out()[0])
         return values, columns.T
     symmetric = _counted(operator, on_step)
     start = np.random.default_rng(seed).standard_normal(operator.size)

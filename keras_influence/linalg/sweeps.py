@@ -12,6 +12,8 @@ from keras_influence.linalg.arrays import Array
 
 # Numbers of all rows together that are taken at once, and columns at least.
 _NUMBERS, _LEAST = 2**16, 2**10
+# Rows and columns of a square that is turned at once.
+_SQUARE = 256
 
 
 def pieces(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -62,6 +64,28 @@ def add_multiple(total: Array, factor: float, rows: Array) -> None:
     """total + factor * rows, in place."""
     for some in pieces(rows.shape):
         total[:, some] += factor * rows[:, some]
+
+
+def add_transposed(matrix: Array) -> None:
+    """matrix + matrixᵀ, in place."""
+    size = len(matrix)
+    for start in range(0, size, _SQUARE):
+        rows = slice(start, start + _SQUARE)
+        for other in range(start, size, _SQUARE):
+            columns = slice(other, other + _SQUARE)
+            total = matrix[rows, columns] + matrix[columns, rows].T
+            matrix[rows, columns] = total
+            matrix[columns, rows] = total.T
+
+
+def reflect(matrix: Array) -> None:
+    """What is below the diagonal put above it too, in place."""
+    size = len(matrix)
+    for start in range(0, size, _SQUARE):
+        rows = slice(start, start + _SQUARE)
+        corner = matrix[rows, rows]
+        np.copyto(corner, corner.T, where=np.tri(len(corner), k=-1, dtype=bool).T)
+        matrix[rows, start + _SQUARE :] = matrix[start + _SQUARE :, rows].T
 
 
 def stepped(x: Array, r: Array, change: Array, p: Array, q: Array, active: Array) -> Array:

@@ -193,7 +193,7 @@ class _Steps:
         total = np.zeros((matrix.size, matrix.size))
         for i in places:
             with self.standing(i):
-                total += share[i] * matrix.to_dense()
+                total += share[i] * matrix.written_out()[0]
         values, vectors = np.linalg.eigh(total)
         everything = np.arange(matrix.size)[None]
         return Kronecker((Channels("θ", everything, vectors[None], values[None]),), 0.0)

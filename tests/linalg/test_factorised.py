@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import Arnoldi, Direct, Nystrom
+from keras_influence import Arnoldi, ConvergenceWarning, Direct, Nystrom
+from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
-from tests.linalg.matrices import dense_solve, spectral
+from tests.linalg.matrices import Watched, dense_solve, spectral
 
 
 @pytest.mark.parametrize("solver", [Nystrom(12), Arnoldi(12, eigen_tol=1e-12)], ids=str)
@@ -90,3 +91,38 @@ def test_arnoldi_warns_where_a_tolerance_is_given(rng):
     matrix, _ = spectral(np.linspace(0.1, 1, 30))
     with pytest.warns(ki.ConvergenceWarning, match="rank"):
         Arnoldi(rank=3, tol=0.01).solve(Damped(Dense(matrix), 0.1), rng.normal(size=(1, 30)))
+
+
+def _many_rows(matrix, along, rng):
+    """600 rows that have no part in a direction, but for one."""
+    rows = rng.normal(size=(600, len(matrix)))
+    rows -= np.outer(rows @ along, along)
+    rows[333] += along
+    return rows
+
+
+def test_residuals_of_many_rows_are_bounded_by_few_products(rng):
+    matrix, vectors = spectral(np.geomspace(1, 10, 20))
+    operator, rows = Watched(matrix), _many_rows(matrix, vectors[:, 0], rng)
+    rows[17] = 0
+    solution = Direct().solve(operator, rows)
+    left = np.linalg.norm(rows - solution.x @ matrix, axis=1)
+    # Writing the matrix out takes one product, and 5 times 128 rows have four sums each.
+    assert operator.widths == [20, 20]
+    assert (left <= solution.residual * np.linalg.norm(rows, axis=1))[solution.x.any(1)].all()
+    assert solution.residual.max() < 1e-12 and solution.converged.all()
+    assert not solution.x[17].any()
+
+
+def test_a_single_wrong_answer_among_many_is_found(rng):
+    """By a factor of another matrix, off in a direction that one row has a part in."""
+    matrix, vectors = spectral(np.geomspace(1, 10, 20))
+    operator, rows = Watched(matrix), _many_rows(matrix, vectors[:, 0], rng)
+    wrong = DenseFactor.of(matrix + 0.2 * np.outer(vectors[:, 0], vectors[:, 0]))
+    with pytest.warns(ConvergenceWarning, match="1 of 600"):
+        solution = Direct().solve(operator, rows, factor=wrong)
+    left = np.linalg.norm(rows[333] - solution.x[333] @ matrix) / np.linalg.norm(rows[333])
+    assert left > 1e-2
+    assert solution.residual[333] == pytest.approx(left)
+    assert np.flatnonzero(~solution.converged) == [333]
+    assert operator.widths == [20, 128]  # Only those beside it are measured one by one.

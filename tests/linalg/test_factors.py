@@ -56,7 +56,7 @@ def test_low_rank_preconditions_with_its_smallest_eigenvalue_outside(rng):
 )
 def test_dense_factor_inverts(eigenvalues, kind, rng):
     matrix, _ = spectral(eigenvalues)
-    factor = DenseFactor.of(matrix)
+    factor = DenseFactor.of(matrix.copy())
     rows = rng.normal(size=(4, 9))
     assert factor.kind == kind
     assert truth.relative_error(factor.solve(rows), dense_solve(matrix, rows)) < 1e-11

@@ -87,9 +87,7 @@ def _parts(ground, batches, weight, places, columns, progress=None, title=""):
                 raw = pseudo.contributed(
                     rows.take(batch, of[some] - where.start), weight, columns[some]
                 )
-            about = len(some), batches.n
-            parts = [(part, r) for part, r in zip(pseudo.parts, raw) if not part.silent]
-            found.append([_rows(part, r, *about) for part, r in parts])
+            found.append(known_rows(pseudo, raw, len(some)))
         if step:
             step(number)
     if step:
@@ -100,11 +98,18 @@ def _parts(ground, batches, weight, places, columns, progress=None, title=""):
         return ()
     stacks = []
     while by_part:  # Each part's pieces are let go of when they are one.
-        stacks.append(stacked(by_part.pop(0)))
+        stacks.append(stacked(by_part.pop(0)).times(1 / np.sqrt(batches.n)))
     return tuple(stacks)
 
 
-def _rows(part, raw, count, n):
-    """A part's `Rows` of a mean over n; None where it does not know so many examples' gradients."""
-    known = part.by_example and set(part.rows(raw)) == {count}
-    return part.contributions(raw).times(1 / np.sqrt(n)) if known else None
+def known_rows(pseudo, raw, count):
+    """`Rows` of each part that has any; None where it does not know so many examples' gradients.
+
+    Args:
+        pseudo: the `PseudoGradients`.
+        raw: what its `contributed` gave.
+        count: of examples.
+    """
+    parts = [(part, r) for part, r in zip(pseudo.parts, raw) if not part.silent]
+    known = [part.by_example and set(part.rows(r)) == {count} for part, r in parts]
+    return [part.contributions(r) if k else None for (part, r), k in zip(parts, known)]

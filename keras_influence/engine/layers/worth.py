@@ -1,8 +1,11 @@
 """What the layers' blocks and the examples' contributions cost, and whether they are worth it."""
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
 
+from keras_influence.engine.kernels.kernel import work_alone
 from keras_influence.engine.layers.matrix_part import LARGEST
 from keras_influence.engine.layers.sites import known_layers, weights_of
 from keras_influence.linalg.operators.layered import BYTES, Contributions
@@ -18,8 +21,27 @@ _MOST, _PART, _EACH = 4000, 0.2, 64
 _INNER = 500
 _PASS = 6
 # Floating-point operations in the time that it takes to trace what blocks or contributions are made
-# of, for each operation of the gradient's graph: somewhat more than a millisecond.
-_TRACED = 6e7
+# of, for each operation of the gradient's graph: somewhat more than a millisecond. There are so many at least.
+_TRACED, _FEWEST = 6e7, 100
+# Of the matrix written out by contributions: passes of an example in the time that one of them takes;
+# operations of products of large matrices in the time of one of a pass, and operations in that of a
+# multiplication of two arrays' entries; and operations of a product with one of many vectors, for each
+# multiplication of a forward pass.
+_EXAMPLE, _LARGE, _ENTRY, _VECTOR = 3, 4, 10, 3.6
+
+
+class Assembling(NamedTuple):
+    """What it takes to write the matrix out by contributions of single examples.
+
+    Attributes:
+        operations: floating-point operations in the same time.
+        vectors: as many as are multiplied in the same time.
+        numbers: in what is held of an example.
+    """
+
+    operations: float
+    vectors: float
+    numbers: float
 
 
 def are_worth_it(objective, work):
@@ -45,7 +67,7 @@ def operations(objective):
 
 def tracing(objective):
     """Floating-point operations in the time that tracing what they are made of takes."""
-    return _TRACED * objective.kernels.operations(objective.value_and_gradient)
+    return _TRACED * max(_FEWEST, objective.kernels.operations(objective.value_and_gradient))
 
 
 def contributions_worth_it(objective, footprint, n):
@@ -78,17 +100,62 @@ def contributions_worth_it(objective, footprint, n):
     return Contributions(count, count == total, operations) if worth_it else None
 
 
+def assembling(objective, footprint, n, batches):
+    """What it takes to write the matrix out by contributions, where that is less than by products.
+
+    Args:
+        objective: an `Objective`.
+        footprint: of one example.
+        n: examples.
+        batches: of them.
+
+    Returns:
+        `Assembling`, or None where products are cheaper, or not all contributions are known.
+    """
+    model, variables = objective.model(), objective.parameters.variables
+    if not _all_known(objective):
+        return None
+    layers, each = known_layers(model, variables), footprint.outputs
+    shared = [layer for layer in layers if each > 1 and _is_product(layer)]
+    products = float(sum(_own_size(layer) for layer in shared))
+    others = float(objective.parameters.size - products)
+    outputs = sum(layer.kernel.shape[-1] for layer in shared)
+    entries = outputs * (products / 2 + each * others)
+    multiplied = products**2 + 2 * products * others + each * others**2
+    passes = _EXAMPLE * each * _PASS * footprint.work
+    operations = n * (passes + multiplied / _LARGE + _ENTRY * entries)
+    operations += 0 if objective.pseudo else tracing(objective)
+    product = _VECTOR * footprint.work * n + work_alone(model) * batches
+    if operations >= objective.parameters.size * product:
+        return None
+    numbers = sum(sum(layer.kernel.shape) for layer in shared) + each * (others + outputs)
+    return Assembling(operations, operations / product, numbers)
+
+
+def _is_product(layer):
+    """Whether a contribution is a product there, of inputs and of what comes back."""
+    return isinstance(layer, keras.layers.Dense) and len(_output_shape(layer)) == 2
+
+
+def _own_size(layer):
+    return sum(_size(v) for v in weights_of(layer))
+
+
+def _output_shape(layer):
+    try:
+        return layer.output.shape
+    except (AttributeError, ValueError):  # It was called by hand, or has many outputs.
+        return ()
+
+
 def _row(layer):
     """Numbers that a contribution takes in a layer."""
-    try:
-        shape = layer.output.shape
-    except (AttributeError, ValueError):  # It was called by hand, or has many outputs.
-        shape = ()
-    if isinstance(layer, keras.layers.Dense) and len(shape) == 2:
+    shape = _output_shape(layer)
+    if _is_product(layer):
         return sum(layer.kernel.shape) + 1
     if isinstance(layer, keras.layers.Embedding) and shape and None not in shape[1:]:
         return 3 * int(np.prod(shape[1:]))
-    return sum(_size(v) for v in weights_of(layer))
+    return _own_size(layer)
 
 
 def _known(objective):

@@ -9,6 +9,7 @@ import scipy.linalg
 
 from keras_influence.errors import SolverError
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.sweeps import reflect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +29,20 @@ class DenseFactor:
         """Cholesky factor of a symmetric matrix, or its LDLᵀ where it is indefinite.
 
         Args:
-            matrix: (p, p).
+            matrix: (p, p) float64 array, which the factor takes the place of.
             rounding: eigenvalues that are a smaller part than this of the largest may be negative by
                 rounding alone: then so much is added to all of them.
         """
-        added = rounding * float(np.abs(matrix).sum(1).max()) if rounding else 0.0
+        added = rounding * max(float(np.abs(row).sum()) for row in matrix) if rounding else 0.0
+        diagonal = matrix.diagonal().copy()
         for shift in dict.fromkeys([0.0, added]):
+            np.einsum("ii->i", matrix)[:] = diagonal + shift
             with contextlib.suppress(np.linalg.LinAlgError):
-                shifted = matrix + shift * np.eye(len(matrix)) if shift else matrix
-                return cls("cholesky", scipy.linalg.cho_factor(shifted, lower=True))
-        return cls("ldl", scipy.linalg.ldl(matrix))
+                # Turned, for LAPACK then works in this very array, on what is here above the diagonal.
+                return cls("cholesky", scipy.linalg.cho_factor(matrix.T, True, overwrite_a=True))
+            reflect(matrix)
+        np.einsum("ii->i", matrix)[:] = diagonal
+        return cls("ldl", scipy.linalg.ldl(matrix, overwrite_a=True))
 
     def solve(self, rows: Array) -> Array:
         """The matrix's inverse times (k, p) rows. LAPACK's right-hand sides are columns."""

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import scipy.sparse.linalg
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.sweeps import add_transposed
 
 # Rows of a dense matrix that share a pass over the data: bounds the memory of a pass.
 _BLOCK = 512
@@ -50,13 +51,23 @@ class LinearOperator:
             yield self
 
     def to_dense(self) -> Array:
-        """The (p, p) float64 matrix, symmetrised."""
+        """The (p, p) float64 matrix by p products, symmetrised; an array of its own."""
         matrix = np.empty((self.size, self.size))
         for start in range(0, self.size, _BLOCK):
             rows = np.zeros((min(_BLOCK, self.size - start), self.size), self.dtype)
             np.fill_diagonal(rows[:, start:], 1)
             matrix[start : start + _BLOCK] = self.matmat(rows)
-        return (matrix + matrix.T) / 2
+        matrix /= 2
+        add_transposed(matrix)
+        return matrix
+
+    def written_out(self) -> tuple[Array, float]:
+        """The same in whichever way costs least, and what that took, in passes."""
+        return self.to_dense(), self.share * -(-self.size // _BLOCK)
+
+    def vectors_to_write(self) -> float:
+        """How many vectors are multiplied, many at a time, in the time that writing it out takes."""
+        return float(self.size)
 
     def as_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """This operator as a `scipy.sparse.linalg.LinearOperator`, for SciPy's solvers.

@@ -33,6 +33,11 @@ class Damped(LinearOperator):
         add_multiple(product, self.damping, rows)
         return product
 
+    def written_out(self) -> tuple[Array, float]:
+        matrix, passes = self.operator.written_out()
+        np.einsum("ii->i", matrix)[:] += self.damping
+        return matrix, passes
+
     def samples(self, batch_size: int, seed: int) -> Iterator[LinearOperator]:
         for sample in self.operator.samples(batch_size, seed):
             yield Damped(sample, self.damping)

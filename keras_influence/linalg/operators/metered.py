@@ -30,6 +30,14 @@ class Metered(LinearOperator):
         self.passes += self.share
         return self._operator.matmat(rows)
 
+    def written_out(self) -> tuple[Array, float]:
+        matrix, passes = self._operator.written_out()
+        self.passes += passes
+        return matrix, passes
+
+    def vectors_to_write(self) -> float:
+        return self._operator.vectors_to_write()
+
     def kronecker(self, pseudo_gradients: int, seed: int) -> tuple[AnyBlock, ...]:
         """The operator's blocks, in two passes for each pseudo-gradient, if it has layers."""
         blocks = layered(self._operator).kronecker(pseudo_gradients, seed)

@@ -105,6 +105,7 @@ class Auto:
         batches: float = 1,
         alone: float = 0.0,
         tracing: float = 0.0,
+        assembling: float | None = None,
         workers: int = 0,
     ) -> tuple[Solver, str]:
         """A solver for some right-hand sides.
@@ -122,6 +123,8 @@ class Auto:
             alone: operations in the time that a product takes at least, where vectors do not go
                 through a batch together.
             tracing: operations in the time that it takes to trace what layers are seen by.
+            assembling: operations in the time that it takes to write the matrix out by contributions of
+                examples; None where products are cheaper.
             workers: of a cluster, that share the examples; 0 if there is none. A pass then takes
                 the time of their shares, and that of what is sent, which grows with the
                 parameters and not with the examples.
@@ -137,7 +140,10 @@ class Auto:
             about += ", which take longer to send than to work" if unit > 2 * share else ""
         allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
         costs = _Costs(unit, batches, alone, damping)
-        dense = costs.of(size, _TOGETHER, _DOUBLE * size**3 / 3)
+        dense = costs.of(size, _TOGETHER)
+        if assembling is not None:
+            dense = min(dense, assembling / unit + costs.of(2, 2))
+        dense += _DOUBLE * (size**3 / 3 + 2 * count * size**2) / unit
         if size <= _SMALL and dense * unit <= _SOON:
             return Direct(), f"{about}: the dense matrix is small"
         sketch = costs.of(_RANK_NYSTROM, _RANK_NYSTROM)

@@ -16,6 +16,8 @@ from keras_influence.linalg.sweeps import row_norms
 
 # Rows of an approximate answer whose residual is measured, at most, and numbers in them.
 _MEASURED, _NUMBERS = 16, 2**25
+# Rows of an exact one that are bounded together, by how many sums of them, and how far above what these say.
+_TOGETHER, _SUMS, _MARGIN = 128, 4, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Solution:
         x: (k, p) array, one answer a row.
         residual: (k,) relative residuals ‖v - A x‖ / ‖v‖, computed anew with A itself. Where
             a solver is not judged by it, of 16 rows at most; the others have the largest of these.
+            Where a matrix solves for many rows, a bound on it, where that is within the tolerance; see
+            `bounded_residual`.
         iterations: (k,) iterations taken.
         converged: (k,) whether `residual` is within the solver's tolerance.
         passes: passes over the full data, all rows together, this check included.
@@ -114,12 +118,15 @@ class Solver:
         preconditions: whether what `factorise` returns has a method `precondition`.
         approximates: the curvature that it can only approximate, or None.
         advice: what a user may do where it does not reach `tol`.
+        by_bounds: whether answers to many rows cost so much less than products with A that a bound on
+            their residuals is enough.
         in_double: whether right-hand sides and answers are in float64, or as the curvature's.
         row_bytes: what it takes of memory for each number of a right-hand side, about: block CG
             holds a dozen arrays of them.
     """
 
     tol: float | None
+    by_bounds: bool = False
     in_double: bool = True
     row_bytes: int = 100
     preconditions: bool = False
@@ -190,8 +197,13 @@ class Solver:
         """The answer with its residual computed anew, and a warning if it misses the tolerance."""
         few = len(problem.rows) <= _measured(problem)
         sampled = self.tol is None and answer.remainder is None and not few
-        residual = (sampled_residual if sampled else relative_residual)(problem, answer)
         tol = answer.tol if self.tol is None else self.tol
+        if sampled:
+            residual = sampled_residual(problem, answer)
+        elif self.by_bounds and self.tol is not None:
+            residual = bounded_residual(problem, answer, self.tol)
+        else:
+            residual = relative_residual(problem, answer)
         converged = residual <= (tol or 0)
         if tol is not None and not converged.all():
             warn(
@@ -268,4 +280,32 @@ def sampled_residual(problem: Problem, answer: Answer) -> Array:
     found = relative_residual(part, Answer(answer.x[some], answer.iterations))
     residual = np.full(len(problem.rows), found.max())
     residual[some] = found
+    return residual
+
+
+def bounded_residual(problem: Problem, answer: Answer, tol: float) -> Array:
+    """The same, or where there are many rows a bound on it, as far as that is within `tol`.
+
+    With signs drawn at random Σᵢ ±rᵢ has, on average over them, the squared norm Σᵢ |rᵢ|², which is at least
+    that of each: so products with a few such sums of answers say enough of all of these. What a
+    single row is off by is in each sum; a bound is twice what four of them say.
+    """
+    count = len(problem.rows)
+    groups = [slice(start, start + _TOGETHER) for start in range(0, count, _TOGETHER)]
+    if count <= _SUMS * len(groups):
+        return relative_residual(problem, answer)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (_SUMS, count))
+    norms = row_norms(problem.rows)
+    signs /= np.where(norms > 0, norms, 1)
+    rows, x = (
+        np.concatenate([signs[:, some] @ array[some] for some in groups])
+        for array in (problem.rows, answer.x)
+    )
+    left = dataclasses.replace(problem, rows=rows).remainder(x)
+    of_groups = np.sqrt((row_norms(left) ** 2).reshape(len(groups), _SUMS).mean(1))
+    residual = _MARGIN * np.repeat(of_groups, _TOGETHER)[:count]
+    far = np.flatnonzero(residual > tol)
+    if far.size:
+        part = dataclasses.replace(problem, rows=problem.rows[far])
+        residual[far] = relative_residual(part, Answer(answer.x[far], answer.iterations))
     return residual

@@ -17,7 +17,7 @@ class Direct(Solver):
         max_size: refuse more parameters than this.
     """
 
-    tol = 1e-3
+    tol, by_bounds = 1e-3, True
     advice = "The matrix is close to singular: raise `damping`."
 
     def __init__(self, max_size: int = 10_000) -> None:
@@ -33,7 +33,7 @@ class Direct(Solver):
                 f"({size**2 * 8 / 1e9:.1f} GB). Use method='cg', or "
                 f"Direct(max_size={size}) if that is what you want."
             )
-        matrix = Damped(curvature, damping).to_dense()
+        matrix, _ = Damped(curvature, damping).written_out()
         return DenseFactor.of(matrix, rounding_of(curvature.dtype))
 
     def _solve(self, problem: Problem) -> Answer:

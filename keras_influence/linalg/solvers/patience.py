@@ -15,9 +15,9 @@ from keras_influence.linalg.solvers.preconditioners import Preconditioner, by_la
 _PRODUCT = 2
 # Iterations before their speed says much.
 _EARLIEST = 3
-# Parameters up to which the matrix is written out where all else is slow: it takes 0.2 GB. In
-# vectors its factor costs somewhat more than the matrix does.
-_DENSE, _FACTORISED = 5000, 1.5
+# Parameters up to which the matrix is written out where all else is slow: it takes 0.2 GB; and what its
+# factor takes for each, in vectors.
+_DENSE, _FACTORISED = 5000, 0.5
 
 # Makes a factor, or finds that there is none.
 Make = Callable[[], Any]
@@ -114,10 +114,11 @@ def factors_to_come(
     if isinstance(preconditioner, str) and curvature.size <= _DENSE:
 
         def written_out() -> DenseFactor | None:
-            factor = DenseFactor.of(Damped(curvature, damping).to_dense())
+            factor = DenseFactor.of(Damped(curvature, damping).written_out()[0])
             return factor if factor.kind == "cholesky" else None
 
-        found.append(Patience(written_out, _FACTORISED * curvature.size, targets))
+        vectors = curvature.vectors_to_write() + _FACTORISED * curvature.size
+        found.append(Patience(written_out, vectors, targets))
     return found
 
 

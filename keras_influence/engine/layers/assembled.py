@@ -1,0 +1,82 @@
+"""The Gauss-Newton matrix written out, from what the layers of single examples are given and send back.
+
+It is the sum of g gᵀ over all contributions of examples, see `contributions`: one backward pass for each
+column of their roots, and products of few large matrices, where products with p unit vectors would be
+p passes.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_influence.engine.data import rows
+from keras_influence.engine.layers.contributions import known_rows
+from keras_influence.engine.layers.kronecker import pseudo_of
+from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.passes.passes import each
+from keras_influence.linalg.factors.assembly import Assembly
+from keras_influence.linalg.factors.rows import Outer
+
+# Numbers in the contributions that are held at once.
+_NUMBERS = 2**25
+
+
+def assembled(ground, batches, weight, numbers, progress):
+    """n times the (p, p) matrix without what is there without any example, float64; and the passes it took.
+
+    Args:
+        ground: a `Ground`.
+        batches: the training data, in this process.
+        weight: the `Weighting` of the objective.
+        numbers: in the contributions of one example.
+        progress: as `Progress`, shows what takes long.
+
+    Returns:
+        `(matrix, passes)`; None in place of the matrix where some weights' example gradients are not known.
+    """
+    assembly, passes = Assembly(), 0.0
+    step = progress.stage(f"Contributions of {batches.n} examples", len(batches))
+    about = weight, assembly, max(1, int(_NUMBERS // numbers))
+    for number, count in enumerate(each(_added, ground, batches, *about), 1):
+        if count is None:
+            return None, passes
+        passes += count / batches.n
+        step(number)
+    step.close()
+    return assembly.written_out(ground.objective.parameters.size), passes
+
+
+def _added(ground, run, weight, assembly, together):
+    """A pass that adds to the assembly: how many contributions each batch has; None if they are not known."""
+    pseudo = pseudo_of(ground.objective)
+    for batch in run:
+        with computing("train"):
+            strengths = pseudo.strengths(batch, weight)
+        columns = np.flatnonzero(strengths.any(0))
+        for start in range(0, len(strengths), together):
+            places = np.arange(start, min(start + together, len(strengths)))
+            some = batch if len(places) == len(strengths) else rows.take(batch, places)
+            found = _columns(pseudo, some, weight, columns)
+            if found is None:
+                yield None
+                return
+            assembly.add(found)
+        yield len(columns) * len(strengths)
+
+
+def _columns(pseudo, batch, weight, columns):
+    """Contributions of some columns of each example's root, a `Rows` for each part of each; None if not known."""
+    count, found = rows.size(batch), []
+    for column in columns:
+        with computing("train"):
+            raw = pseudo.contributed(batch, weight, np.full(count, column))
+        parts = known_rows(pseudo, raw, count)
+        if None in parts:
+            return None
+        # The inputs are those of the first.
+        found.append([_beside(*pair) for pair in zip(parts, found[0])] if found else parts)
+    return found
+
+
+def _beside(part, first):
+    return dataclasses.replace(part, inputs=first.inputs) if isinstance(part, Outer) else part

@@ -1,0 +1,197 @@
+"""A matrix Σ g gᵀ written out, of rows g that come a few examples at a time.
+
+Where rows are products a δᵀ, an example's have the input a in common, and their δ are summed over first:
+
+    Σ_c (a ⊗ δ_c)(b ⊗ ε_c)ᵀ = a bᵀ ⊗ Σ_c δ_c ε_cᵀ
+
+So a dense layer's example takes as long as one row, however many it has; and a block of two of its
+outputs is symmetric, of which one half is enough.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.rows import Outer, Rows, Sparse
+from keras_influence.linalg.sweeps import add_transposed
+
+# Numbers in the largest array that a product makes; and rows of a symmetric block that are taken at once.
+_NUMBERS, _ROWS = 2**24, 128
+
+
+@dataclasses.dataclass(frozen=True)
+class _Products:
+    """Rows a δᵀ of some examples, as many of each.
+
+    Attributes:
+        positions: (K, O) in θ.
+        inputs: (b, K).
+        deltas: (C, b, O).
+    """
+
+    positions: Array
+    inputs: Array
+    deltas: Array
+
+    @classmethod
+    def of(cls, pieces: Sequence[Any]) -> "_Products":
+        """The `Outer` of several columns."""
+        first = pieces[0]
+        return cls(first.positions, first.inputs, np.stack([piece.deltas for piece in pieces]))
+
+    def combined(self, weights: Array) -> Iterator[Array]:
+        """Σ_c w_c a δ_cᵀ of each example for (C, b) weights, output after output: (b, some of O · K)."""
+        turned = np.einsum("cb,cbo->bo", weights, self.deltas)
+        step = max(1, _NUMBERS // self.inputs.size)
+        for start in range(0, turned.shape[1], step):
+            some = turned[:, start : start + step, None] * self.inputs[:, None]
+            yield some.reshape(len(some), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """Rows that are written out.
+
+    Attributes:
+        positions: (q,) in θ.
+        rows: (C, b, q).
+    """
+
+    positions: Array
+    rows: Array
+
+    @classmethod
+    def of(cls, pieces: Sequence[Rows]) -> "_Written":
+        """The rows of several columns."""
+        rows = np.stack([_as_array(piece) for piece in pieces])
+        return cls(pieces[0].positions.ravel(), rows)
+
+    def combined(self, weights: Array) -> Iterator[Array]:
+        """Σ_c w_c g_c of each example for (C, b) weights: (b, q)."""
+        yield np.einsum("cb,cbq->bq", weights, self.rows)
+
+
+class _Strip:
+    """Some rows of the matrix, from the diagonal on.
+
+    Args:
+        positions: of the rows in θ.
+        rest: those of the columns, which begin with these.
+        symmetric: columns up to which blocks of as many as there are rows are symmetric.
+    """
+
+    def __init__(self, positions: Array, rest: Array, symmetric: int) -> None:
+        self.positions, self.rest, self._symmetric = positions, rest, symmetric
+        self.sums = np.zeros((len(positions), len(rest)))
+
+    def half(self) -> Array:
+        """The sums, of which each stands for its mirror image too; on the diagonal half of them."""
+        height = len(self.positions)
+        below = np.tri(height, k=-1, dtype=bool)
+        for start in range(0, self._symmetric, height):
+            block = self.sums[:, start : start + height]
+            np.copyto(block, block.T if start else 0, where=below)
+        self.sums.flat[: height * len(self.rest) : len(self.rest) + 1] /= 2
+        return self.sums
+
+
+class Assembly:
+    """The matrix Σ g gᵀ of rows whose parts hold each position once at most."""
+
+    def __init__(self) -> None:
+        self._strips: list[list[_Strip]] = []
+        self._shared: bool | None = None
+
+    def add(self, columns: Sequence[Sequence[Rows]]) -> None:
+        """The rows of some examples.
+
+        Args:
+            columns: of each the examples' rows, one after another, as parts. All are of the same
+                examples, with the same parts.
+        """
+        # A single row of each has nothing in common with others, and is one product written out.
+        self._shared = len(columns) > 1 if self._shared is None else self._shared
+        products, written = [], []
+        for pieces in zip(*columns):
+            if self._shared and isinstance(pieces[0], Outer):
+                products.append(_Products.of(pieces))
+            else:
+                written.append(_Written.of(pieces))
+        if not self._strips:
+            self._strips = _laid_out([*products, *written])
+        for i, (part, strips) in enumerate(zip(products, self._strips)):
+            _add_products(strips, part, [*products[i + 1 :], *written])
+        for i, (rows, (strip,)) in enumerate(zip(written, self._strips[len(products) :])):
+            _add_written(strip.sums, rows, written[i + 1 :])
+
+    def written_out(self, size: int) -> Array:
+        """The (p, p) matrix, in float64; to be asked for once, for what it is made of is let go of."""
+        matrix = np.zeros((size, size))
+        strips = [strip for some in self._strips for strip in some][::-1]
+        self._strips = []
+        while strips:
+            strip = strips.pop()
+            matrix[np.ix_(strip.positions, strip.rest)] = strip.half()
+        add_transposed(matrix)
+        return matrix
+
+
+def _as_array(rows: Rows) -> Array:
+    if isinstance(rows, Outer):
+        return (rows.inputs[:, :, None] * rows.deltas[:, None]).reshape(len(rows), -1)
+    return rows.rows.toarray() if isinstance(rows, Sparse) else rows.rows
+
+
+def _laid_out(parts: Sequence[_Products | _Written]) -> list[list[_Strip]]:
+    """Empty strips: one for each output of what is products, and one for each other part."""
+    of_parts = [p.positions.T if p.positions.ndim == 2 else p.positions[None] for p in parts]
+    order = np.concatenate([positions.ravel() for positions in of_parts])
+    start, strips = 0, []
+    for positions in of_parts:
+        stop = start + positions.size
+        mine = []
+        for some in positions:
+            mine.append(_Strip(some, order[start:], stop - start))
+            start += len(some)
+        strips.append(mine)
+    return strips
+
+
+def _add_products(
+    strips: Sequence[_Strip], part: _Products, others: Sequence[_Products | _Written]
+) -> None:
+    inputs, height = part.inputs, part.inputs.shape[1]
+    scaled = np.empty_like(inputs)
+    for o, strip in enumerate(strips):
+        weights = part.deltas[:, :, o]
+        both = np.einsum("cb,cbo->ob", weights, part.deltas[:, :, o:])
+        for j, weight in enumerate(both):
+            np.multiply(inputs, weight[:, None], out=scaled)
+            _add_half(strip.sums[:, j * height : (j + 1) * height], inputs, scaled)
+        start = len(both) * height
+        for other in others:
+            for found in other.combined(weights):
+                stop = start + found.shape[1]
+                strip.sums[:, start:stop] += inputs.T @ found
+                start = stop
+
+
+def _add_written(sums: Array, part: _Written, others: Sequence[_Written]) -> None:
+    rows = part.rows.reshape(-1, part.rows.shape[2])
+    start = rows.shape[1]
+    _add_half(sums[:, :start], rows, rows)
+    for other in others:
+        found = other.rows.reshape(len(rows), -1)
+        stop = start + found.shape[1]
+        sums[:, start:stop] += rows.T @ found
+        start = stop
+
+
+def _add_half(sums: Array, left: Array, right: Array) -> None:
+    """leftᵀ right, which is symmetric: the half above the diagonal and somewhat more."""
+    for start in range(0, len(sums), _ROWS):
+        rows = slice(start, start + _ROWS)
+        sums[rows, start:] += left[:, rows].T @ right[:, start:]
