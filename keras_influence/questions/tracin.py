@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_influence.engine.problem import Problem
+from keras_influence.errors import warn
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import (
@@ -47,7 +48,8 @@ class TracIn(keras.callbacks.Callback):
     for optimizers other than SGD, trust the ranking more than the size.
 
     Use it as a callback: `model.fit(..., callbacks=[tracin])`, then
-    `tracin.influence(model, test, train)`. Training is left untouched.
+    `tracin.influence(model, test, train)`. Training is left untouched. A second `fit` that goes on from
+    there goes on with the checkpoints; any other begins anew, with a warning.
 
     Args:
         every: keep a checkpoint after each `every`-th epoch, besides the first and last state.
@@ -85,15 +87,33 @@ class TracIn(keras.callbacks.Callback):
     # ---- while training
 
     def on_train_begin(self, logs: Any = None) -> None:
+        self._seen = self._iterations()
+        if self._goes_on():
+            last = self.checkpoints[-1]
+            self._epochs, self._steps, self._time = last.epoch, last.steps, last.time
+            return
         if self._files():
             raise ValueError(
                 f"`folder` already holds the checkpoints of another training: {self._folder}. "
                 "Choose another one, or delete them."
             )
+        if self.checkpoints:
+            warn(
+                "TracIn forgets its checkpoints: this training does not begin with the weights that the "
+                "one before it ended with. Take a new TracIn for each training to keep both.",
+                UserWarning,
+            )
         self.checkpoints = []
         self._epochs, self._steps, self._time = 0, 0, 0.0
-        self._seen = self._iterations()
         self._keep()
+
+    def _goes_on(self) -> bool:
+        """Whether training begins where the one before it ended."""
+        if not self.checkpoints:
+            return False
+        weights = Checkpoint.of(0, 0, 0.0, self.model.get_weights()).arrays()
+        known = self.checkpoints[-1].arrays()
+        return len(weights) == len(known) and all(map(np.array_equal, weights, known))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._rate = float(self.model.optimizer.learning_rate)
@@ -106,7 +126,7 @@ class TracIn(keras.callbacks.Callback):
         self._time += steps * self._rate
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._epochs = epoch + 1
+        self._epochs += 1
         if self._epochs % self._every == 0:
             self._keep()
 

@@ -18,6 +18,7 @@ import scipy.linalg
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.loss.checks import check_target
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
@@ -198,6 +199,8 @@ def _features(
 ) -> tuple[np.ndarray, int]:
     """Φ, (n, dim), and how many of its rows are 0 because nothing is known of them."""
     if output is not None:
+        about = problem.objective, problem.train, problem.facts.own()
+        check_target(output, *about, name="output", data="training")
         gradients = gradient_blocks(problem, problem.train, output, "train")
         return projection.of(gradients, problem.n), 0
     if not _keras.only_uses_losses(problem.model, _LIKELIHOODS):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import keras_influence as ki
-from keras_influence import LiSSA
+from keras_influence import ASTRA, LiSSA
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped, Dense
 from keras_influence.linalg.operators.base import LinearOperator
 from tests import truth
 from tests.conftest import set_precision
-from tests.linalg.matrices import dense_solve, spectral
+from tests.linalg.matrices import Layers, dense_solve, spectral
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
@@ -148,6 +148,13 @@ def test_negative_curvature_is_reported(rng):
     with pytest.raises(ki.NegativeCurvatureError, match="LiSSA.*gauss_newton") as caught:
         LiSSA().solve(Dense(matrix), rng.normal(size=(2, 10)))
     assert -0.5 <= caught.value.eigenvalue < 0
+
+
+def test_negative_curvature_is_reported_by_the_solver_that_met_it(rng):
+    layers = Layers(rng)
+    layers._matrix = layers.matrix - np.diag(np.r_[5.0, np.zeros(22)])
+    with pytest.raises(ki.NegativeCurvatureError, match="ASTRA.*gauss_newton"):
+        ASTRA().solve(layers, rng.normal(size=(1, 23)))
 
 
 def test_the_budget_is_kept_and_missing_it_is_said(rng):

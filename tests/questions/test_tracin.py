@@ -266,3 +266,36 @@ def test_another_model_is_refused(data):
     net("sgd").fit(*data, epochs=1, verbose=0, callbacks=[tracin])
     with pytest.raises(ValueError, match="`model` should be the one that was trained"):
         tracin.influence(truth.softmax_model(4, 3), data, data)
+
+
+def test_a_second_fit_goes_on(data, test):
+    """Two trainings of two epochs are one of four, whatever number Keras gives the first of them."""
+    model, tracin, recorder = net(keras.optimizers.SGD(0.1)), ki.TracIn(), Recorder()
+    model.fit(*data, batch_size=8, epochs=2, verbose=0, callbacks=[tracin, recorder])
+    recorder.weights.pop()  # The same as those that the second begins with.
+    again = {"epochs": 4, "initial_epoch": 2}
+    model.fit(*data, batch_size=8, verbose=0, callbacks=[tracin, recorder], **again)
+    assert [c.epoch for c in tracin.checkpoints] == [0, 1, 2, 3, 4]
+    assert [c.steps for c in tracin.checkpoints] == [0, 3, 6, 9, 12]
+    exact = trapezoid(model, recorder.weights, [0, 0.3, 0.6, 0.9, 1.2], test, data)
+    assert truth.relative_error(tracin.influence(model, test, data).values, exact) < 1e-6
+
+
+def test_a_loaded_one_goes_on_in_its_folder(data, tmp_path):
+    model = net(keras.optimizers.SGD(0.1))
+    model.fit(*data, epochs=1, verbose=0, callbacks=[ki.TracIn(folder=tmp_path)])
+    tracin = ki.TracIn.load(tmp_path)
+    model.fit(*data, epochs=1, verbose=0, callbacks=[tracin])
+    assert [c.epoch for c in ki.TracIn.load(tmp_path).checkpoints] == [0, 1, 2]
+    assert [c.epoch for c in tracin.checkpoints] == [0, 1, 2]
+
+
+def test_another_training_begins_anew_and_says_so(data):
+    model, tracin = net(keras.optimizers.SGD(0.1)), ki.TracIn()
+    first = model.get_weights()
+    model.fit(*data, epochs=2, verbose=0, callbacks=[tracin])
+    model.set_weights(first)
+    with pytest.warns(UserWarning, match="forgets its checkpoints"):
+        model.fit(*data, epochs=1, verbose=0, callbacks=[tracin])
+    assert [c.epoch for c in tracin.checkpoints] == [0, 1]
+    assert all(map(np.array_equal, tracin.checkpoints[0].arrays(), first))

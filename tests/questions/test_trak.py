@@ -159,6 +159,22 @@ def test_squared_errors_need_an_output(ridge):
     assert truth.relative_error(scores.values, expected) < 1e-7
 
 
+@pytest.mark.parametrize(
+    ("output", "error", "says"),
+    [
+        ("logit", TypeError, "`output` should be a function"),
+        (lambda x, y, y_pred: y_pred["a"], ValueError, "`output` failed on the training data"),
+        (lambda x, y, y_pred: y_pred, ValueError, "`output` should return floats of shape"),
+    ],
+)
+def test_a_bad_output_is_refused_by_its_name(output, error, says, rng):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    data = rng.normal(size=(6, 3)), rng.normal(size=(6, 2))
+    with pytest.raises(error, match=says):
+        ki.trak_influence(model, data, data, dim=2, output=output)
+
+
 def test_directions_that_no_data_have_are_left_out(rng):
     """Two columns are one: XᵀX has a pseudo-inverse only, and rounding may not make it more."""
     set_precision("float32")

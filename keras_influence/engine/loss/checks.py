@@ -149,39 +149,47 @@ def check_finite(rows, start, name):
         )
 
 
-def check_callable(target):
-    """Raise a TypeError unless `target` is a function."""
+def check_callable(target, name="target"):
+    """Raise a TypeError unless it is a function."""
     if not callable(target):
         raise TypeError(
-            "`target` should be a function of (x, y, y_pred) that returns one number per example. "
+            f"`{name}` should be a function of (x, y, y_pred) that returns one number per example. "
             f"Received: {target!r}"
         )
 
 
-def check_target(target, objective, batches, weight):
+def check_target(target, objective, batches, weight, name="target", data="test"):
     """Raise unless `target(x, y, y_pred)` gives one number per example.
+
+    Args:
+        target: what a user gave.
+        objective: an `Objective`.
+        batches: the data that it is to be asked about.
+        weight: the `Weighting` of single examples.
+        name: of the argument.
+        data: what to call the data in messages.
 
     Raises:
         TypeError: `target` is not callable.
         ValueError: it fails, or returns something of another shape.
     """
-    check_callable(target)
+    check_callable(target, name)
     few = few_of(batches, 3)
     try:
         value = tf.convert_to_tensor(objective.eager_targets(few, target))
     except Exception as error:
-        raise ValueError(f"`target` failed on the test data: {error}") from error
+        raise ValueError(f"`{name}` failed on the {data} data: {error}") from error
     shape = tuple(value.shape)
     if shape not in ((batch_size(few),), (batch_size(few), 1)) or not value.dtype.is_floating:
         raise ValueError(
-            f"`target` should return floats of shape (batch,), one per example. Received: "
+            f"`{name}` should return floats of shape (batch,), one per example. Received: "
             f"{value.dtype.name} of shape {shape} for a batch of {batch_size(few)}"
         )
     try:
         traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]
     except NotImplementedError as error:  # A tensor of a graph was to be made an array.
         raise ValueError(
-            "`target` should be written with TensorFlow or `keras.ops`, without NumPy, so that it can be "
+            f"`{name}` should be written with TensorFlow or `keras.ops`, without NumPy, so that it can be "
             f"differentiated: {error}"
         ) from error
     if not near(traced, np.ravel(value)):

@@ -22,6 +22,7 @@ class ASTRA(LiSSA):
 
     advice = "Raise `max_passes`, `batch_size` or `damping`, or use CG(preconditioner=EKFAC())."
     approximates = "gauss_newton"
+    _knobs = "`batch_size` or `damping`"
 
     def __init__(
         self,

@@ -60,6 +60,8 @@ class LiSSA(Solver):
         "`damping`; method='cg' is better whenever a few dozen passes over the data are affordable."
     )
 
+    _knobs = "`scale` (or leave it out), `batch_size` or `damping`"
+
     def __init__(
         self,
         scale: float | None = None,
@@ -107,6 +109,13 @@ class LiSSA(Solver):
         details = {"scale": used, "batch_size": batch_size, "extra_ridge": extra_ridge}
         return Answer(x, steps, details={k: float(v) for k, v in details.items()})
 
+    def _diverged(self, scale: float) -> DivergenceError:
+        return DivergenceError(
+            f"{type(self).__name__} diverged with scale={scale:.3g}, which is less than half the largest "
+            "eigenvalue of some minibatch, or the curvature is not positive definite. "
+            f"Raise {self._knobs}, or use curvature='gauss_newton'."
+        )
+
     # ---- the plain recurrence
 
     def _plain(
@@ -121,7 +130,7 @@ class LiSSA(Solver):
                 scale *= 2
                 x = recurrences.plain(problem, samples, scale, depth)
             if x is None:
-                raise _diverged(scale)
+                raise self._diverged(scale)
             total += x
         return total / self.num_samples, depth * self.num_samples, scale
 
@@ -141,10 +150,11 @@ class LiSSA(Solver):
             if correction is None:
                 doublings += 1
                 if doublings > _MAX_DOUBLINGS:
-                    raise _diverged(scale)
+                    raise self._diverged(scale)
                 scale *= 2
                 continue
-            before = _Direction(correction, problem.product(correction), before)
+            image = problem.product(correction)
+            before = _Direction(correction, image, before, type(self).__name__)
             length = before.length(r)
             x += length * before.rows
             r -= length * before.image
@@ -168,7 +178,7 @@ class LiSSA(Solver):
                 w = precondition(sample.matmat(w))
             largest = max(largest, float(np.linalg.norm(w)))
         if not np.isfinite(largest) or largest == 0:
-            raise DivergenceError("LiSSA found no finite curvature to set its `scale` from.")
+            raise DivergenceError(f"{type(self).__name__} found no finite curvature to work with.")
         return 1.2 * largest
 
 
@@ -188,6 +198,11 @@ def _preconditioner(problem: Problem) -> Map:
 class _Direction:
     """A correction with its image under A, made conjugate to the one before it.
 
+    Args:
+        rows, image: the correction and its image.
+        before: the one before it, or None.
+        solver: what messages call the solver.
+
     Raises:
         NegativeCurvatureError, SingularError: A is not positive definite along it.
     """
@@ -196,7 +211,9 @@ class _Direction:
     image: Array
     energy: Array
 
-    def __init__(self, rows: Array, image: Array, before: Optional["_Direction"]) -> None:
+    def __init__(
+        self, rows: Array, image: Array, before: Optional["_Direction"], solver: str
+    ) -> None:
         if before is not None:
             overlap = _dots(before.image, rows) / before.energy
             rows = rows - overlap * before.rows
@@ -205,7 +222,7 @@ class _Direction:
         if (self.energy < 0).any():
             squares = _dots(rows, rows).clip(1e-300)
             quotients, largest = self.energy / squares, (_dots(image, image) / squares).max() ** 0.5
-            raise not_definite(quotients.min(), largest, rows.dtype, "LiSSA")
+            raise not_definite(quotients.min(), largest, rows.dtype, solver)
         self.energy[self.energy == 0] = 1  # A row of zeros, which stays zero.
 
     def length(self, r: Array) -> Array:
@@ -216,12 +233,3 @@ class _Direction:
 def _dots(a: Array, b: Array) -> Array:
     """The inner product of each pair of rows, (k, 1)."""
     return np.einsum("ij,ij->i", a, b)[:, None]
-
-
-def _diverged(scale: float) -> DivergenceError:
-    return DivergenceError(
-        f"LiSSA diverged with scale={scale:.3g}, which is less than half the largest "
-        "eigenvalue of some minibatch, or the curvature is not positive definite. "
-        "Raise `scale` (or leave it out), `batch_size` or `damping`, or use "
-        "curvature='gauss_newton'."
-    )
