@@ -5,6 +5,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.engine.loss.checks import check_callable
 from keras_influence.questions.influence import influence
@@ -60,6 +61,9 @@ class InfluenceCallback(keras.callbacks.Callback):
         Settings.of(self._settings)
         if not isinstance(options.get("target"), (WholeSet, type(None))):
             check_callable(options["target"])
+        for name, examples in (("test", test), ("train", train)):
+            if isinstance(examples, tuple):
+                data.read(examples, None, name)
         check_folder("folder", folder)
         check_folder("log_dir", log_dir)
         self._test = test

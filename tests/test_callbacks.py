@@ -83,6 +83,14 @@ def test_bad_settings_do_not_wait_for_the_end_of_training(options, error, words,
         ki.InfluenceCallback(data, data, **options)
 
 
+@pytest.mark.parametrize("name", ["test", "train"])
+def test_bad_arrays_do_not_wait_for_the_end_of_training(name, data):
+    x, y = data
+    given = {"test": data, "train": data} | {name: (x, y[:-1])}
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        ki.InfluenceCallback(**given)
+
+
 def closed_form(model, data, damping):
     """∇ℓᵀ (H + λI)⁻¹ ∇ℓ for all pairs."""
     closed, theta = truth.SoftmaxRegression(*data, 3, L2), truth.get_flat(model)
