@@ -5,7 +5,7 @@ Where rows are products a δᵀ, an example's have the input a in common, and th
     Σ_c (a ⊗ δ_c)(b ⊗ ε_c)ᵀ = a bᵀ ⊗ Σ_c δ_c ε_cᵀ
 
 So a dense layer's example takes as long as one row, however many it has; and a block of two of its
-outputs is symmetric, of which one half is enough.
+outputs is symmetric, which takes half of that.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.factors.rows import Outer, Rows, Sparse
 from keras_influence.linalg.sweeps import add_transposed
 
-# Numbers in the largest array that a product makes; and rows of a symmetric block that are taken at once.
-_NUMBERS, _ROWS = 2**24, 128
+# Numbers in the largest array that a product makes.
+_NUMBERS = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,22 +80,11 @@ class _Strip:
     Args:
         positions: of the rows in θ.
         rest: those of the columns, which begin with these.
-        symmetric: columns up to which blocks of as many as there are rows are symmetric.
     """
 
-    def __init__(self, positions: Array, rest: Array, symmetric: int) -> None:
-        self.positions, self.rest, self._symmetric = positions, rest, symmetric
+    def __init__(self, positions: Array, rest: Array) -> None:
+        self.positions, self.rest = positions, rest
         self.sums = np.zeros((len(positions), len(rest)))
-
-    def half(self) -> Array:
-        """The sums, of which each stands for its mirror image too; on the diagonal half of them."""
-        height = len(self.positions)
-        below = np.tri(height, k=-1, dtype=bool)
-        for start in range(0, self._symmetric, height):
-            block = self.sums[:, start : start + height]
-            np.copyto(block, block.T if start else 0, where=below)
-        self.sums.flat[: height * len(self.rest) : len(self.rest) + 1] /= 2
-        return self.sums
 
 
 class Assembly:
@@ -134,7 +123,9 @@ class Assembly:
         self._strips = []
         while strips:
             strip = strips.pop()
-            matrix[np.ix_(strip.positions, strip.rest)] = strip.half()
+            # What has its mirror image in the strip itself is added to that.
+            strip.sums[:, : len(strip.sums)] /= 2
+            matrix[np.ix_(strip.positions, strip.rest)] = strip.sums
         add_transposed(matrix)
         return matrix
 
@@ -151,10 +142,9 @@ def _laid_out(parts: Sequence[_Products | _Written]) -> list[list[_Strip]]:
     order = np.concatenate([positions.ravel() for positions in of_parts])
     start, strips = 0, []
     for positions in of_parts:
-        stop = start + positions.size
         mine = []
         for some in positions:
-            mine.append(_Strip(some, order[start:], stop - start))
+            mine.append(_Strip(some, order[start:]))
             start += len(some)
         strips.append(mine)
     return strips
@@ -164,13 +154,12 @@ def _add_products(
     strips: Sequence[_Strip], part: _Products, others: Sequence[_Products | _Written]
 ) -> None:
     inputs, height = part.inputs, part.inputs.shape[1]
-    scaled = np.empty_like(inputs)
+    room = np.empty_like(inputs)
     for o, strip in enumerate(strips):
         weights = part.deltas[:, :, o]
         both = np.einsum("cb,cbo->ob", weights, part.deltas[:, :, o:])
         for j, weight in enumerate(both):
-            np.multiply(inputs, weight[:, None], out=scaled)
-            _add_half(strip.sums[:, j * height : (j + 1) * height], inputs, scaled)
+            strip.sums[:, j * height : (j + 1) * height] += _weighed(inputs, weight, room)
         start = len(both) * height
         for other in others:
             for found in other.combined(weights):
@@ -182,7 +171,7 @@ def _add_products(
 def _add_written(sums: Array, part: _Written, others: Sequence[_Written]) -> None:
     rows = part.rows.reshape(-1, part.rows.shape[2])
     start = rows.shape[1]
-    _add_half(sums[:, :start], rows, rows)
+    sums[:, :start] += rows.T @ rows
     for other in others:
         found = other.rows.reshape(len(rows), -1)
         stop = start + found.shape[1]
@@ -190,8 +179,16 @@ def _add_written(sums: Array, part: _Written, others: Sequence[_Written]) -> Non
         start = stop
 
 
-def _add_half(sums: Array, left: Array, right: Array) -> None:
-    """leftᵀ right, which is symmetric: the half above the diagonal and somewhat more."""
-    for start in range(0, len(sums), _ROWS):
-        rows = slice(start, start + _ROWS)
-        sums[rows, start:] += left[:, rows].T @ right[:, start:]
+def _weighed(inputs: Array, weights: Array, room: Array) -> Array:
+    """inputsᵀ diag(weights) inputs, by products of matrices with themselves, which BLAS does in half the time.
+
+    Args:
+        room: an array as the inputs.
+    """
+    scaled = np.multiply(inputs, np.sqrt(np.abs(weights))[:, None], out=room)
+    negative = weights < 0
+    if negative.all() or not negative.any():
+        product: Array = scaled.T @ scaled
+        return np.negative(product, out=product) if negative.all() else product
+    more, less = scaled[~negative], scaled[negative]
+    return more.T @ more - less.T @ less
