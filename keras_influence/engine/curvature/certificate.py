@@ -5,6 +5,7 @@ is believed, the same kernel is asked on a few examples:
 
     symmetry      uᵀ C v = vᵀ C u for random u and v
     direction     for the Hessian, H v against differences of the gradient along v
+    presence      a Gauss-Newton matrix that is zero, against gradients of the outputs
 
 Where a network has kinks (ReLU, max pooling) a difference may cross one and says nothing: it
 is believed only if half its step gives the same.
@@ -12,6 +13,7 @@ is believed only if half its step gives the same.
 
 import numpy as np
 
+from keras_influence.engine.kernels.curved import is_curved_in_weights
 from keras_influence.engine.layers.culprit import culprit
 from keras_influence.engine.layers.scoring import gradient_of
 from keras_influence.errors import explained
@@ -60,6 +62,8 @@ def certify(objective, few, weight, product, many, differences):
     wrong = abs(inner[0, 1] - inner[1, 0]) > 10 * _MISS[size] * scale
     if differences and not wrong:
         wrong = _misses(objective, few, weight, pair[0], images[0], size)
+    if not differences and not images.any():
+        wrong = is_curved_in_weights(objective, few, weight)
     if wrong:
         raise WrongProductError(_message(objective, few))
 

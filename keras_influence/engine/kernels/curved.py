@@ -47,6 +47,28 @@ def curvature_at_outputs(objective, batch, weight):
     return product
 
 
+def is_curved_in_weights(objective, batch, weight):
+    """Whether Jᵀ (∂²L/∂z²) u is not zero for a random u, and so the Gauss-Newton matrix, outside of kernels.
+
+    By first derivatives of the network alone: the product J v takes the derivative of a gradient, which may
+    be missing without a word.
+    """
+    theta = objective.parameters.tensors()
+    weight = Weighting.of(tf.constant(weight.vector(), objective.parameters.dtype))
+    with primitives.replaced(), objective.at(theta):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            model, batch, y_pred = objective.called(batch)
+            z = curved_outputs(objective.reading, model, batch, y_pred)
+        outer, free, slope, z = slope_at_outputs(
+            objective.reading, model, batch, y_pred, z, objective.ones(batch), weight
+        )
+    u = [tf.random.stateless_normal(t.shape, [0, i], dtype=t.dtype) for i, t in enumerate(free)]
+    bent = filled(outer.gradient(slope, free, output_gradients=u), free)
+    found = tape.gradient(z, theta, output_gradients=bent)
+    return any(np.any(tf.convert_to_tensor(g)) for g in found if g is not None)
+
+
 def output_curvatures(objective, batch, weight, steps=8):
     """Curvatures of the loss along unit directions of the outputs z, outside of kernels.
 
