@@ -346,3 +346,35 @@ def test_the_layer_is_as_before(rng):
     assert after.keys() == own_before.keys()
     assert all(after[key] is value for key, value in own_before.items())
     assert (model.predict(data[0], verbose=0) == values).all()
+
+
+@keras.saving.register_keras_serializable("test_own")
+class Projected(keras.layers.Layer):
+    """A product of a sequence with weights, as users write it."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 4), initializer="glorot_uniform")
+
+    def call(self, x):
+        return keras.ops.tanh(x @ self.w)
+
+
+def test_products_of_many_sequences_with_weights(rng):
+    """A map over examples makes (60, 1, 9, 5) x (5, 4) of them, in which TensorFlow corrupts memory."""
+    inputs = keras.Input((9, 5))
+    pooled = keras.layers.GlobalAveragePooling1D()(Projected()(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(pooled))
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(60, 9, 5)).astype("f"), rng.normal(size=(60, 1)).astype("f")
+    found = ki.influence(model, (x, y), (x, y), damping=0.1, method="direct")
+    rows, slopes = [], []
+    for i in range(60):
+        with tf.GradientTape() as tape:
+            z = model(x[i : i + 1])
+        gradients = tape.gradient(z, model.trainable_variables)
+        rows.append(np.concatenate([np.ravel(g) for g in gradients]).astype(float))
+        slopes.append(2 * (float(z[0, 0]) - y[i, 0]))
+    j = np.array(rows)
+    g = j * np.array(slopes)[:, None]
+    expected = g @ np.linalg.solve(2 * j.T @ j / 60 + 0.1 * np.eye(25), g.T) / 60
+    assert truth.relative_error(found.values, expected) < 1e-4

@@ -7,9 +7,9 @@ those of the gradients of resizing and max pooling, of products at zeros, of `so
 labels that depend on weights, of determinants of singular matrices, of CTC losses. A gradient
 is known by the kind of the operation, so it does not matter under which name a layer, a loss or
 a user's own code came to it: `tf.nn.max_pool`, `tf.compat.v1.nn.max_pool`, a name bound long
-ago. Three things are replaced as functions: `tf.nn.moments`, see `statistics`; what a
+ago. Four things are replaced as functions: `tf.nn.moments`, see `statistics`; what a
 `tf.function` keeps of earlier derivatives, see `functions`; CTC losses, of whose inputs a tape
-keeps none, see `ctc`.
+keeps none, see `ctc`; products in vectorised maps, see `maps`.
 
 What is still wrong without a word, and caught only by comparing a product with differences of
 gradients: segment products with several zeros, `FakeQuantWithMinMax…` (its gradient counts as
@@ -27,6 +27,7 @@ from keras_influence.engine.kernels.primitives import (
     convolution,
     ctc,
     functions,
+    maps,
     pooling,
     products,
     resizing,
@@ -42,7 +43,10 @@ GRADIENTS = {
     **statistics.GRADIENTS,
 }
 
-_scope = Scope(GRADIENTS, {**ctc.FUNCTIONS, **functions.FUNCTIONS, **statistics.FUNCTIONS})
+_scope = Scope(
+    GRADIENTS,
+    {**ctc.FUNCTIONS, **functions.FUNCTIONS, **maps.FUNCTIONS, **statistics.FUNCTIONS},
+)
 
 
 def replaced():
