@@ -231,7 +231,8 @@ class Problem:
             ValueError: it is not defined for the model's loss.
         """
         if name == "gauss_newton":
-            checks.check_convex(self.model, self.objective, self._few, self.facts)
+            about = self.objective, self._few, self.facts, self.train
+            checks.check_convex(self.model, *about)
         about = self.objective, self.train, facts or self.facts, self._few
         whole = CURVATURES[name](*about, self.footprint, self.progress)
         return whole if group is None else whole.without(group)

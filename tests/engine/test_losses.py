@@ -295,3 +295,19 @@ def test_a_loss_without_second_derivative_says_so(rng):
     for _ in range(2):  # Also when it is asked again.
         with pytest.raises(ValueError, match="TensorFlow cannot differentiate.*IgammaGradA"):
             ki.hvp(model, np.ones(5), (rng.normal(size=(3, 4)), rng.normal(size=(3, 1))))
+
+
+def test_a_loss_that_is_flat_for_a_few_examples_only(float64, rng):
+    """Huber's, of which those that are looked at first are all outliers."""
+    x, y = rng.normal(size=(60, 3)), rng.normal(size=(60, 1)) * 0.01
+    outliers = np.linspace(0, 59, 8).astype(int)
+    y[outliers] += 100
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile("sgd", keras.losses.Huber(0.5))
+    model.set_weights([np.full((3, 1), 1e-3)])
+    inside = np.delete(x, outliers, axis=0)
+    found = ki.hvp(model, np.eye(3), (x, y), curvature="gauss_newton")
+    assert truth.relative_error(found, inside.T @ inside / 60) < 1e-10
+    y[:] += 100
+    with pytest.raises(ValueError, match="no second derivative"):
+        ki.hvp(model, np.eye(3), (x, y), curvature="gauss_newton")

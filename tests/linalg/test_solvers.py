@@ -266,3 +266,23 @@ def test_residuals_of_an_approximation_that_is_not_judged(rng, count):
     assert np.abs(solution.residual / true - 1).max() < 1e-12
     assert solution.residual.min() > 0.1
     assert watched.widths[-1] == min(count, 16)
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-44])
+@pytest.mark.parametrize(
+    "solver", [CG(), CG(preconditioner=None), MINRES(), Direct(), LiSSA()], ids=str
+)
+def test_a_row_that_has_all_but_vanished_is_solved_for_as_any_other(solver, size, rng):
+    """In float32, whose products would vanish with it, or keep no more than a digit."""
+    matrix, _ = spectral(np.linspace(0.5, 2, 20))
+    rows = rng.normal(size=(3, 20))
+    rows[1] *= size
+    rows = rows.astype(np.float32)
+    before = rows.copy()
+    solution = solver.solve(Damped(Dense(matrix.astype(np.float32)), 0.1), rows)
+    assert solution.converged.all()
+    expected = dense_solve(matrix, rows.astype(float), 0.1)
+    # What float32 can hold of the answer itself.
+    assert np.abs(solution.x[1] - expected[1]).max() < 1e-4 * np.abs(expected[1]).max() + 2e-45
+    assert truth.relative_error(solution.x[::2], expected[::2]) < 1e-4
+    assert (rows == before).all()

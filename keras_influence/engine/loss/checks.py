@@ -15,6 +15,8 @@ from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, wa
 # Curvature along an output's direction, in units of the largest, that is more than rounding; and
 # that of the least convex one which damping and the other examples may yet outweigh.
 _CONCAVE, _OUTWEIGHED = 1e-4, 0.1
+# Examples that are looked at where a loss is flat for a few: an outlier's Huber loss is, a hinge far from its kink.
+_MORE = 256
 
 
 def check_model(model, hidden=True):
@@ -75,13 +77,18 @@ def _warn_about_hidden_objective(model):
         )
 
 
-def check_convex(model, objective, few, facts):
+def check_convex(model, objective, few, facts, train):
     """Raise where the Gauss-Newton matrix is not defined for the model's loss on a few examples.
+
+    Args:
+        train: the training data, of which more are looked at where the loss is flat for the few.
 
     Raises:
         ValueError: the loss is flat or not convex in the outputs.
     """
     typical, *others = objective.output_curvatures(few, facts.own())
+    if not np.any(others):
+        typical, *others = objective.output_curvatures(few_of(train, _MORE), facts.own())
     largest = np.abs(others).max()
     if largest == 0:
         why = "has no second derivative in the model's outputs"
@@ -90,12 +97,15 @@ def check_convex(model, objective, few, facts):
     else:
         return
     way_out = (
-        "Use curvature='auto', or compile the model with keras_influence.SmoothHinge(), "
-        "which keeps its weights."
-        if _keras.uses_loss(model, SMOOTH)
-        else "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex "
-        "loss."
+        "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex loss."
     )
+    if _keras.uses_loss(model, SMOOTH):
+        way_out = "Use curvature='auto'."
+    if _keras.uses_loss(model, [keras.losses.hinge]):
+        way_out = (
+            "Use curvature='auto', or compile the model with keras_influence.SmoothHinge(), "
+            "which keeps its weights."
+        )
     name = _loss_name(model)
     raise UndefinedCurvatureError(
         f"curvature='gauss_newton' is not defined for the loss {name}, which {why}. {way_out}",
@@ -106,14 +116,19 @@ def check_convex(model, objective, few, facts):
 def warn_about_kinks(model):
     """Say that smooth losses stand in for those that have no curvature of their own."""
     for name in _keras.uses_loss(model, SMOOTH):
+        other = _OTHER_TEMPERATURE if name == keras.losses.hinge.__name__ else ""
         _say_once(
             model,
             f"The loss {name} has a kink in place of a curvature. curvature='auto' takes its "
-            f"smooth version with temperature {TEMPERATURE:g} for all derivatives. For another "
-            "temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
-            "weights; curvature='hessian' takes the loss as it is.",
+            f"smooth version with temperature {TEMPERATURE:g} for all derivatives. {other}"
+            "curvature='hessian' takes the loss as it is.",
         )
 
+
+_OTHER_TEMPERATURE = (
+    "For another temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
+    "weights; "
+)
 
 # What has been said about a model, for as long as it lives.
 _said = weakref.WeakKeyDictionary()

@@ -18,6 +18,8 @@ from keras_influence.linalg.sweeps import row_norms
 _MEASURED, _NUMBERS = 16, 2**25
 # Rows of an exact one that are bounded together, by how many sums of them, and how far above what these say.
 _TOGETHER, _SUMS, _MARGIN = 128, 4, 2.0
+# Right-hand sides shorter than this lose digits in products; and the highest power of two in float32, nearly.
+_TINY, _HIGHEST = 1e-25, 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,19 +177,23 @@ class Solver:
         curvature, damping = undamped(system)
         meter = Metered(curvature)
         dtype = np.float64 if self.in_double else np.result_type(system.dtype, np.float32)
-        v = _as_rows("rows", rows, system.size, dtype)
+        v, start = _as_rows("rows", rows, system.size, dtype), x0
+        scale = _scale(v)
+        if scale is not None:
+            v, start = v * scale, None if x0 is None else np.asarray(x0, dtype) * scale
         problem = Problem(
             system=Damped(meter, damping),
             curvature=meter,
             rows=v,
-            start=_start(v, x0),
+            start=_start(v, start),
             factor=self.factorise(meter, damping) if factor is None else factor,
             on_step=on_step or _silent,
         )
         answer = self._solve(problem)
         if not np.isfinite(answer.x).all():
             raise DivergenceError(f"{self} ended in NaN or infinity. {self.advice}")
-        return self._certified(problem, answer)
+        solution = self._certified(problem, answer)
+        return solution if scale is None else dataclasses.replace(solution, x=solution.x / scale)
 
     def _solve(self, problem: Problem) -> Answer:
         """Return an `Answer` to a `Problem`."""
@@ -239,6 +245,20 @@ class Solver:
 
 def _silent(iteration: int, residual: float) -> None:
     """The `on_step` of who does not ask for one."""
+
+
+def _scale(v: Array) -> Array | None:
+    """Powers of two that bring tiny rows to a length of about one, (k, 1); None where there is none.
+
+    As a gradient that has all but vanished is: its product would be lost below what float32 can hold.
+    """
+    norms = row_norms(v)
+    tiny = (norms > 0) & (norms < _TINY)
+    if not tiny.any():
+        return None
+    scale = np.ones(len(v))
+    scale[tiny] = 2.0 ** np.minimum(-np.floor(np.log2(norms[tiny])), _HIGHEST)
+    return scale.astype(v.dtype)[:, None]
 
 
 def _start(v: Array, x0: npt.ArrayLike | None) -> Array:
