@@ -51,7 +51,7 @@ def double(model):
 
 def same(model, change=None):
     """A copy with the same weights and vocabularies, whose config went through `change`."""
-    with _random_state_kept():
+    with random_state_kept():
         copy = copied(model, change)
     restore(copy, state_of(model))
     return copy
@@ -135,13 +135,14 @@ def _in_double(config):
 @contextlib.contextmanager
 def seeded(seed):
     """Keras's random seed set; the states of Python's and NumPy's generators restored."""
-    with _random_state_kept():
+    with random_state_kept():
         keras.utils.set_random_seed(seed)
         yield
 
 
 @contextlib.contextmanager
-def _random_state_kept():
+def random_state_kept():
+    """The states of Python's and NumPy's generators restored at the end."""
     # A new model draws the seeds of its initialisers from Python's generator.
     states = random.getstate(), np.random.get_state()
     try:

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.kernel import work_alone
@@ -21,12 +22,15 @@ from keras_influence.engine.layers.worth import (
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.facts import check_loss, find_facts
-from keras_influence.engine.loss.looks import few_of, remembering
+from keras_influence.engine.loss.looks import computing, few_of, near, remembering
 from keras_influence.engine.loss.runs import check_runs
 from keras_influence.engine.passes.ground import Ground
 from keras_influence.engine.passes.passes import each, spread, total
 from keras_influence.engine.selection import select
 from keras_influence.progress import Progress
+
+# How far numbers may differ that are computed in the same way once more.
+_SAME = 1e-5
 
 CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
 
@@ -83,6 +87,8 @@ class Problem:
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
         self._smooth, self._chosen, self._name = smooth, chosen, name
+        self._loss_state = _keras.loss_state(model)
+        self._trainable = [id(v) for v in model.trainable_variables]
         with remembering(model):
             self._few = few_of(self.train)
             # Before the other looks, which then need no call of their own.
@@ -111,6 +117,20 @@ class Problem:
             check_loss(self.model, batches, few, name)
         return batches
 
+    def change(self):
+        """What of the model is not as it was when this was made, weights apart, in words; "" if nothing."""
+        if [id(v) for v in self.model.trainable_variables] != self._trainable:
+            return "other weights are trainable than before"
+        if _keras.loss_state(self.model) != self._loss_state:
+            return "the model was compiled anew"
+        with remembering(self.model):
+            looks = check_fresh(self.objective, self._few, self.facts, self._name)
+        if not near(looks[:1], self.looks[:1], _SAME):
+            return "the loss or the architecture has changed"
+        if not near(looks[1:], self.looks[1:], _SAME):
+            return "a regulariser, or what layers add by `add_loss`, has changed"
+        return ""
+
     def _facts(self):
         """What holds of the loss on the training examples."""
 
@@ -125,9 +145,10 @@ class Problem:
 
     # ---- values and first derivatives
 
-    def losses(self, batches):
+    def losses(self, batches, name="train"):
         """ℓ of each example, (n,) float64, weighted and with what layers add, not regularised."""
-        parts = list(each(_losses, self._ground, batches, self.facts.own()))
+        with computing(name):
+            parts = list(each(_losses, self._ground, batches, self.facts.own()))
         return np.concatenate(parts).astype(np.float64)
 
     def targets(self, batches, target):
@@ -138,11 +159,13 @@ class Problem:
     def gradient(self, batches):
         """(1/n) Σ ∇ℓ over some of the training examples, (p,) float64: their share of ∇L."""
         weight = self.facts.examples()
-        return total(_values_and_gradients, self._ground, batches, weight)[1:] / self.n
+        with computing("train"):
+            return total(_values_and_gradients, self._ground, batches, weight)[1:] / self.n
 
     def value_and_gradient(self, left_out=()):
         """L and ∇L without the training examples of `left_out`, n unchanged."""
-        found = total(_values_and_gradients, self._ground, self.train, self.facts.train())
+        with computing("train"):
+            found = total(_values_and_gradients, self._ground, self.train, self.facts.train())
         for batch in left_out:
             found = found - value_and_gradient_of(self.objective, batch, self.facts.examples())
         return found[0] / self.n, found[1:] / self.n

@@ -99,7 +99,7 @@ class Trainer:
             return np.array([value_of_set(self.problem.objective, test, target)])
         if target is not None:
             return self.problem.targets(test, target)
-        return self.problem.losses(test)
+        return self.problem.losses(test, "test")
 
 
 class Fitter(Trainer):

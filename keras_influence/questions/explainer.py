@@ -195,12 +195,17 @@ class Explainer:
     def losses(self, data: Any = None) -> np.ndarray:
         """As `keras_influence.losses`, of the training data if no others are given."""
         problem = self._current().problem
-        return problem.losses(problem.train if data is None else problem.read(data, "data"))
+        if data is None:
+            return problem.losses(problem.train)
+        return problem.losses(problem.read(data, "data"), "data")
 
     def _current(self) -> Case:
-        weights = self._case.problem.model.weights
-        if storage.fingerprint_of_weights(weights) != self._weights:
+        problem = self._case.problem
+        if storage.fingerprint_of_weights(problem.model.weights) != self._weights:
             raise StaleError("the weights have changed", "this object")
+        change = problem.change()
+        if change:
+            raise StaleError(change, "this object")
         return self._case
 
 

@@ -37,14 +37,14 @@ def change_between(saved: dict[str, Any], now: dict[str, Any]) -> str:
         return "the weights have changed"
     if saved["data"] != now["data"]:
         return "the training data have changed"
-    if not _alike(saved["losses"], now["losses"]):
+    if not alike(saved["losses"], now["losses"]):
         return "the loss or the architecture has changed"
     # Which files of earlier versions do not have.
-    if not _alike(saved.get("rest", now["rest"]), now["rest"]):
+    if not alike(saved.get("rest", now["rest"]), now["rest"]):
         return "a regulariser, or what layers add by `add_loss`, has changed"
     return ""
 
 
-def _alike(saved: list[float], now: list[float]) -> bool:
+def alike(saved: list[float], now: list[float]) -> bool:
     """Not to the last bit: another machine sums in another order."""
     return len(saved) == len(now) and np.allclose(saved, now, rtol=1e-3, atol=1e-6)

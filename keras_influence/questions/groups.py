@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_influence.copies import copied
+from keras_influence.copies import copied, random_state_kept
 from keras_influence.engine.parameters import Parameters
 from keras_influence.engine.problem import Problem
 from keras_influence.engine.selection import select
@@ -163,7 +163,8 @@ def with_change(model: Any, change: Sequence[Any], variables: Any = None) -> Any
         raise ValueError(f"`change` should be a list of arrays of shapes {parameters.shapes}.")
     if not all(np.isfinite(c).all() for c in change):
         raise ValueError("`change` should be finite, but it has NaN or infinite entries.")
-    copy = copied(model)
+    with random_state_kept():
+        copy = copied(model)
     for original, twin in zip(model.variables, copy.variables):
         place = parameters.index(original)
         twin.assign(original.numpy() + (0 if place is None else change[place]))

@@ -16,6 +16,9 @@ import numpy as np
 
 from keras_influence import storage
 from keras_influence.engine.data.held import Batches
+from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
+from keras_influence.engine.loss.looks import few_of
+from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
 from keras_influence.linalg.solvers import Solver
 from keras_influence.questions import store_files
@@ -24,6 +27,7 @@ from keras_influence.questions.case import Case
 from keras_influence.questions.case_file import positions_of_variables, read_plan, written_plan
 from keras_influence.questions.evidence import ARRAYS, described
 from keras_influence.questions.fingerprints import (
+    alike,
     change_between,
     fingerprint,
     fingerprint_of_data,
@@ -165,9 +169,20 @@ def _contents(case: Case, examples: Batches, target: Target | None) -> dict[str,
         **fingerprint(case.problem),
         "test": fingerprint_of_data(case.problem, examples, "test data"),
         "target": storage.fingerprint_of_function(target),
+        # Which also depend on what a function reads besides: a global, an attribute.
+        "targets": _values_of_target(case.problem, examples, target),
         "variables": positions_of_variables(case.problem),
         "settings": asked,
     }
+
+
+def _values_of_target(problem: Problem, examples: Batches, target: Target | None) -> list[float]:
+    """What a target gives for a few test examples, or for all as a whole."""
+    if target is None:
+        return []
+    if isinstance(target, WholeSet):
+        return [value_of_set(problem.objective, examples, target)]
+    return [float(value) for value in problem.targets([few_of(examples)], target)]
 
 
 def _change(saved: dict[str, Any], now: dict[str, Any]) -> str:
@@ -181,7 +196,10 @@ def _change(saved: dict[str, Any], now: dict[str, Any]) -> str:
         "variables": "`variables` has changed",
         "settings": "`method`, `damping` or `curvature` has changed",
     }
-    return next((words[name] for name in words if saved[name] != now[name]), "")
+    change = next((words[name] for name in words if saved[name] != now[name]), "")
+    # Which stores of earlier versions do not have.
+    same = alike(saved.get("targets", now["targets"]), now["targets"])
+    return change or ("" if same else "what `target` gives has changed")
 
 
 def _create(path: pathlib.Path, contents: dict[str, Any], case: Case, examples: Batches) -> None:

@@ -45,6 +45,42 @@ def test_a_wrong_second_derivative_is_refused_and_named(columns, precision, rng)
         ki.hvp(model, rng.normal(size=(model.count_params(), columns)), data)
 
 
+class Detached(layers.Layer):
+    """The identity, whose gradient passes on no derivative of what comes from above."""
+
+    def call(self, x):
+        @tf.custom_gradient
+        def identity(x):
+            return tf.identity(x), tf.stop_gradient
+
+        return identity(x)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("way", ["last", "frozen head", "chosen"])
+def test_a_gauss_newton_matrix_that_is_zero_by_mistake_is_refused(way, columns, rng):
+    """A zero matrix is as symmetric as any. All weights are below where derivatives are lost."""
+    inputs = keras.Input((6,))
+    first = layers.Dense(4, "tanh")
+    hidden = Detached(name="detached")(first(inputs))
+    head = layers.Dense(3, trainable=way != "frozen head")
+    model = _compiled(hidden if way == "last" else head(hidden), inputs, "mse")
+    x = rng.normal(size=(30, 6))
+    data = x, rng.normal(size=(30, 4 if way == "last" else 3))
+    options = {"variables": first} if way == "chosen" else {}
+    with pytest.raises(ValueError, match="does not agree with differences"):
+        ki.hvp(model, np.ones((28, columns)), data, curvature="gauss_newton", **options)
+
+
+def test_a_gauss_newton_matrix_may_be_zero(rng):
+    """No example is on the way through a unit that is dead for all of them."""
+    inputs = keras.Input((6,))
+    model = _compiled(layers.Dense(4, "relu", bias_initializer="zeros")(inputs), inputs, "mse")
+    model.set_weights([-np.ones((6, 4)), np.zeros(4)])
+    data = rng.uniform(1, 2, (30, 6)), rng.normal(size=(30, 4))
+    assert not np.any(ki.hvp(model, np.ones((28, 3)), data, curvature="gauss_newton"))
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("activation", ["relu", "elu", "softsign"])
 def test_right_products_pass_also_beside_kinks(activation, precision, rng):

@@ -217,6 +217,39 @@ def test_order(order, model):
     ),
 )
 def test_target(error, words, given, model):
+    refused_by_all(error, words, given, model)
+
+
+_random = np.random.default_rng(0)
+
+
+@cases(
+    ("a constant", ValueError, "`target` should depend", lambda x, y, p: tf.zeros_like(p[:, 0])),
+    (
+        "a comparison",
+        ValueError,
+        "`target` should depend",
+        lambda x, y, p: tf.cast(p[:, 0] > 0.3, p.dtype),
+    ),
+    (
+        "an argmax",
+        ValueError,
+        "`target` should depend",
+        lambda x, y, p: tf.cast(tf.argmax(p, 1), p.dtype),
+    ),
+    (
+        "a mean",
+        ValueError,
+        "beside other examples.*WholeSet",
+        lambda x, y, p: p[:, 0] - tf.reduce_mean(p[:, 0]),
+    ),
+    ("chance", ValueError, "other values each time", lambda x, y, p: p[:, 0] * _random.uniform()),
+)
+def test_a_target_that_says_nothing_of_an_example(error, words, given, model):
+    refused_by_all(error, words, given, model)
+
+
+def refused_by_all(error, words, given, model):
     calls = (
         lambda m: ki.influence(m, TRAIN, TRAIN, target=given),
         lambda m: ki.group_influence(m, TRAIN, TRAIN, [[0]], target=given),
@@ -275,6 +308,43 @@ def unbuilt():
     return model
 
 
+@keras.saving.register_keras_serializable("test_bad_input")
+class HalfBuilt(keras.Model):
+    """Its first part has weights, its last is made when it is first called."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        self.last = keras.layers.Dense(3, "softmax")
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+def half_built():
+    model = HalfBuilt()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+@keras.saving.register_keras_serializable("test_bad_input")
+class Dropped(keras.Model):
+    """Chance has a state of its own, which is no weight."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.chance, self.last = keras.layers.Dropout(0.5), keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.last(self.chance(x))
+
+
+def dropped():
+    model = Dropped()
+    model.compile("sgd", "mse")
+    return model
+
+
 def frozen():
     model = truth.softmax_model(4, 3)
     model.trainable = False
@@ -308,6 +378,8 @@ def mixing_loss():
 @cases(
     ("uncompiled", ValueError, "`model` should be compiled: its loss defines", uncompiled),
     ("unbuilt", ValueError, "`model` should be built", unbuilt),
+    ("half built", ValueError, "`model` should be built", half_built),
+    ("unbuilt with dropout", ValueError, "`model` should be built", dropped),
     ("frozen", ValueError, "`model` should have trainable weights", frozen),
     ("broken", ValueError, "`model` has NaN or infinite values in dense.*kernel", broken),
     ("lossless", ValueError, "`model` should be compiled with a loss", lossless),

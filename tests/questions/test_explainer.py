@@ -314,6 +314,43 @@ def test_a_stale_object_is_refused(train, test):
             question()
 
 
+def _compiled_anew(model):
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(), loss_weights=3.0)
+
+
+def _another_activation(model):
+    model.get_layer("hidden").activation = keras.activations.relu
+
+
+def _another_regulariser(model):
+    model.layers[-1].kernel.regularizer = keras.regularizers.L2(0.5)
+
+
+def _a_frozen_layer(model):
+    model.get_layer("hidden").trainable = False
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_compiled_anew, "the model was compiled anew"),
+        (_another_activation, "the loss or the architecture has changed"),
+        (_another_regulariser, "a regulariser"),
+        (_a_frozen_layer, "other weights are trainable"),
+    ],
+)
+def test_an_object_whose_model_changed_is_refused(change, words, asked, train, test):
+    """Its weights are as they were, and it may have answered before."""
+    model = network.fresh(WIDTH, L2, cls=ki.InfluenceModel, seed=3)
+    explainer = model.explainer(train, method="direct", damping=0.1)
+    if asked:
+        explainer.influence(test)
+    change(model)
+    with pytest.raises(StaleError, match=rf"{words}.*Explainer\(model, train"):
+        explainer.influence(test)
+
+
 def test_a_file_of_another_kind_is_refused(train, tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match=r"written by Explainer.save.*other.npz"):

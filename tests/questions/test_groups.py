@@ -147,6 +147,20 @@ def test_with_change_gives_a_copy(kind, rng):
     copy.fit(*train, verbose=0)
 
 
+def test_with_change_leaves_chance_as_it_was(rng):
+    """A layer that is made after it begins with the weights that it would have begun with."""
+    model = truth.softmax_model(4, 3)
+    first = []
+    for asked in (False, True):
+        keras.utils.set_random_seed(5)
+        if asked:
+            ki.with_change(model, [np.zeros((4, 3)), np.zeros(3)])
+        layer = keras.layers.Dense(2)
+        layer.build((None, 3))
+        first.append(layer.kernel.numpy())
+    assert (first[0] == first[1]).all()
+
+
 def test_with_change_refuses_another_shape(rng):
     model, *_ = fitted_ridge(rng)
     with pytest.raises(ValueError, match="`change` should be a list"):

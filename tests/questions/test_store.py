@@ -446,6 +446,43 @@ def test_a_store_of_something_else_is_refused(change, words, train, test, tmp_pa
     assert files_in(tmp_path) == before
 
 
+class _Output:
+    """A target that is an object, with a class to look at."""
+
+    def __init__(self, k):
+        self.k = k
+
+    def __call__(self, x, y, y_pred):
+        return y_pred[:, self.k]
+
+
+_CHOSEN = {"class": 0}
+
+
+@pytest.mark.parametrize("kind", ["global", "attribute", "whole set"])
+def test_what_a_target_reads_besides_may_not_change(kind, train, test, tmp_path, monkeypatch):
+    """A function whose source is the same."""
+
+    def chosen(x, y, y_pred):
+        return y_pred[:, _CHOSEN["class"]]
+
+    def target():
+        if kind == "attribute":
+            return _Output(_CHOSEN["class"])
+        whole = ki.WholeSet(lambda x, y, y_pred: keras.ops.sum(chosen(x, y, y_pred)))
+        return whole if kind == "whole set" else chosen
+
+    def call():
+        about = {"store": tmp_path / "s", "target": target(), **OPTIONS}
+        return ki.influence(network(), test, train, **about)
+
+    first = np.asarray(call())
+    assert (np.asarray(call()) == first).all()
+    monkeypatch.setitem(_CHOSEN, "class", 1)
+    with pytest.raises(StaleError, match="what `target` gives has changed"):
+        call()
+
+
 def test_the_size_of_batches_may_change(train, test, tmp_path, monkeypatch):
     def call(size):
         return ki.influence(

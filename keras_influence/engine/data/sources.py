@@ -9,6 +9,7 @@ import random
 
 import keras
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 from keras_influence import _keras
@@ -17,6 +18,7 @@ from keras_influence.engine.data import checks
 
 def whole_of(data, name, class_weight=None):
     """All of a tuple of arrays as tensors, cast as `model.fit` casts it; sparse ones stay sparse."""
+    data = tuple(_in_order(part) for part in data)
     check_arrays(data, name)
     x, y, w = (*data, None, None)[:3]
     x = tf.nest.map_structure(_strings_as_tensor, x)
@@ -39,6 +41,21 @@ def whole_of(data, name, class_weight=None):
     return tf.nest.map_structure(
         lambda t: t if isinstance(t, tf.SparseTensor) else tf.convert_to_tensor(t), whole
     )
+
+
+def _in_order(part):
+    """The same with sparse matrices by rows and each row's entries in their order, as TensorFlow needs them."""
+    if scipy.sparse.issparse(part):
+        rows = part.tocsr()
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
+        return rows
+    if isinstance(part, tf.SparseTensor):
+        return tf.sparse.reorder(part)
+    if isinstance(part, dict):
+        return {key: _in_order(value) for key, value in part.items()}
+    return type(part)(map(_in_order, part)) if type(part) in (list, tuple) else part
 
 
 def passes_of(data, name, class_weight=None):

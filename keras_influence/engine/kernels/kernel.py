@@ -180,6 +180,12 @@ class _Compiled:
             if isinstance(error, (IndexError, KeyError)):  # Of the model's own making, or ours.
                 raise
             raise not_differentiable(error) from error
+        except NotImplementedError as error:
+            if "numpy" in str(
+                error
+            ):  # A tensor of the graph was to be an array, in a user's function.
+                raise
+            raise not_differentiable(error) from error
         # Inside a while-loop TensorFlow would see it when it is run: as an error, or as a crash.
         missing = _missing_gradient(self._function.graph)
         if missing:
@@ -197,7 +203,7 @@ class _Compiled:
     def __call__(self, flat, weight, values):
         try:
             return self._function(flat, weight, values)
-        except tf.errors.NotFoundError as error:
+        except (tf.errors.NotFoundError, tf.errors.UnknownError) as error:
             raise not_differentiable(error) from error
 
 

@@ -125,6 +125,16 @@ class Objective(CompiledLoss):
         with self.at(self.parameters.tensors()):
             return target(x, y, _keras.call_model(self._model(), x))
 
+    def depends(self, batch, target):
+        """Whether a target of a batch has a gradient in θ at all, zero or not."""
+        theta = self.parameters.tensors()
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            with self.at(theta):
+                value = target(x, y, _keras.call_model(self._model(), x))
+        return any(g is not None for g in tape.gradient(value, theta))
+
     # ---- second derivatives, for each row of a (k, p) matrix
 
     @kernel("vectors")

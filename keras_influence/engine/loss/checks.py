@@ -27,7 +27,9 @@ def check_model(model, hidden=True):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
-    if not model.built and not model.variables:
+    if not model.built and (
+        not model.variables or not all(map(_is_built, model._flatten_layers()))
+    ):
         raise ValueError(
             "`model` should be built. Call it on a batch, `model.build(input_shape)` or "
             "`model.fit(...)` first."
@@ -55,6 +57,15 @@ def check_model(model, hidden=True):
 
 
 _COARSE = ("float16", "bfloat16")
+
+
+def _is_built(layer):
+    """Whether a layer that makes weights of its own when it is built, if any, has been built."""
+    return (
+        layer.built
+        or isinstance(layer, keras.Model)
+        or type(layer).build is keras.layers.Layer.build
+    )
 
 
 def _warn_about_hidden_objective(model):
@@ -153,6 +164,18 @@ def _loss_name(model):
     return ", ".join(map(str, names))
 
 
+def _not_of_examples(name, steady):
+    """What to say of a target whose value is not that of each example by itself."""
+    if steady:
+        return (
+            f"`{name}` gives an example another value beside other examples than by itself: it should be a "
+            "function of each example alone. For one number of all test examples take WholeSet(function)."
+        )
+    return (
+        f"`{name}` gives other values each time that it is called. Take what is random out of it."
+    )
+
+
 def check_finite(rows, start, name):
     """Raise a ValueError that names the first example of whose target a gradient, a row, is not finite."""
     bad = np.flatnonzero(~np.isfinite(np.sum(rows, axis=1)))
@@ -208,5 +231,15 @@ def check_target(target, objective, batches, weight, name="target", data="test")
             f"differentiated: {error}"
         ) from error
     if not near(traced, np.ravel(value)):
-        # It reads what has changed since: a global, an attribute, a closure.
+        # It reads what has changed since: a global, an attribute, a closure. Or it cannot be believed.
         objective.forget_target()
+        traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]
+        if not near(traced, np.ravel(value)):
+            again = np.ravel(objective.eager_targets(few, target))
+            raise ValueError(_not_of_examples(name, near(again, np.ravel(value))))
+    if not objective.depends(few, target):
+        raise ValueError(
+            f"`{name}` should depend on the model's outputs, and be differentiable: no gradient comes back "
+            "through it. A comparison, an argmax, a cast to integers and NumPy's functions have none; take a "
+            "probability, a logit or a margin."
+        )

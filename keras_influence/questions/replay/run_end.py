@@ -101,7 +101,7 @@ class RunEnd:
                 return np.array([value_of_set(self._problem.objective, self.test, self._target)])
             if self._target is not None:
                 return self._problem.targets(self.test, self._target)
-            return self._problem.losses(self.test)
+            return self._problem.losses(self.test, "test")
 
     @contextlib.contextmanager
     def _standing_at(self, weights: np.ndarray) -> Iterator[None]:

@@ -115,10 +115,31 @@ def sparse(rng):
     return of_sparse(), x, rng.integers(0, 3, 23)
 
 
+def _shuffled(matrix):
+    order = np.random.default_rng(0).permutation(matrix.nnz)
+    places = matrix.row[order], matrix.col[order]
+    return scipy.sparse.coo_matrix((matrix.data[order], places), matrix.shape)
+
+
+def _in_halves(matrix):
+    """Two entries at each place, which count together."""
+    places = np.tile(matrix.row, 2), np.tile(matrix.col, 2)
+    return scipy.sparse.coo_matrix((np.tile(matrix.data / 2, 2), places), matrix.shape)
+
+
+def _as_tensor(matrix):
+    return tf.SparseTensor(np.column_stack([matrix.row, matrix.col]), matrix.data, matrix.shape)
+
+
 SPARSE = {
     "csr matrix": lambda x, y: (scipy.sparse.csr_matrix(x), y),
     "coo array": lambda x, y: (scipy.sparse.coo_array(x), y),
+    "csc matrix": lambda x, y: (scipy.sparse.csc_matrix(x), y),
+    "dok matrix": lambda x, y: (scipy.sparse.dok_matrix(x), y),
+    "coo in no order": lambda x, y: (_shuffled(scipy.sparse.coo_matrix(x)), y),
+    "coo in halves": lambda x, y: (_in_halves(scipy.sparse.coo_matrix(x)), y),
     "tensor": lambda x, y: (tf.sparse.from_dense(x), y),
+    "tensor in no order": lambda x, y: (_as_tensor(_shuffled(scipy.sparse.coo_matrix(x))), y),
     "dataset": lambda x, y: tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(x), y)).batch(
         5
     ),
