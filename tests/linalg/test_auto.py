@@ -137,3 +137,17 @@ def test_auto_counts_what_is_sent_to_workers(size, n, workers, expected, slow):
 def test_bad_options_are_refused(make, words):
     with pytest.raises((TypeError, ValueError), match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("assembling", "count", "expected"),
+    [
+        (None, 1000, EKFAC),  # As many products as there are parameters.
+        (4e11, 1000, Direct),
+        (4e11, 5, CG),  # Few right-hand sides are not worth a matrix.
+    ],
+)
+def test_auto_counts_what_contributions_write_out(assembling, count, expected):
+    """Softmax regression of 20,000 images of 28 x 28 pixels."""
+    solver, _ = Auto().choose(7850, 20_000, count, work=7850, assembling=assembling)
+    assert type(solver) is expected

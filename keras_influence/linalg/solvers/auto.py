@@ -31,8 +31,6 @@ _EXAMPLE, _INNER = 3, 4
 _CALL = 3e8
 # Vectors that share a call, and passes that a product takes: of each, and of each call.
 _TOGETHER, _EACH, _FIRST = 64, 0.6, 1.4
-# Operations of float32 in the time of one of float64, outside of kernels.
-_DOUBLE = 3
 # Of few parameters, operations that are soon done, half a second: nothing but the exact way need be weighed.
 _SMALL, _SOON = 1000, 2e10
 # Examples with which a worker of a cluster is busy for as long as vectors take to be sent and sums to
@@ -74,9 +72,9 @@ class Auto:
     The unit is a pass of the gradient over all n training examples, 6 n m floating-point
     operations where an example takes m multiplications forward; a product of the curvature with
     one vector costs about two of them, with many together half of that for each, and some
-    milliseconds for each batch. Writing the matrix out takes p products, and p³ / 3 operations to
-    factorise; conjugate gradients take some for each right-hand side, fewer where a `TwoLevel`
-    preconditions them, which costs more to make than a `Nystrom` does, and one where a
+    milliseconds for each batch. Writing the matrix out takes p products, or an eighth of their
+    operations where it is put together from contributions of examples, and p³ / 3 to factorise;
+    conjugate gradients take some for each right-hand side, fewer where a `TwoLevel` preconditions them, which costs more to make than a `Nystrom` does, and one where a
     `Woodbury` of all contributions of examples does; for these two more has to be traced, which
     of a small network takes longer than all the rest. Of few parameters the
     matrix is written out if that is soon done, for no other answer is as exact. Else the cheapest
@@ -143,7 +141,8 @@ class Auto:
         dense = costs.of(size, _TOGETHER)
         if assembling is not None:
             dense = min(dense, assembling / unit + costs.of(2, 2))
-        dense += _DOUBLE * (size**3 / 3 + 2 * count * size**2) / unit
+        # In float64, in which LAPACK is about as fast as passes are in float32.
+        dense += (size**3 / 3 + 2 * count * size**2) / unit
         if size <= _SMALL and dense * unit <= _SOON:
             return Direct(), f"{about}: the dense matrix is small"
         sketch = costs.of(_RANK_NYSTROM, _RANK_NYSTROM)
