@@ -24,7 +24,7 @@ import memory
 import report
 from problems import MODELS, environment, fashion_mnist
 
-from keras_influence import CG, Nystrom
+from keras_influence import CG, Direct, Nystrom
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # (model, n_train, vectors of hvp, vectors of scores). The deep models are slow: smaller n.
