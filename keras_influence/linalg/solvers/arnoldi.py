@@ -7,7 +7,8 @@ import numpy as np
 from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.linalg.spectrum import eigenpairs
 from keras_influence.validate import check_number
 

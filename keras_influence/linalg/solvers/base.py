@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,15 @@ from keras_influence.linalg.arrays import Array, OnStep
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.damped import Damped, undamped
 from keras_influence.linalg.operators.metered import Metered
+from keras_influence.linalg.solvers.problem import Answer, Problem
+from keras_influence.linalg.solvers.residuals import (
+    bounded_residual,
+    measured,
+    relative_residual,
+    sampled_residual,
+)
 from keras_influence.linalg.sweeps import row_norms
 
-# Rows of an approximate answer whose residual is measured, at most, and numbers in them.
-_MEASURED, _NUMBERS = 16, 2**25
-# Rows of an exact one that are bounded together, by how many sums of them, and how far above what these say.
-_TOGETHER, _SUMS, _MARGIN = 128, 4, 2.0
 # Right-hand sides shorter than this lose digits in products; and the highest power of two in float32, nearly.
 _TINY, _HIGHEST = 1e-25, 120
 
@@ -50,62 +53,6 @@ class Solution:
     solver: dict[str, Any]
     details: dict[str, Any]
     factor: Any = dataclasses.field(repr=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What a solver is given: A x = v for each row v, a start, and what was computed once for A.
-
-    Attributes:
-        system: A = H + λI.
-        curvature: H, which counts its products.
-        rows: the right-hand sides, (k, p), in float64 if the solver is.
-        start: (k, p) like these, zero unless the caller has a guess.
-        factor: what `Solver.factorise` returned for H and λ.
-        on_step: to be called as `on_step(iteration, residual)`.
-    """
-
-    system: Damped
-    curvature: Metered
-    rows: Array
-    start: Array
-    factor: Any
-    on_step: OnStep
-
-    @property
-    def passes(self) -> float:
-        """Passes over the full data so far."""
-        return self.curvature.passes
-
-    def product(self, rows: Array) -> Array:
-        """A times (k, p) float64 rows, as float64."""
-        image = self.system.matmat(rows.astype(self.system.dtype, copy=False))
-        return image.astype(np.float64, copy=False)
-
-    def remainder(self, x: Array) -> Array:
-        """v - A x for each row, as an array of its own; no product where x is zero."""
-        if not x.any():
-            return self.rows.copy()
-        return self.rows - self.system.matmat(x.astype(self.system.dtype, copy=False))
-
-
-class Answer(NamedTuple):
-    """What a solver returns; `Solver.solve` makes a `Solution` of it.
-
-    Attributes:
-        x, iterations, positive_definite, details: as in `Solution`.
-        remainder: `Problem.remainder(x)`, if the solver has computed it anew, for this very x.
-        factor: what was computed for A after all; None for that of the `Problem`.
-        tol: the residual that this answer should have, where the solver's says nothing of it.
-    """
-
-    x: Array
-    iterations: Any
-    positive_definite: bool = True
-    details: dict[str, Any] = {}
-    remainder: Array | None = None
-    factor: Any = None
-    tol: float | None = None
 
 
 class Solver:
@@ -201,7 +148,7 @@ class Solver:
 
     def _certified(self, problem: Problem, answer: Answer) -> Solution:
         """The answer with its residual computed anew, and a warning if it misses the tolerance."""
-        few = len(problem.rows) <= _measured(problem)
+        few = len(problem.rows) <= measured(problem)
         sampled = self.tol is None and answer.remainder is None and not few
         tol = answer.tol if self.tol is None else self.tol
         if sampled:
@@ -279,53 +226,3 @@ def _as_rows(
             f"Received: shape {array.shape}"
         )
     return array
-
-
-def relative_residual(problem: Problem, answer: Answer) -> Array:
-    """‖v - A x‖ / ‖v‖ for each row; 0 where v and x are zero."""
-    norms, left = row_norms(problem.rows), answer.remainder
-    left = problem.remainder(answer.x) if left is None else left
-    return row_norms(left) / np.where(norms > 0, norms, 1)
-
-
-def _measured(problem: Problem) -> int:
-    """Of how many rows the residual of an approximation is measured."""
-    return int(np.clip(_NUMBERS // problem.rows.shape[1], 1, _MEASURED))
-
-
-def sampled_residual(problem: Problem, answer: Answer) -> Array:
-    """The same of a few rows from all over; of the others the largest of these."""
-    some = np.unique(np.linspace(0, len(problem.rows) - 1, _measured(problem)).astype(int))
-    part = dataclasses.replace(problem, rows=problem.rows[some])
-    found = relative_residual(part, Answer(answer.x[some], answer.iterations))
-    residual = np.full(len(problem.rows), found.max())
-    residual[some] = found
-    return residual
-
-
-def bounded_residual(problem: Problem, answer: Answer, tol: float) -> Array:
-    """The same, or where there are many rows a bound on it, as far as that is within `tol`.
-
-    With signs drawn at random Σᵢ ±rᵢ has, on average over them, the squared norm Σᵢ |rᵢ|², which is at least
-    that of each: so products with a few such sums of answers say enough of all of these. What a
-    single row is off by is in each sum; a bound is twice what four of them say.
-    """
-    count = len(problem.rows)
-    groups = [slice(start, start + _TOGETHER) for start in range(0, count, _TOGETHER)]
-    if count <= _SUMS * len(groups):
-        return relative_residual(problem, answer)
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (_SUMS, count))
-    norms = row_norms(problem.rows)
-    signs /= np.where(norms > 0, norms, 1)
-    rows, x = (
-        np.concatenate([signs[:, some] @ array[some] for some in groups])
-        for array in (problem.rows, answer.x)
-    )
-    left = dataclasses.replace(problem, rows=rows).remainder(x)
-    of_groups = np.sqrt((row_norms(left) ** 2).reshape(len(groups), _SUMS).mean(1))
-    residual = _MARGIN * np.repeat(of_groups, _TOGETHER)[:count]
-    far = np.flatnonzero(residual > tol)
-    if far.size:
-        part = dataclasses.replace(problem, rows=problem.rows[far])
-        residual[far] = relative_residual(part, Answer(answer.x[far], answer.iterations))
-    return residual

@@ -12,8 +12,9 @@ from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.patience import FirstStep, Patience, factors_to_come, waits
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.linalg.solvers.rounding import not_definite
 from keras_influence.linalg.sweeps import conjugated, overlaps, row_norms, stepped, turned
 from keras_influence.validate import check_number

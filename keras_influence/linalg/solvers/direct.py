@@ -3,7 +3,8 @@
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.damped import Damped
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.linalg.solvers.rounding import rounding_of
 from keras_influence.validate import check_number
 

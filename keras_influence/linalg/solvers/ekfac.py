@@ -7,7 +7,8 @@ from keras_influence.linalg.factors.kronecker import AnyBlock, Channels, Kroneck
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import layered
 from keras_influence.linalg.operators.restricted import Restricted
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.validate import check_number
 
 # Up to this many parameters of which only the diagonal is known, their block is written out.

@@ -9,7 +9,8 @@ from keras_influence.errors import DivergenceError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners, recurrences
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.linalg.solvers.recurrences import Map, Samples
 from keras_influence.linalg.solvers.rounding import not_definite
 from keras_influence.linalg.sweeps import row_norms

@@ -3,7 +3,8 @@
 import numpy as np
 
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.linalg.sweeps import row_norms
 from keras_influence.validate import check_number
 

@@ -5,7 +5,8 @@ import scipy.optimize
 
 from keras_influence.errors import NegativeCurvatureError
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.validate import check_number
 
 

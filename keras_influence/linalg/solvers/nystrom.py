@@ -6,7 +6,8 @@ import scipy.linalg
 from keras_influence.errors import NotFiniteError, SolverError
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.validate import check_number
 
 

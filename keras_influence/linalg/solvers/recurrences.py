@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.solvers.base import Problem
+from keras_influence.linalg.solvers.problem import Problem
 from keras_influence.linalg.sweeps import row_norms
 
 # Heavy-ball momentum, and a step that is stable with it: (1 - 0.9) · 4 / σ.

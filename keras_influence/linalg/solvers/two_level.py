@@ -9,7 +9,8 @@ from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import layered
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.validate import check_number
 
 # Pseudo-gradients that the coupling is estimated from, for each of its directions.

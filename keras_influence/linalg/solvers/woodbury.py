@@ -6,7 +6,8 @@ from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import BYTES, layered
-from keras_influence.linalg.solvers.base import Answer, Problem, Solver
+from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.validate import check_number
 
 # The residual of an answer from all contributions, beyond which rounding has spoilt it.
