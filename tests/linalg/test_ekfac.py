@@ -11,7 +11,7 @@ from keras_influence import ASTRA, CG, EKFAC, TwoLevel
 from keras_influence.linalg.factors import kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators import Damped, Dense
-from keras_influence.linalg.solvers import base
+from keras_influence.linalg.solvers import residuals
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
 
@@ -133,7 +133,7 @@ def test_the_residual_is_measured_for_a_few_and_bounds_the_others(
     numbers, measured, rng, monkeypatch
 ):
     """Of long vectors for fewer: their products take most of what an approximation costs."""
-    monkeypatch.setattr(base, "_NUMBERS", numbers)
+    monkeypatch.setattr(residuals, "_NUMBERS", numbers)
     layers, v = Layers(rng, coupling=0.02), rng.normal(size=(20, 23))
     solution = EKFAC().solve(Damped(layers, 0.1), v)
     left = v - solution.x @ (layers.matrix + 0.1 * np.eye(23))
