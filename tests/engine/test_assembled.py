@@ -67,6 +67,15 @@ def test_a_penalty_on_each_weight_is_in_it(float64, rng):
     assert truth.relative_error(matrix, rows.T @ rows + np.diag(penalty)) < 1e-10
 
 
+@pytest.mark.parametrize("blank", [slice(0, 4), slice(4, 8)])
+def test_a_batch_without_weight_has_no_part(blank, float64, rng):
+    model, (x, y, w) = _case("dense", rng, scalar=False)
+    w[blank] = 0
+    rows, _ = _roots(model, x, w, scalar=False)
+    operator = Problem(model, (x, y, w), batch_size=4).curvature("gauss_newton")
+    assert truth.relative_error(operator.written_out()[0], rows.T @ rows) < 1e-10
+
+
 @keras.saving.register_keras_serializable("test_assembled")
 class SquareOfSum(keras.regularizers.Regularizer):
     """Acts on all weights together: its Hessian is not diagonal."""

@@ -359,22 +359,44 @@ class Projected(keras.layers.Layer):
         return keras.ops.tanh(x @ self.w)
 
 
-def test_products_of_many_sequences_with_weights(rng):
-    """A map over examples makes (60, 1, 9, 5) x (5, 4) of them, in which TensorFlow corrupts memory."""
+def _sequences(rng, layers):
+    """A model of 61 sequences by squared errors, the data; J, and ∂ℓ/∂z, by plain tapes."""
     inputs = keras.Input((9, 5))
-    pooled = keras.layers.GlobalAveragePooling1D()(Projected()(inputs))
+    pooled = keras.layers.GlobalAveragePooling1D()(layers(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1)(pooled))
     model.compile("sgd", "mse")
-    x, y = rng.normal(size=(60, 9, 5)).astype("f"), rng.normal(size=(60, 1)).astype("f")
-    found = ki.influence(model, (x, y), (x, y), damping=0.1, method="direct")
+    x, y = rng.normal(size=(61, 9, 5)).astype("f"), rng.normal(size=(61, 1)).astype("f")
     rows, slopes = [], []
-    for i in range(60):
+    for i in range(61):
         with tf.GradientTape() as tape:
             z = model(x[i : i + 1])
         gradients = tape.gradient(z, model.trainable_variables)
         rows.append(np.concatenate([np.ravel(g) for g in gradients]).astype(float))
         slopes.append(2 * (float(z[0, 0]) - y[i, 0]))
-    j = np.array(rows)
-    g = j * np.array(slopes)[:, None]
-    expected = g @ np.linalg.solve(2 * j.T @ j / 60 + 0.1 * np.eye(25), g.T) / 60
+    return model, (x, y), np.array(rows), np.array(slopes)
+
+
+def test_products_of_many_sequences_with_weights(rng):
+    """A map over examples makes (61, 1, 9, 5) x (5, 4) of them, in which TensorFlow corrupts memory."""
+    model, data, j, slopes = _sequences(rng, Projected())
+    found = ki.influence(model, data, data, damping=0.1, method="direct")
+    g = j * slopes[:, None]
+    expected = g @ np.linalg.solve(2 * j.T @ j / 61 + 0.1 * np.eye(25), g.T) / 61
     assert truth.relative_error(found.values, expected) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["own", "attention"])
+def test_products_of_many_vectors_with_a_batch_of_one(kind, rng):
+    """A map over vectors makes (64, 1, 9, 4) x (4, 4) of them, where the last batch has one example."""
+
+    def layers(x):
+        if kind == "own":
+            return Projected()(Projected()(x))
+        x = keras.layers.Dense(4)(x)
+        return keras.layers.Attention()([x, x])
+
+    model, data, j, _ = _sequences(rng, layers)
+    vectors = rng.normal(size=(64, j.shape[1]))
+    options = {"curvature": "gauss_newton", "batch_size": 20}
+    found = ki.hvp(model, vectors.T, data, **options)
+    assert truth.relative_error(found, 2 * j.T @ (j @ vectors.T) / 61) < 1e-4

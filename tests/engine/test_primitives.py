@@ -197,3 +197,50 @@ def test_example_gradients_of_a_strided_pixel(batch, rng):
         truth.relative_error(ki.hvp(model, v, (x, y)), truth.finite_difference_hvp(model, x, y, v))
         < 1e-7
     )
+
+
+# ---- products in vectorised maps
+
+# name: (a product for each of what is mapped over, shapes of what is mapped over and of the other operand)
+_MAPPED = {
+    "examples, one matrix": (lambda a, w: tf.matmul(a[None], w), (None, 9, 4), (4, 6)),
+    "examples, one matrix of three axes": (lambda a, w: tf.matmul(a[None], w), (None, 9, 4), (1, 4, 6)),
+    "vectors, one matrix": (lambda a, w: tf.matmul(a, w), (70, None, 9, 4), (4, 6)),
+    "vectors, a matrix of each example": (lambda a, w: tf.matmul(a, w), (70, None, 9, 4), (None, 4, 6)),
+    "vectors, turned": (
+        lambda a, w: tf.matmul(a, w, transpose_a=True, transpose_b=True),
+        (70, None, 4, 9),
+        (None, 6, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _MAPPED)
+def test_maps_make_no_product_in_which_tensorflow_corrupts_memory(name, rng):
+    """Of four axes with an axis of one, or one that may be one, beside one matrix; it need not show each time."""
+    product, mapped, other = _MAPPED[name]
+    with primitives.replaced():
+        traced = tf.function(
+            lambda a, w: tf.vectorized_map(lambda row: product(row, w), a),
+            [tf.TensorSpec(mapped), tf.TensorSpec(other)],
+        ).get_concrete_function()
+    found = [op.inputs for op in traced.graph.get_operations() if op.type == "BatchMatMulV2"]
+    assert found and all(a.shape.rank != 4 for a, _ in found)
+    a, w = (
+        rng.normal(size=[3 if size is None else size for size in shape]).astype("f")
+        for shape in (mapped, other)
+    )
+    turned = "turned" in name
+    expected = (a.swapaxes(-1, -2) if turned else a) @ (w.swapaxes(-1, -2) if turned else w)
+    values = traced(tf.constant(a), tf.constant(w)).numpy()
+    assert truth.relative_error(values.reshape(expected.shape), expected) < 1e-5
+
+
+def test_maps_leave_other_products_as_they_are(rng):
+    """A matrix of each on both sides, and more axes of examples than one."""
+    a, b = (tf.constant(rng.normal(size=shape)) for shape in ((5, 3, 9, 4), (5, 3, 4, 6)))
+    with primitives.replaced():
+        traced = tf.function(lambda a, b: tf.vectorized_map(lambda pair: pair[0] @ pair[1], [a, b]))
+        graph = traced.get_concrete_function(a, b).graph
+    assert "ExpandDims" not in {op.type for op in graph.get_operations()}
+    assert truth.relative_error(traced(a, b), a.numpy() @ b.numpy()) < 1e-12

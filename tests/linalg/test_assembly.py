@@ -60,3 +60,13 @@ def test_rows_in_float32_are_added_up_in_float64(rng):
         assembly.add(pieces)
     assert truth.relative_error(assembly.written_out(SIZE), expected) < 1e-6
     assert not Assembly().written_out(3).any()
+
+
+def test_rows_in_other_parts_are_not_added(rng):
+    """As where a layer has turned out not to know its examples."""
+    pieces, whole = _pieces(rng, 5, 2)
+    assembly = Assembly()
+    assert assembly.add(pieces) and assembly.add([])
+    assert not assembly.add([parts[:-1] for parts in pieces])
+    expected = np.einsum("cbi,cbj->ij", whole, whole)
+    assert truth.relative_error(assembly.written_out(SIZE), expected) < 1e-13

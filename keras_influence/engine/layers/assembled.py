@@ -57,10 +57,9 @@ def _added(ground, run, weight, assembly, together):
             places = np.arange(start, min(start + together, len(strengths)))
             some = batch if len(places) == len(strengths) else rows.take(batch, places)
             found = _columns(pseudo, some, weight, columns)
-            if found is None:
+            if found is None or not assembly.add(found):
                 yield None
                 return
-            assembly.add(found)
         yield len(columns) * len(strengths)
 
 
@@ -71,7 +70,7 @@ def _columns(pseudo, batch, weight, columns):
         with computing("train"):
             raw = pseudo.contributed(batch, weight, np.full(count, column))
         parts = known_rows(pseudo, raw, count)
-        if None in parts:
+        if any(part is None for part in parts):
             return None
         # The inputs are those of the first.
         found.append([_beside(*pair) for pair in zip(parts, found[0])] if found else parts)

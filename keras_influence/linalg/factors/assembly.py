@@ -36,6 +36,11 @@ class _Products:
     inputs: Array
     deltas: Array
 
+    @property
+    def by_output(self) -> Array:
+        """The positions of each output's weights, (O, K)."""
+        return self.positions.T
+
     @classmethod
     def of(cls, pieces: Sequence[Any]) -> "_Products":
         """The `Outer` of several columns."""
@@ -62,6 +67,11 @@ class _Written:
 
     positions: Array
     rows: Array
+
+    @property
+    def by_output(self) -> Array:
+        """The positions, as those of one output, (1, q)."""
+        return self.positions[None]
 
     @classmethod
     def of(cls, pieces: Sequence[Rows]) -> "_Written":
@@ -94,13 +104,15 @@ class Assembly:
         self._strips: list[list[_Strip]] = []
         self._shared: bool | None = None
 
-    def add(self, columns: Sequence[Sequence[Rows]]) -> None:
-        """The rows of some examples.
+    def add(self, columns: Sequence[Sequence[Rows]]) -> bool:
+        """The rows of some examples; whether they are in parts as those before them were, else nothing is added.
 
         Args:
             columns: of each the examples' rows, one after another, as parts. All are of the same
-                examples, with the same parts.
+                examples, with the same parts. None where these examples have no rows.
         """
+        if not any(columns):
+            return True
         # A single row of each has nothing in common with others, and is one product written out.
         self._shared = len(columns) > 1 if self._shared is None else self._shared
         products, written = [], []
@@ -109,12 +121,16 @@ class Assembly:
                 products.append(_Products.of(pieces))
             else:
                 written.append(_Written.of(pieces))
+        order = _order_of([*products, *written])
         if not self._strips:
             self._strips = _laid_out([*products, *written])
+        elif not np.array_equal(order, self._strips[0][0].rest):
+            return False
         for i, (part, strips) in enumerate(zip(products, self._strips)):
             _add_products(strips, part, [*products[i + 1 :], *written])
         for i, (rows, (strip,)) in enumerate(zip(written, self._strips[len(products) :])):
             _add_written(strip.sums, rows, written[i + 1 :])
+        return True
 
     def written_out(self, size: int) -> Array:
         """The (p, p) matrix, in float64; to be asked for once, for what it is made of is let go of."""
@@ -136,14 +152,17 @@ def _as_array(rows: Rows) -> Array:
     return rows.rows.toarray() if isinstance(rows, Sparse) else rows.rows
 
 
+def _order_of(parts: Sequence[_Products | _Written]) -> Array:
+    """The positions of all parts in the order of the strips."""
+    return np.concatenate([part.by_output.ravel() for part in parts])
+
+
 def _laid_out(parts: Sequence[_Products | _Written]) -> list[list[_Strip]]:
     """Empty strips: one for each output of what is products, and one for each other part."""
-    of_parts = [p.positions.T if p.positions.ndim == 2 else p.positions[None] for p in parts]
-    order = np.concatenate([positions.ravel() for positions in of_parts])
-    start, strips = 0, []
-    for positions in of_parts:
+    order, start, strips = _order_of(parts), 0, []
+    for part in parts:
         mine = []
-        for some in positions:
+        for some in part.by_output:
             mine.append(_Strip(some, order[start:]))
             start += len(some)
         strips.append(mine)
