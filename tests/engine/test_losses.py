@@ -283,6 +283,31 @@ def test_with_an_ignored_class_gauss_newton_is_the_hessian_of_a_softmax_regressi
     assert truth.relative_error(found, exact) < 1e-6
 
 
+@pytest.mark.parametrize("layer", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_in_another_dtype_gauss_newton_is_the_hessian_of_a_logistic_regression(
+    activation, layer, rng
+):
+    """Keras casts the output to the dtype of the loss, and loses the logits with it."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation, dtype=layer)])
+    other = "float32" if layer == "float64" else "float64"
+    x, y = rng.normal(size=(9, 4)), rng.integers(0, 3, 9)
+    if activation == "softmax":
+        model.compile("sgd", losses.SparseCategoricalCrossentropy(dtype=other))
+    else:
+        model.compile("sgd", losses.BinaryCrossentropy(dtype=other))
+        y = np.eye(3)[y]
+    z, p = np.c_[x, np.ones(9)], model(x).numpy().astype(float)
+    # A binary cross-entropy is the mean over three outputs.
+    bends = [
+        np.diag(q * (1 - q)) / 3 if activation == "sigmoid" else np.diag(q) - np.outer(q, q)
+        for q in p
+    ]
+    exact = sum(np.kron(np.outer(a, a), bend) for a, bend in zip(z, bends)) / 9
+    found = ki.operator(model, (x, y), curvature="gauss_newton").to_dense()
+    assert truth.relative_error(found, exact) < 1e-5
+
+
 def test_a_loss_without_second_derivative_says_so(rng):
     @tf.custom_gradient
     def opaque(z):

@@ -359,13 +359,13 @@ class Projected(keras.layers.Layer):
         return keras.ops.tanh(x @ self.w)
 
 
-def _sequences(rng, layers):
-    """A model of 61 sequences by squared errors, the data; J, and ∂ℓ/∂z, by plain tapes."""
-    inputs = keras.Input((9, 5))
-    pooled = keras.layers.GlobalAveragePooling1D()(layers(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(1)(pooled))
+def _examples(rng, layers, shape=(9, 5)):
+    """A model of 61 examples by squared errors, the data; J, and ∂ℓ/∂z, by plain tapes."""
+    inputs = keras.Input(shape)
+    flat = keras.layers.Flatten()(layers(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(flat))
     model.compile("sgd", "mse")
-    x, y = rng.normal(size=(61, 9, 5)).astype("f"), rng.normal(size=(61, 1)).astype("f")
+    x, y = rng.normal(size=(61, *shape)).astype("f"), rng.normal(size=(61, 1)).astype("f")
     rows, slopes = [], []
     for i in range(61):
         with tf.GradientTape() as tape:
@@ -378,10 +378,10 @@ def _sequences(rng, layers):
 
 def test_products_of_many_sequences_with_weights(rng):
     """A map over examples makes (61, 1, 9, 5) x (5, 4) of them, in which TensorFlow corrupts memory."""
-    model, data, j, slopes = _sequences(rng, Projected())
+    model, data, j, slopes = _examples(rng, Projected())
     found = ki.influence(model, data, data, damping=0.1, method="direct")
     g = j * slopes[:, None]
-    expected = g @ np.linalg.solve(2 * j.T @ j / 61 + 0.1 * np.eye(25), g.T) / 61
+    expected = g @ np.linalg.solve(2 * j.T @ j / 61 + 0.1 * np.eye(j.shape[1]), g.T) / 61
     assert truth.relative_error(found.values, expected) < 1e-4
 
 
@@ -395,8 +395,47 @@ def test_products_of_many_vectors_with_a_batch_of_one(kind, rng):
         x = keras.layers.Dense(4)(x)
         return keras.layers.Attention()([x, x])
 
-    model, data, j, _ = _sequences(rng, layers)
+    model, data, j, _ = _examples(rng, layers)
     vectors = rng.normal(size=(64, j.shape[1]))
     options = {"curvature": "gauss_newton", "batch_size": 20}
     found = ki.hvp(model, vectors.T, data, **options)
+    assert truth.relative_error(found, 2 * j.T @ (j @ vectors.T) / 61) < 1e-4
+
+
+@keras.saving.register_keras_serializable("test_own")
+class Grouped(keras.layers.Layer):
+    """A convolution in two groups, as users write it; or by hand, as TensorFlow has no eager gradient of it."""
+
+    by_hand = False
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(3, 3, shape[-1] // 2, 4))
+
+    def call(self, x):
+        pairs = [(x, self.w)]
+        if self.by_hand:
+            pairs = zip(tf.split(x, 2, 3), tf.split(tf.convert_to_tensor(self.w), 2, 3))
+        parts = [tf.nn.conv2d(image, kernel, 1, "SAME") for image, kernel in pairs]
+        return keras.ops.tanh(tf.concat(parts, 3))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 4)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_products_of_many_vectors_with_groups_of_channels(count, rng, monkeypatch):
+    """A map over filter gradients of TensorFlow's mixes the groups."""
+
+    def layers(x):
+        for _ in range(count):
+            x = Grouped()(x)
+        return x
+
+    monkeypatch.setattr(Grouped, "by_hand", True)
+    model, data, j, _ = _examples(rng, layers, (5, 5, 4))
+    by_hand = model(data[0])
+    monkeypatch.setattr(Grouped, "by_hand", False)
+    assert truth.relative_error(model(data[0]), by_hand) < 1e-5
+    vectors = rng.normal(size=(8, j.shape[1]))
+    found = ki.hvp(model, vectors.T, data, curvature="gauss_newton")
     assert truth.relative_error(found, 2 * j.T @ (j @ vectors.T) / 61) < 1e-4

@@ -25,10 +25,9 @@ def curved_outputs(reading, model, batch, y_pred):
         if id(output) in seen:
             continue
         seen.add(id(output))
-        loses = loses and any(fn is known for known in _SOFTMAX)
-        behind = None if loses else getattr(output, "_keras_logits", None)
+        behind = getattr(output, "_keras_logits", None)
         logits = _logits(output, fn) if behind is None else behind
-        found.append((output, logits, tf.nn.softmax if loses else None))
+        found.append((output, logits, _activation(fn) if loses else None))
     return found
 
 
@@ -39,6 +38,13 @@ def _logits(output, fn):
     if any(fn is known for known in _SIGMOID):
         return tf.math.log(tf.maximum(output, tiny)) - tf.math.log(tf.maximum(1 - output, tiny))
     return None
+
+
+def _activation(fn):
+    """What turns logits into what a cross-entropy of probabilities takes; None for other losses."""
+    if any(fn is known for known in _SOFTMAX):
+        return tf.nn.softmax
+    return tf.nn.sigmoid if any(fn is known for known in _SIGMOID) else None
 
 
 def slope_at_outputs(reading, model, batch, y_pred, outputs, omega, weight):

@@ -54,7 +54,7 @@ class Compiled:
         """Triples of an output that the loss is a function of, the function if known, and whether
         it loses the logits behind the output."""
         return [
-            (leaf, term.of_probabilities, term.ignores)
+            (leaf, term.of_probabilities, term.loses_logits)
             for term in self.terms(model, batch, y_pred)
             for leaf in tf.nest.flatten(term.output)
         ]

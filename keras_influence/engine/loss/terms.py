@@ -42,8 +42,8 @@ class Term(NamedTuple):
         masked: whether there is a mask.
         output: the output that the loss was given.
         of_probabilities: the loss function, if it takes probabilities and no logits, or None.
-        ignores: whether it ignores a class. Keras then multiplies the output by a mask, and with
-            that loses the logits behind it.
+        loses_logits: whether Keras loses the logits behind the output: it multiplies it by a mask where a
+            class is ignored, and casts it where the loss is computed in another dtype.
     """
 
     examples: tf.Tensor
@@ -54,7 +54,7 @@ class Term(NamedTuple):
     masked: bool
     output: object
     of_probabilities: object
-    ignores: bool
+    loses_logits: bool
 
 
 def compiled_terms(model, y, y_pred, sample_weight, replacements):
@@ -110,13 +110,19 @@ def _term(call):
         masked=mask is not None,
         output=call.y_pred,
         of_probabilities=_function_of_probabilities(loss),
-        ignores=getattr(loss, "_fn_kwargs", {}).get("ignore_class") is not None,
+        loses_logits=_loses_logits(loss, call.y_pred),
     )
 
 
 def _function_of_probabilities(loss):
     options = getattr(loss, "_fn_kwargs", {})
     return None if options.get("from_logits") else getattr(loss, "fn", None)
+
+
+def _loses_logits(loss, output):
+    ignores = getattr(loss, "_fn_kwargs", {}).get("ignore_class") is not None
+    dtype = getattr(loss, "dtype", None)
+    return ignores or any(dtype not in (None, t.dtype.name) for t in tf.nest.flatten(output))
 
 
 def _reduction(loss):

@@ -8,6 +8,7 @@ from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.problem import Answer, Problem
+from keras_influence.linalg.solvers.rounding import eps_of
 from keras_influence.validate import check_number
 
 
@@ -28,7 +29,7 @@ def nystrom_factor(curvature: LinearOperator, damping: float, rank: int, seed: i
     sketch = np.linalg.qr(rng.standard_normal((curvature.size, rank)))[0].T
     image = curvature.matmat(np.ascontiguousarray(sketch, curvature.dtype)).astype(np.float64)
     # A small shift keeps the Cholesky factor real; it is taken off again below.
-    shift = max(np.finfo(curvature.dtype).eps * np.linalg.norm(image), 1e-300)
+    shift = max(eps_of(curvature.dtype) * np.linalg.norm(image), 1e-300)
     core = sketch @ image.T
     if not np.isfinite(core).all():
         raise NotFiniteError
@@ -42,7 +43,7 @@ def nystrom_factor(curvature: LinearOperator, damping: float, rank: int, seed: i
     half = scipy.linalg.solve_triangular(factor, image + shift * sketch, trans="T")
     _, singular, vectors = np.linalg.svd(half, full_matrices=False)
     values = np.maximum(singular**2 - shift, 0)
-    if not damping and values[-1] <= np.finfo(curvature.dtype).eps * values[0]:
+    if not damping and values[-1] <= eps_of(curvature.dtype) * values[0]:
         raise SolverError(
             "The Nyström approximation is singular without damping: use `damping` > 0."
         )
