@@ -264,15 +264,12 @@ class Problem:
         """What products with the curvature cost, for who chooses a solver by that; see `Auto`."""
         workers = spread(self.train)
         worth_it = are_worth_it(self.objective, self.footprint.work * self.n)
-        batches = len(self.train) / max(1, workers)
-        assembled = None
-        if not workers:
-            assembled = assembling(self.objective, self.footprint, self.n, batches)
+        assembled = assembling(self.objective, self.footprint, self.train)
         return {
             "work": self.footprint.work,
             "contributions": contributions_worth_it(self.objective, self.footprint, self.n),
             "bases": operations(self.objective) if worth_it else None,
-            "batches": batches,
+            "batches": len(self.train) / max(1, workers),
             "alone": work_alone(self.model),
             "tracing": tracing(self.objective),
             "assembling": assembled and assembled.operations,

@@ -62,7 +62,7 @@ def lds(
 ) -> LDS:
     """Linear datamodelling score of an attribution matrix (Park et al. 2023, section 2).
 
-    A subset is predicted to have the output -Σ scores[i, j] over the examples j that it
+    A subset is predicted to have the output +Σ scores[i, j] over the examples j that it
     lacks, up to a constant, as far as effects add up. For each test example: the Spearman
     correlation, over subsets, of that with the actual output (the mean over seeds).
 

@@ -46,6 +46,16 @@ def gallery(
     return draw(entries, test, train)
 
 
+def _outputs_of(y):
+    """The labels of each output of a model."""
+    if isinstance(y, dict):
+        return list(y.values())
+    several = isinstance(y, (list, tuple)) and all(
+        isinstance(part, (np.ndarray, tf.Tensor)) for part in y
+    )
+    return list(y) if several else [y]
+
+
 class _Examples:
     """What a picture needs of one data set: images if there are any, and label texts."""
 
@@ -55,13 +65,15 @@ class _Examples:
             return
         if not isinstance(data, tuple) or len(data) < 2:
             raise TypeError(f"`{name}` should be a tuple (x, y). Received: {type(data).__name__}")
-        x, y = data[0], np.asarray(data[1])
-        if len(y) != count:
+        x, found = data[0], [np.asarray(part) for part in _outputs_of(data[1])]
+        if any(len(y) != count for y in found):
             raise ValueError(
-                f"`{name}` should be the {count} examples of the scores. Received: {len(y)}"
+                f"`{name}` should be the {count} examples of the scores. Received: {len(found[0])}"
             )
-        one_hot = y.ndim == 2 and y.shape[1] > 1
-        self._labels = y.argmax(1) if one_hot else y.reshape(count, -1)[:, 0]
+        if len(found) == 1:  # Of several outputs no label says it all.
+            (y,) = found
+            one_hot = y.ndim == 2 and y.shape[1] > 1
+            self._labels = y.argmax(1) if one_hot else y.reshape(count, -1)[:, 0]
         if not tf.nest.is_nested(x) and np.ndim(x) in (3, 4):
             self.images = np.asarray(x)
 

@@ -107,3 +107,44 @@ def test_leaving_out_sees_what_layers_add(reduce, rng):
 def test_bad_calls_are_refused(options, error, words, data):
     with pytest.raises(error, match=words):
         ki.losses(truth.softmax_model(4, 3), **({"data": data} | options))
+
+
+@pytest.mark.parametrize("name", ["losses", "group", "parameters"])
+def test_labels_out_of_range_are_said_to_be_that(name, rng):
+    """Also where the first rows are right."""
+    model = truth.softmax_model(4, 3)
+    x, y = rng.normal(size=(90, 4)), rng.integers(0, 3, 90)
+    y[80] = 7
+    test = x[:2], y[:2]
+    questions = {
+        "losses": lambda: ki.losses(model, (x, y)),
+        "group": lambda: ki.group_influence(model, test, (x, y), [[0, 80]], damping=0.5),
+        "parameters": lambda: ki.parameter_influence(model, [0, 80], (x, y), damping=0.5),
+    }
+    with pytest.raises(
+        ValueError, match="`train` has examples.*in the range of the classes"
+    ) as caught:
+        questions[name]()
+    assert not isinstance(caught.value, tf.errors.InvalidArgumentError)
+
+
+@keras.saving.register_keras_serializable("test_losses")
+class Refusing(keras.layers.Layer):
+    """TensorFlow refuses some of its rows, for a reason that is none of the labels'."""
+
+    def call(self, x):
+        with tf.control_dependencies(
+            [tf.debugging.assert_less(x, tf.cast(5, x.dtype), message="too bright")]
+        ):
+            return tf.identity(x)
+
+
+def test_what_tensorflow_refuses_is_not_put_down_to_labels(rng):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(Refusing()(inputs)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = rng.uniform(size=(90, 4)), rng.integers(0, 3, 90)
+    x[80] = 6
+    with pytest.raises(ValueError, match="`train` has examples") as caught:
+        ki.losses(model, (x, y))
+    assert "range of the classes" not in str(caught.value)

@@ -86,3 +86,23 @@ def test_other_data_are_refused(scores, rng):
         scores.plot(good, (rng.random((3, 5)), np.zeros(3)))
     with pytest.raises(TypeError, match="`train` should be a tuple"):
         scores.plot(good, rng.random((4, 5)))
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_examples_with_several_outputs_are_shown_by_their_positions(kind, scores, rng):
+    """Labels of one of them would not say what an example is."""
+
+    def examples(n):
+        y = [rng.random((n, 1)), np.arange(n)]
+        return rng.random((n, 5)), y if kind == "list" else {"a": y[0], "b": y[1]}
+
+    figure = scores.plot(examples(2), examples(4), k=1)
+    cells = {k: v.get_text().get_text() for k, v in figure.axes[0].tables[0].get_celld().items()}
+    assert [cells[1, column] for column in range(3)] == ["0", "0  +0.3", "1  -0.5"]
+    with pytest.raises(ValueError, match="`train` should be the 4 examples"):
+        scores.plot(examples(2), examples(3), k=1)
+
+
+def test_labels_may_be_a_list(scores, rng):
+    figure = scores.plot((rng.random((2, 5)), [7, 8]), k=1)
+    assert figure.axes[0].tables[0].get_celld()[1, 0].get_text().get_text() == "0 (7)"

@@ -14,7 +14,7 @@ from keras_influence.engine.layers.scoring import check_gradients
 from keras_influence.engine.layers.worth import are_worth_it, assembling, contributions_worth_it
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.ground import Ground
-from keras_influence.engine.passes.passes import spread, total
+from keras_influence.engine.passes.passes import total
 from keras_influence.errors import NotFiniteError
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.sweeps import row_norms
@@ -188,9 +188,7 @@ class GaussNewton(Curvature):
         return matrix, passes + taken
 
     def _assembling(self):
-        if self.dtype.itemsize < 4 or spread(self._batches):
-            return None
-        return assembling(self._objective, self._footprint, self.n, len(self._batches))
+        return assembling(self._objective, self._footprint, self._batches)
 
     def _gives_products(self, matrix):
         """Whether it does; not where a regulariser acts on several weights together."""

@@ -181,9 +181,8 @@ class _Compiled:
                 raise
             raise not_differentiable(error) from error
         except NotImplementedError as error:
-            if "numpy" in str(
-                error
-            ):  # A tensor of the graph was to be an array, in a user's function.
+            # A tensor of the graph was to be an array, in a user's function.
+            if "numpy" in str(error):
                 raise
             raise not_differentiable(error) from error
         # Inside a while-loop TensorFlow would see it when it is run: as an error, or as a crash.

@@ -119,20 +119,18 @@ class Objective(CompiledLoss):
         """Trace the target anew: what it reads besides its arguments has changed."""
         self._target = None
 
-    def eager_targets(self, batch, target):
-        """t(x, y, y_pred) of a batch, as `target` returns it."""
+    def eager_targets(self, batch, target, theta=None):
+        """t(x, y, y_pred) of a batch, as `target` returns it, at the present weights or at other tensors."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        with self.at(self.parameters.tensors()):
+        with self.at(self.parameters.tensors() if theta is None else theta):
             return target(x, y, _keras.call_model(self._model(), x))
 
     def depends(self, batch, target):
         """Whether a target of a batch has a gradient in θ at all, zero or not."""
         theta = self.parameters.tensors()
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
-            with self.at(theta):
-                value = target(x, y, _keras.call_model(self._model(), x))
+            value = self.eager_targets(batch, target, theta)
         return any(g is not None for g in tape.gradient(value, theta))
 
     # ---- second derivatives, for each row of a (k, p) matrix

@@ -101,6 +101,8 @@ class ChannelPart:
     def settled(self, moments, per_example):
         """The `Channels`, known from the moments alone."""
         (moment,) = moments
+        # Not in half precision, which LAPACK does not know.
+        moment = moment.astype(np.result_type(moment, np.float32), copy=False)
         values, vectors = np.linalg.eigh((moment + np.swapaxes(moment, 1, 2)) / 2 * per_example)
         return Channels(
             self.layers[0].path or self.layers[0].name,

@@ -8,6 +8,7 @@ import numpy as np
 from keras_influence.engine.kernels.kernel import work_alone
 from keras_influence.engine.layers.matrix_part import LARGEST
 from keras_influence.engine.layers.sites import known_layers, weights_of
+from keras_influence.engine.passes.passes import spread
 from keras_influence.linalg.operators.layered import BYTES, Contributions
 
 # Multiplications of a product with the curvature, in those of a forward pass.
@@ -28,6 +29,8 @@ _TRACED, _FEWEST = 6e7, 100
 # multiplication of two arrays' entries; and operations of a product with one of many vectors, for each
 # multiplication of a forward pass.
 _EXAMPLE, _LARGE, _ENTRY, _VECTOR = 3, 4, 50, 3.6
+# Bytes of a number with fewer digits than such a sum needs.
+_COARSE = 4
 
 
 class Assembling(NamedTuple):
@@ -100,20 +103,20 @@ def contributions_worth_it(objective, footprint, n):
     return Contributions(count, count == total, operations) if worth_it else None
 
 
-def assembling(objective, footprint, n, batches):
+def assembling(objective, footprint, batches):
     """What it takes to write the matrix out by contributions, where that is less than by products.
 
     Args:
         objective: an `Objective`.
         footprint: of one example.
-        n: examples.
-        batches: of them.
+        batches: the training data.
 
     Returns:
-        `Assembling`, or None where products are cheaper, or not all contributions are known.
+        `Assembling`, or None where products are cheaper, not all contributions are known, numbers are
+        too coarse, or the data are elsewhere: the matrix would have to be sent for each part of them.
     """
-    model, variables = objective.model(), objective.parameters.variables
-    if not _all_known(objective):
+    model, variables, n = objective.model(), objective.parameters.variables, batches.n
+    if objective.parameters.dtype.size < _COARSE or spread(batches) or not _all_known(objective):
         return None
     layers, each = known_layers(model, variables), footprint.outputs
     shared = [layer for layer in layers if each > 1 and _is_product(layer)]
@@ -125,7 +128,7 @@ def assembling(objective, footprint, n, batches):
     passes = _EXAMPLE * each * _PASS * footprint.work
     operations = n * (passes + multiplied / _LARGE + _ENTRY * entries)
     operations += 0 if objective.pseudo else tracing(objective)
-    product = _VECTOR * footprint.work * n + work_alone(model) * batches
+    product = _VECTOR * footprint.work * n + work_alone(model) * len(batches)
     if operations >= objective.parameters.size * product:
         return None
     numbers = sum(sum(layer.kernel.shape) for layer in shared) + each * (others + outputs)

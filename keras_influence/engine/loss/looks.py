@@ -191,11 +191,14 @@ def computing(name):
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        lines = [line for line in str(error).splitlines() if "label" in line.lower()]
-        why = lines[-1].strip() if lines else str(error).splitlines()[0]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        about_labels = [line for line in lines if "label" in line.lower()]
+        asked = " Are all labels in the range of the classes?" if about_labels else ""
+        # The last line but for the node's; the first says only that a graph was run.
+        why = (about_labels or [line for line in lines if "{{node" not in line])[-1]
         raise RefusedLoss(
-            f"`{name}` has examples that the model or its loss cannot take. Are all labels in the "
-            f"range of the classes? TensorFlow says: {why[:200]}"
+            f"`{name}` has examples that the model or its loss cannot take.{asked} TensorFlow says: "
+            f"{why[:200]}"
         ) from error
 
 

@@ -72,12 +72,12 @@ class Auto:
     The unit is a pass of the gradient over all n training examples, 6 n m floating-point
     operations where an example takes m multiplications forward; a product of the curvature with
     one vector costs about two of them, with many together half of that for each, and some
-    milliseconds for each batch. Writing the matrix out takes p products, or an eighth of their
-    operations where it is put together from contributions of examples, and p³ / 3 to factorise;
-    conjugate gradients take some for each right-hand side, fewer where a `TwoLevel` preconditions them, which costs more to make than a `Nystrom` does, and one where a
-    `Woodbury` of all contributions of examples does; for these two more has to be traced, which
-    of a small network takes longer than all the rest. Of few parameters the
-    matrix is written out if that is soon done, for no other answer is as exact. Else the cheapest
+    milliseconds for each batch. Writing the matrix out takes p products, or for a dense layer
+    an eighth of their operations where it is put together from contributions of examples, and
+    p³ / 3 to factorise; conjugate gradients take some for each right-hand side, fewer where a
+    `TwoLevel` preconditions them, which costs more to make than a `Nystrom` does, and one where a
+    `Woodbury` of all contributions of examples does; for these more has to be traced, which of a
+    small network takes longer than all the rest. Of few parameters the matrix is written out if that is soon done, for no other answer is as exact. Else the cheapest
     of these is chosen if it is within `budget`, or within 25 passes, what some epochs of `fit`
     take; beyond it EK-FAC, whose cost does not depend on the number of right-hand sides.
 

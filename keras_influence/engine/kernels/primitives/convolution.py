@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from keras_influence.engine.kernels.primitives.taped import gradient_of
 
-
 # More groups would make too large a graph; maps over their filter gradients stay wrong.
 _GROUPS = 32
 
