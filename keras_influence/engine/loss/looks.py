@@ -191,11 +191,12 @@ def computing(name):
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Neither where the operation was made, nor its name in the graph, which stands last.
+        lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+        lines = [line for line in lines if not line.startswith(("File ", "[[{{node"))] or lines
         about_labels = [line for line in lines if "label" in line.lower()]
         asked = " Are all labels in the range of the classes?" if about_labels else ""
-        # The last line but for the node's; the first says only that a graph was run.
-        why = (about_labels or [line for line in lines if "{{node" not in line])[-1]
+        why = (about_labels or lines)[-1]
         raise RefusedLoss(
             f"`{name}` has examples that the model or its loss cannot take.{asked} TensorFlow says: "
             f"{why[:200]}"
