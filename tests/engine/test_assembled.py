@@ -24,7 +24,7 @@ def always(monkeypatch):
     monkeypatch.setattr(worth, "_VECTOR", 1e9)
 
 
-def _refused(self, rows):
+def _refused(*arguments):
     raise AssertionError("This is a product.")
 
 
@@ -54,7 +54,7 @@ def test_a_dense_solve_is_made_of_it(rng):
     assert solution.passes == 3 + 1 + 1  # Contributions; two products, and the residual's.
 
 
-def test_a_penalty_on_each_weight_is_in_it(float64, rng):
+def test_a_penalty_on_each_weight_is_in_it(float64, rng, monkeypatch):
     inputs = keras.Input((5,))
     hidden = layers.Dense(4, "tanh", kernel_regularizer=keras.regularizers.L2(0.25))(inputs)
     model = keras.Model(inputs, layers.Dense(1)(hidden))
@@ -63,7 +63,9 @@ def test_a_penalty_on_each_weight_is_in_it(float64, rng):
     rows, _ = _roots(model, train[0], np.ones(N), scalar=True)
     penalty = np.zeros(29)
     penalty[:20] = 0.5
-    matrix, _ = Problem(model, train).curvature("gauss_newton").written_out()
+    operator = Problem(model, train).curvature("gauss_newton")
+    monkeypatch.setattr(type(operator), "to_dense", _refused)
+    matrix, _ = operator.written_out()
     assert truth.relative_error(matrix, rows.T @ rows + np.diag(penalty)) < 1e-10
 
 
@@ -106,6 +108,17 @@ def test_what_it_would_miss_is_found_by_products(kind, float64, rng):
     matrix, passes = operator.written_out()
     assert truth.relative_error(matrix, rows.T @ rows + penalty) < 1e-10
     assert operator.passes == passes
+
+
+def test_products_where_the_data_are_elsewhere(monkeypatch, rng):
+    """On a cluster, whose workers would each send a matrix."""
+    model, train = _case("dense", rng, scalar=False)
+    problem = Problem(model, train)
+    assert problem.costs()["assembling"] is not None
+    monkeypatch.setattr(worth, "spread", lambda batches: 2)
+    assert problem.costs()["assembling"] is None
+    operator = problem.curvature("gauss_newton")
+    assert operator.vectors_to_write() == operator.size
 
 
 def test_products_where_they_are_cheaper(monkeypatch, rng):

@@ -114,10 +114,12 @@ def test_residuals_of_many_rows_are_bounded_by_few_products(rng):
     assert not solution.x[17].any()
 
 
-def test_a_single_wrong_answer_among_many_is_found(rng):
-    """By a factor of another matrix, off in a direction that one row has a part in."""
+@pytest.mark.parametrize("length", [1, 1e-4])
+def test_a_single_wrong_answer_among_many_is_found(length, rng):
+    """By a factor of another matrix, off in a direction that one row has a part in, as short as that may be."""
     matrix, vectors = spectral(np.geomspace(1, 10, 20))
     operator, rows = Watched(matrix), _many_rows(matrix, vectors[:, 0], rng)
+    rows[333] *= length
     wrong = DenseFactor.of(matrix + 0.2 * np.outer(vectors[:, 0], vectors[:, 0]))
     with pytest.warns(ConvergenceWarning, match="1 of 600"):
         solution = Direct().solve(operator, rows, factor=wrong)

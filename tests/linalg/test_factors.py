@@ -62,6 +62,16 @@ def test_dense_factor_inverts(eigenvalues, kind, rng):
     assert truth.relative_error(factor.solve(rows), dense_solve(matrix, rows)) < 1e-11
 
 
+def test_rounding_is_made_up_for_after_all_of_a_matrix_was_tried(rng):
+    """A negative eigenvalue, no more than rounding, that Cholesky meets at the last of its columns."""
+    matrix, _ = spectral(np.r_[-1e-9, np.linspace(1, 3, 299)])
+    factor, rows = DenseFactor.of(matrix.copy(), 1e-6), rng.normal(size=(2, 300))
+    added = 1e-6 * np.abs(matrix).sum(1).max()
+    assert factor.kind == "cholesky"
+    expected = dense_solve(matrix, rows, added)
+    assert truth.relative_error(factor.solve(rows), expected) < 1e-6
+
+
 def test_a_block_inverts_its_part(rng):
     layers = Layers(rng)
     rows = rng.normal(size=(4, 23))
