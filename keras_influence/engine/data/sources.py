@@ -44,13 +44,9 @@ def whole_of(data, name, class_weight=None):
 
 
 def _in_order(part):
-    """The same with sparse matrices by rows and each row's entries in their order, as TensorFlow needs them."""
+    """The same with sparse matrices row by row, as TensorFlow needs them."""
     if scipy.sparse.issparse(part):
-        rows = part.tocsr()
-        if not rows.has_canonical_format:
-            rows = rows.copy()
-            rows.sum_duplicates()
-        return rows
+        return part.tocsr()
     if isinstance(part, tf.SparseTensor):
         return tf.sparse.reorder(part)
     if isinstance(part, dict):
