@@ -13,7 +13,8 @@ keeps none, see `ctc`; products in vectorised maps, see `maps`.
 
 What is still wrong without a word, and caught only by comparing a product with differences of
 gradients: segment products with several zeros, `FakeQuantWithMinMax…` (its gradient counts as
-constant), cross-entropies of labels that do not sum to one and `ImageProjectiveTransform`
+constant), cross-entropies of labels that do not sum to one, convolutions in more than 32 groups in a layer of the
+user's own, with several vectors, and `ImageProjectiveTransform`
 (TensorFlow's first derivative is not that of the value). Where a derivative is missing,
 TensorFlow raises a LookupError that names the operation.
 
