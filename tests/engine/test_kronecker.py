@@ -298,6 +298,34 @@ def test_of_many_weights_outside_all_layers_the_diagonal_is_right_on_average(flo
     assert outside.eigenvalues == pytest.approx(expected, rel=0.15)
 
 
+class Folded(keras.Model):
+    """An autoencoder whose way back multiplies by the encoder's kernel, in no layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.last = layers.Dense(3, "tanh"), layers.Dense(1)
+
+    def call(self, x):
+        back = keras.ops.matmul(self.encoder(x), keras.ops.transpose(self.encoder.kernel))
+        return self.last(back)
+
+
+def test_weights_that_are_borrowed_are_in_no_layer(float64, rng):
+    keras.utils.set_random_seed(2)
+    model = Folded()
+    model(np.zeros((1, 5)))
+    model.compile("sgd", "mse")
+    operator = _operator(model, (rng.normal(size=(N, 5)), rng.normal(size=(N, 1))))
+    # No part knows an example's gradient with respect to the kernel, which comes first.
+    assert not operator.contributions(N, 1e6)
+    operator, kernel = Damped(operator, 0.01), np.arange(15)
+    v = rng.normal(size=(2, operator.size))
+    solution = EKFAC().solve(operator, v)
+    assert solution.details["parameters_outside"] == 15
+    expected = dense_solve(operator.to_dense()[np.ix_(kernel, kernel)], v[:, kernel])
+    assert truth.relative_error(solution.x[:, kernel], expected) < 1e-9
+
+
 def _loss(name, **options):
     """Made when it is asked for: a loss has the precision of its time."""
     return lambda: getattr(keras.losses, name)(**options)

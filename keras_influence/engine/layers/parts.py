@@ -24,12 +24,13 @@ def parts_of(parameters, signals):
 
     Args:
         parameters: the `Parameters` θ.
-        signals: `pseudo.PseudoSignals` of the layers that are linear in their weights.
+        signals: `pseudo.PseudoSignals` of the layers that are linear in their weights. What the
+            outputs depend on by other ways too is no layer's.
     """
     parts, taken, sites = [], set(), signals.sites
+    seen = [v for v, elsewhere in zip(parameters.variables, signals.elsewhere) if not elsewhere]
     for layer in dict.fromkeys(site.layer for site in sites):
-        own = [v for v in weights_of(layer) if parameters.index(v) is not None]
-        own = [v for v in own if id(v) not in taken]
+        own = [v for v in weights_of(layer) if any(v is s for s in seen) and id(v) not in taken]
         calls = [site for site in sites if site.layer is layer]
         # In a kernel the number of examples is not known; what has another first axis has no examples.
         by_example = all(site.outputs.shape[0] is None for site in calls)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
 from keras_influence.engine.kernels.roots import root, root_of, signs
-from keras_influence.engine.layers.sites import check_outside, recording
+from keras_influence.engine.layers.sites import check_outside, recording, used_elsewhere
 from keras_influence.errors import SolverError
 
 
@@ -16,12 +16,15 @@ class PseudoSignals(NamedTuple):
     Attributes:
         sites, deltas: as of `signals`, with ∂⟨uᵢ, yᵢ⟩/∂zᵢ for δ.
         gradients: ∂/∂θ Σ ⟨uᵢ, yᵢ⟩ of the batch as a whole, a tensor or None for each variable.
+        elsewhere: for each variable, whether the outputs depend on it by another way than these
+            layers too, as where one multiplies by a weight that it borrows from another.
         miss: how far the curvature of the outputs is from the form that u takes it for.
     """
 
     sites: list
     deltas: list
     gradients: list
+    elsewhere: list
     miss: tf.Tensor
 
 
@@ -102,6 +105,7 @@ def _signals(objective, layers, batch, weight, draw):
         sites=[site for site, _ in reached],
         deltas=[delta for _, delta in reached],
         gradients=gradients[len(sites) :],
+        elsewhere=used_elsewhere(y, theta, sites),
         miss=tf.add_n([r.miss for r in found]),
     )
 

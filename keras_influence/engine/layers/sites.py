@@ -188,5 +188,19 @@ def check_outside(target, sites):
         raise InnerCallError(inside)
 
 
+def used_elsewhere(targets, weights, sites):
+    """For each tensor of `weights`, whether a target in a graph is made of it by another way than these calls."""
+    given = [(site.arguments, site.keywords) for site in sites]
+    waiting = [t for t in tf.nest.flatten([targets, given]) if tf.is_symbolic_tensor(t)]
+    reached = {id(site.outputs) for site in sites}
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) not in reached:
+            reached.add(id(tensor))
+            # Neither a shape nor an index has a derivative.
+            waiting += [t for t in tensor.op.inputs if t.dtype.is_floating]
+    return [id(tensor) in reached for tensor in weights]
+
+
 def _graph(tensor):
     return getattr(tensor, "graph", None) if tf.is_symbolic_tensor(tensor) else None
