@@ -40,6 +40,7 @@ OPERATIONS = {
         (2, 7, 6, 2),
     ),
     "softsign": (ops.softsign, (3, 4)),
+    "tanh of sums": (lambda x: tf.tanh(tf.math.segment_sum(x, [0, 0, 1])), (3, 4)),
     "moments": (lambda x: ops.stack(ops.moments(x, [1])), (3, 4)),
     "euclidean_norm": (lambda x: tf.math.reduce_euclidean_norm(x, 1), (3, 4)),
     "labels of weights": (

@@ -1,4 +1,4 @@
-"""Moments, norms, local response normalisation, softsign and cross-entropy.
+"""Moments, norms, local response normalisation, softsign, tanh and cross-entropy.
 
 `tf.nn.moments` stops the gradient of the mean inside the variance. First derivatives are not
 affected (E[x - mean] is zero), second ones are: Hessian products through LayerNormalization
@@ -7,8 +7,9 @@ elsewhere, `moments` is replaced as a function, in the module where both of its 
 find it.
 
 The gradients of `tf.nn.softsign` and `tf.nn.local_response_normalization` have no gradients of
-their own, that of a Euclidean norm divides by what comes from above, and that of a
-cross-entropy knows of the logits only, not of labels that depend on weights, and is slow.
+their own, that of the gradient of tanh cannot take rows (`IndexedSlices`, as from a segment sum),
+that of a Euclidean norm divides by what comes from above, and that of a cross-entropy knows of the
+logits only, not of labels that depend on weights, and is slow.
 """
 
 import tensorflow as tf
@@ -43,6 +44,10 @@ def _softsign_grad(original, op, upstream):
     slopes, x = op.inputs
     size = 1 + tf.abs(x)
     return upstream / size**2, -2 * upstream * slopes * tf.sign(x) / size**3
+
+
+def _tanh_grad(original, op, upstream):
+    return original(op, tf.convert_to_tensor(upstream))
 
 
 def _euclidean_norm(original, op, upstream):
@@ -96,6 +101,7 @@ GRADIENTS = {
     "StopGradient": _stop_gradient,
     "LRN": _local_response,
     "SoftsignGrad": _softsign_grad,
+    "TanhGrad": _tanh_grad,
     "EuclideanNorm": _euclidean_norm,
     "SoftmaxCrossEntropyWithLogits": _cross_entropy,
     "SparseSoftmaxCrossEntropyWithLogits": _sparse_cross_entropy,
