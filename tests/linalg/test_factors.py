@@ -221,6 +221,23 @@ def test_contributions_beside_a_regulariser(rng):
     assert factor.astype("float32").precondition(v.astype("float32")).dtype == np.float32
 
 
+@pytest.mark.parametrize("regularised", [False, True])
+def test_a_damping_that_rounding_would_lose_is_raised(regularised, rng, monkeypatch):
+    """Then all of what is there beside the contributions is, the regulariser too."""
+    monkeypatch.setattr("keras_influence.linalg.factors.contributions._LOST", 1e15)
+    parts, dense = _contributions(rng)
+    diagonal = np.zeros(23)
+    if regularised:
+        diagonal = rng.uniform(0, 2, 23)
+        diagonal[parts[0].positions] = rng.uniform(0, 2, (3, 1))
+    factor, v = ContributionsFactor.of(parts, 0.3, diagonal), rng.normal(size=(5, 23))
+    raised = factor.damping / (1 if regularised else 0.3)
+    assert raised > 2
+    expected = dense_solve(dense.T @ dense + raised * np.diag(diagonal), v, raised * 0.3)
+    assert truth.relative_error(factor.precondition(v), expected) < 1e-12
+    assert truth.relative_error(factor.refined(v), expected) < 1e-12
+
+
 def test_contributions_stand_below_others(rng):
     parts, dense = _contributions(rng)
     found = tuple(stacked([part, part.times(2.0)]) for part in parts)

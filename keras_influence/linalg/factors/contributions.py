@@ -27,13 +27,15 @@ _LOST, _STEPS = 100, 10
 class ContributionsFactor:
     """The damped matrix of some contributions, zero outside of them.
 
-    With a regulariser whose Hessian is the diagonal r, in the coordinates in which r + λ is one.
+    With a regulariser whose Hessian is the diagonal r, in the coordinates in which r + λ is one:
+    with S = diag(r + λ)^(-1/2) and δ = 1 the matrix is S⁻¹ (S Jᵀ J S + δI) S⁻¹, its inverse
+    S (S Jᵀ J S + δI)⁻¹ S. Where δ is more, all of r + λ is as many times larger.
 
     Attributes:
-        parts: of the rows J; together they hold each position once at most.
-        cholesky: (m, m) lower Cholesky factor of J Jᵀ + λI.
-        damping: λ, or 1 in such coordinates; more where that would be lost to rounding.
-        scale: (p,) the roots of 1 / (r + λ); empty without regulariser.
+        parts: of the rows J, or J S; together they hold each position once at most.
+        cholesky: (m, m) lower Cholesky factor of J Jᵀ + λI, or J S² Jᵀ + δI.
+        damping: λ, or δ in such coordinates; more where that would be lost to rounding.
+        scale: (p,) the diagonal of S; empty without regulariser.
         whole: whether the contributions are all that there are.
     """
 
@@ -64,12 +66,12 @@ class ContributionsFactor:
 
     def precondition(self, rows: Array) -> Array:
         """The matrix's inverse times (k, p) rows."""
-        x = rows * self.scale if self.scale.size else rows / rows.dtype.type(self.damping)
-        products = self._products(x)
-        coefficients = scipy.linalg.cho_solve((self.cholesky, True), products.T).T
+        x = self._scaled(rows)
+        x = x / x.dtype.type(self.damping)
+        coefficients = scipy.linalg.cho_solve((self.cholesky, True), self._products(x).T).T
         for part, where in zip(self.parts, self._places):
             x[:, where] -= part.combined(coefficients)
-        return x * self.scale if self.scale.size else x
+        return self._scaled(x)
 
     def refined(self, rows: Array) -> Array:
         """The same, less most of what rounding does to it.
@@ -82,11 +84,19 @@ class ContributionsFactor:
 
     def _image(self, x: Array) -> Array:
         """The matrix times (k, p) rows."""
-        x = x / self.scale if self.scale.size else x
+        x = self._unscaled(x)
         products, image = self._products(x), x * x.dtype.type(self.damping)
         for part, where in zip(self.parts, self._places):
             image[:, where] += part.combined(products)
-        return image / self.scale if self.scale.size else image
+        return self._unscaled(image)
+
+    def _scaled(self, rows: Array) -> Array:
+        """S times (k, p) rows."""
+        return rows * self.scale if self.scale.size else rows
+
+    def _unscaled(self, rows: Array) -> Array:
+        """S⁻¹ times (k, p) rows."""
+        return rows / self.scale if self.scale.size else rows
 
     def _products(self, x: Array) -> Array:
         """J times (k, p) rows, (k, m)."""
