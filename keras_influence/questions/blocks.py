@@ -17,7 +17,7 @@ from keras_influence.engine.data.held import Batches
 from keras_influence.engine.data.rows import take
 from keras_influence.engine.kernels.whole_set import Together, WholeSet, gradient_of_set
 from keras_influence.engine.problem import Problem
-from keras_influence.errors import ConvergenceWarning, warn
+from keras_influence.errors import ConvergenceWarning
 from keras_influence.linalg.solvers import Solution, Solver
 from keras_influence.progress import Progress
 from keras_influence.questions.plans import Attempt
@@ -156,7 +156,8 @@ def solved(
         if bars is not None:
             bars.advance(where.stop)
     if bars is not None and residual:
-        _warn_of_misses(attempt.plan.solver, np.concatenate(residual), np.concatenate(converged))
+        solver = attempt.plan.solver
+        solver.warn_of_misses(np.concatenate(residual), np.concatenate(converged), solver.tol)
 
 
 def gradient_blocks(
@@ -213,12 +214,3 @@ def _solution(attempt: Attempt, rows: np.ndarray, bars: Bars | None) -> Solution
         if attempt.plan.solver.tol is not None:
             warnings.simplefilter("ignore", ConvergenceWarning)
         return attempt.solve(rows, on_step=bars)
-
-
-def _warn_of_misses(solver: Solver, residual: np.ndarray, converged: np.ndarray) -> None:
-    if solver.tol is not None and not converged.all():
-        warn(
-            f"{solver} reached a relative residual of {residual.max():.2g}, not {solver.tol:.2g}, "
-            f"for {(~converged).sum()} of {len(converged)} right-hand sides. {solver.advice}",
-            ConvergenceWarning,
-        )

@@ -158,12 +158,7 @@ class Solver:
         else:
             residual = relative_residual(problem, answer)
         converged = residual <= (tol or 0)
-        if tol is not None and not converged.all():
-            warn(
-                f"{self} reached a relative residual of {residual.max():.2g}, not {tol:.2g}, "
-                f"for {(~converged).sum()} of {len(converged)} right-hand sides. {self.advice}",
-                ConvergenceWarning,
-            )
+        self.warn_of_misses(residual, converged, tol)
         approximation = {"approximation": True} if self.tol is None else {}
         return Solution(
             x=answer.x,
@@ -176,6 +171,15 @@ class Solver:
             details=answer.details | approximation,
             factor=problem.factor if answer.factor is None else answer.factor,
         )
+
+    def warn_of_misses(self, residual: Array, converged: Array, tol: float | None) -> None:
+        """A warning if some residuals are above `tol`; none where that is None."""
+        if tol is not None and not converged.all():
+            warn(
+                f"{self} reached a relative residual of {residual.max():.2g}, not {tol:.2g}, "
+                f"for {(~converged).sum()} of {len(converged)} right-hand sides. {self.advice}",
+                ConvergenceWarning,
+            )
 
     def get_config(self) -> dict[str, Any]:
         """`{"class_name": ..., "config": {...}}`, as `solvers.get` reads it."""
