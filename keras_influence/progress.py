@@ -26,7 +26,10 @@ class Progress:
         self._patience = _PATIENCE if verbose == "auto" else 0.0
 
     def stage(self, title, total=None):
-        """Begin a stage; call the result as `step(count, **values)`, then `step.close()`."""
+        """Begin a stage; call the result as `step(count, **values)`, then `step.close()`.
+
+        A value that is NaN is not shown.
+        """
         return _Stage(title, total, self._patience) if self._shown else _silent
 
     def over(self, iterable, title, total):
@@ -52,7 +55,8 @@ class _Stage:
                 return
             print(self._title)
             self._bar = keras.utils.Progbar(self._total, interval=0.2)
-        # Shown as they are, not as means; not every step has them.
+        # Shown as they are, not as means; not every step has them, or knows them: then they are NaN.
+        values = {name: value for name, value in values.items() if value == value}
         self._bar.stateful_metrics.update(values)
         finished = self._count == self._total
         self._bar.update(self._count, list(values.items()), finalize=finished)

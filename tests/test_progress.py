@@ -37,6 +37,14 @@ def test_values_may_come_later(capsys):
     assert "3/3" in shown
 
 
+def test_what_is_not_known_is_not_shown(capsys):
+    step = Progress(1).stage("Solve", 2)
+    step(1, residual=float("nan"))
+    assert "residual" not in capsys.readouterr().out
+    step(2, residual=0.25)
+    assert "residual: 0.2500" in capsys.readouterr().out
+
+
 def test_a_stage_of_unknown_length_ends_its_line(capsys):
     step = Progress(1).stage("Iterate")
     step(1)

@@ -54,8 +54,7 @@ class Bars:
         self._step, self._done = progress.stage(title, count), 0
 
     def __call__(self, count: int, residual: float = np.nan) -> None:
-        # Some solvers know no residual on their way.
-        self._step(self._done, **{"residual": residual} if residual == residual else {})
+        self._step(self._done, residual=residual)
 
     def advance(self, done: int) -> None:
         """All examples before this one are done."""

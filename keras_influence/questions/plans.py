@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -132,7 +132,7 @@ class Attempt:
             rows,
             x0=x0,
             factor=self.factor if group is None else None,
-            on_step=on_step or _shown_by(step),
+            on_step=on_step or (lambda i, residual: step(i, residual=residual)),
         )
         step.close()
         if plan.definite and not solution.positive_definite:
@@ -231,8 +231,3 @@ def first_answer(
     other = following.curvature != plan.curvature
     following = dataclasses.replace(following, reason=reason, doubtful=other)
     return first_answer(problem, (following, *others[1:]), question)
-
-
-def _shown_by(step: Any) -> Callable[[int, float], None]:
-    """A solver's `on_step` that shows the residual where there is one."""
-    return lambda i, residual: step(i, **{"residual": residual} if residual == residual else {})
