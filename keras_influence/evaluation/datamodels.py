@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_influence.evaluation.agreement import pearson, ranks
+from keras_influence.agreement import pearson, ranks
 from keras_influence.evaluation.study import check_scores
 from keras_influence.evaluation.subsets import SubsetOutputs, check_fraction
 from keras_influence.validate import check_number

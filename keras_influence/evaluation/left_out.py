@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_influence.evaluation.agreement import pearson, slope, spearman
+from keras_influence.agreement import pearson, slope, spearman
 from keras_influence.evaluation.retraining import Retraining
 from keras_influence.evaluation.study import Study
 from keras_influence.questions.settings import Settings, SettingsArguments, takes

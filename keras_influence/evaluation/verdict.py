@@ -2,6 +2,8 @@
 
 import math
 
+from keras_influence.agreement import orders_agree, sizes_agree
+
 # Finite differences in float64: about 1e-9 for smooth models, more across the kinks of a ReLU.
 _HVP_TOLERANCE = 1e-3
 
@@ -90,9 +92,9 @@ def _about_retraining(result, damping):
             f" L-BFGS left {left:.2g} of what a removal does to the gradient (kinks of a ReLU, or "
             "`max_iter`), so these numbers are rough."
         )
-    if result.pearson > 0.95 and 0.8 < result.slope < 1.25:
+    if sizes_agree(result.pearson, result.slope):
         return f"{start} Scores predict retraining, in size too.", True
-    if result.pearson > 0.8:
+    if orders_agree(result.pearson):
         return (
             f"{start} Rankings can be trusted, sizes less: the loss is not quadratic over the "
             "way that a removal goes. More `damping` or L2 shortens it."

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_influence.agreement import orders_agree, pearson, sizes_agree, slope
+
 if TYPE_CHECKING:
     from keras_influence.questions.scores import InfluenceScores
 
@@ -45,15 +47,15 @@ class Smoothness:
     ) -> Smoothness:
         """From the scores, the examples that were left out together, and what happened."""
         predicted = np.stack([np.asarray(scores)[:, group].sum(1) for group in groups])
-        pearson, slope = _agreement(predicted.ravel(), actual.ravel())
-        smooth = pearson > 0.95 and 0.8 < slope < 1.25
+        correlation, steepness = pearson(predicted, actual), slope(predicted, actual)
+        smooth = sizes_agree(correlation, steepness)
         return cls(
             predicted=predicted,
             actual=actual,
             left_out=len(groups[0]),
             n_train=scores.n_train,
-            pearson=pearson,
-            slope=slope,
+            pearson=correlation,
+            slope=steepness,
             smooth=smooth,
             advice=() if smooth else tuple(_advice(model)),
         )
@@ -75,7 +77,7 @@ class Smoothness:
             return (
                 "The run is smooth in its data: scores predict removals of this size, in size too."
             )
-        if self.pearson > 0.8:
+        if orders_agree(self.pearson):
             return (
                 "The run is not quite smooth in its data: trust the order of scores more than "
                 "their sizes, or ask about fewer examples at a time. A smoother run would have:"
@@ -99,13 +101,6 @@ def without(n: int, group: np.ndarray) -> np.ndarray:
     weights = np.ones(n)
     weights[group] = 0
     return weights
-
-
-def _agreement(predicted: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
-    """Pearson correlation, and the slope of the least-squares line of actual on predicted."""
-    x, y = predicted - predicted.mean(), actual - actual.mean()
-    scale, size = x @ x, np.sqrt((x @ x) * (y @ y))
-    return (float(x @ y / size) if size else np.nan), (float(x @ y / scale) if scale else np.nan)
 
 
 def _advice(model: Any) -> list[str]:

@@ -29,3 +29,13 @@ def slope(predicted, actual):
     x = x - x.mean()
     square = x @ x
     return float(x @ (y - y.mean()) / square) if square > 0 else float("nan")
+
+
+def sizes_agree(correlation, steepness):
+    """Whether predictions can be trusted in size, by their `pearson` and `slope`."""
+    return correlation > 0.95 and 0.8 < steepness < 1.25
+
+
+def orders_agree(correlation):
+    """Whether their order can be trusted, by their `pearson`."""
+    return correlation > 0.8

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_influence.evaluation import agreement
+from keras_influence import agreement
 
 
 def test_agreement_by_hand():
@@ -18,3 +18,10 @@ def test_agreement_by_hand():
     assert agreement.slope(a, -np.array(b)) == pytest.approx(-8.0)
     assert np.isnan(agreement.pearson([1, 1], [1, 2]))
     assert np.isnan(agreement.slope([1, 1], [1, 2]))
+
+
+def test_what_agrees_in_size_agrees_in_order():
+    assert agreement.sizes_agree(0.96, 0.9) and agreement.orders_agree(0.96)
+    for correlation, steepness in [(0.94, 1.0), (0.96, 0.7), (0.96, 1.3), (np.nan, np.nan)]:
+        assert not agreement.sizes_agree(correlation, steepness)
+    assert agreement.orders_agree(0.81) and not agreement.orders_agree(0.79)
