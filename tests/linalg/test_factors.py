@@ -178,6 +178,20 @@ def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
     assert truth.relative_error(single, expected) < 1e-4
 
 
+def test_contributions_are_written_out(rng):
+    parts, dense = _contributions(rng)
+    for part in parts:
+        assert truth.relative_error(part.toarray(), dense[:, part.positions.ravel()]) < 1e-12
+
+
+def test_rows_that_have_their_inputs_in_common_hold_them_once(rng):
+    (outer, formed, sparse), _ = _contributions(rng)
+    again = Outer(outer.positions, outer.inputs.copy(), rng.normal(size=(7, 4)))
+    assert again.beside(outer).inputs is outer.inputs
+    assert again.beside(outer).deltas is again.deltas
+    assert formed.beside(formed.times(2.0)) is formed and sparse.beside(sparse) is sparse
+
+
 @pytest.mark.parametrize("slower", [0, 1e9], ids=["sparse", "dense"])
 @pytest.mark.parametrize("numbers", [2**24, 14])
 def test_inner_products_of_sparse_rows(slower, numbers, rng, monkeypatch):

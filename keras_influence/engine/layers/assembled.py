@@ -5,8 +5,6 @@ column of their roots, and products of few large matrices, where products with p
 p passes.
 """
 
-import dataclasses
-
 import numpy as np
 
 from keras_influence.engine.data import rows
@@ -15,7 +13,6 @@ from keras_influence.engine.layers.kronecker import pseudo_of
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import each
 from keras_influence.linalg.factors.assembly import Assembly
-from keras_influence.linalg.factors.rows import Outer
 
 # Numbers in the contributions that are held at once.
 _NUMBERS = 2**25
@@ -72,10 +69,8 @@ def _columns(pseudo, batch, weight, columns):
         parts = known_rows(pseudo, raw, count)
         if any(part is None for part in parts):
             return None
-        # The inputs are those of the first.
-        found.append([_beside(*pair) for pair in zip(parts, found[0])] if found else parts)
+        if found:
+            # The inputs are those of the first.
+            parts = [part.beside(first) for part, first in zip(parts, found[0])]
+        found.append(parts)
     return found
-
-
-def _beside(part, first):
-    return dataclasses.replace(part, inputs=first.inputs) if isinstance(part, Outer) else part

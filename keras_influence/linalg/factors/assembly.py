@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.factors.rows import Outer, Rows, Sparse
+from keras_influence.linalg.factors.rows import Outer, Rows
 from keras_influence.linalg.sweeps import add_transposed
 
 # Numbers in the largest array that a product makes.
@@ -57,7 +57,7 @@ class _Products:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Written:
+class _Dense:
     """Rows that are written out.
 
     Attributes:
@@ -74,9 +74,9 @@ class _Written:
         return self.positions[None]
 
     @classmethod
-    def of(cls, pieces: Sequence[Rows]) -> "_Written":
+    def of(cls, pieces: Sequence[Rows]) -> "_Dense":
         """The rows of several columns."""
-        rows = np.stack([_as_array(piece) for piece in pieces])
+        rows = np.stack([piece.toarray() for piece in pieces])
         return cls(pieces[0].positions.ravel(), rows)
 
     def combined(self, weights: Array) -> Iterator[Array]:
@@ -120,7 +120,7 @@ class Assembly:
             if self._shared and isinstance(pieces[0], Outer):
                 products.append(_Products.of(pieces))
             else:
-                written.append(_Written.of(pieces))
+                written.append(_Dense.of(pieces))
         order = _order_of([*products, *written])
         if not self._strips:
             self._strips = _laid_out([*products, *written])
@@ -146,18 +146,12 @@ class Assembly:
         return matrix
 
 
-def _as_array(rows: Rows) -> Array:
-    if isinstance(rows, Outer):
-        return (rows.inputs[:, :, None] * rows.deltas[:, None]).reshape(len(rows), -1)
-    return rows.rows.toarray() if isinstance(rows, Sparse) else rows.rows
-
-
-def _order_of(parts: Sequence[_Products | _Written]) -> Array:
+def _order_of(parts: Sequence[_Products | _Dense]) -> Array:
     """The positions of all parts in the order of the strips."""
     return np.concatenate([part.by_output.ravel() for part in parts])
 
 
-def _laid_out(parts: Sequence[_Products | _Written]) -> list[list[_Strip]]:
+def _laid_out(parts: Sequence[_Products | _Dense]) -> list[list[_Strip]]:
     """Empty strips: one for each output of what is products, and one for each other part."""
     order, start, strips = _order_of(parts), 0, []
     for part in parts:
@@ -170,7 +164,7 @@ def _laid_out(parts: Sequence[_Products | _Written]) -> list[list[_Strip]]:
 
 
 def _add_products(
-    strips: Sequence[_Strip], part: _Products, others: Sequence[_Products | _Written]
+    strips: Sequence[_Strip], part: _Products, others: Sequence[_Products | _Dense]
 ) -> None:
     inputs, height = part.inputs, part.inputs.shape[1]
     room = np.empty_like(inputs)
@@ -187,7 +181,7 @@ def _add_products(
                 start = stop
 
 
-def _add_written(sums: Array, part: _Written, others: Sequence[_Written]) -> None:
+def _add_written(sums: Array, part: _Dense, others: Sequence[_Dense]) -> None:
     rows = part.rows.reshape(-1, part.rows.shape[2])
     start = rows.shape[1]
     sums[:, :start] += rows.T @ rows

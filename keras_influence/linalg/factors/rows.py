@@ -68,6 +68,14 @@ class Outer:
             found[some] = turned.reshape(height, -1, width).transpose(1, 0, 2)
         return found.reshape(len(coefficients), -1)
 
+    def toarray(self) -> Array:
+        """The rows written out, (m, K·O)."""
+        return (self.inputs[:, :, None] * self.deltas[:, None]).reshape(len(self), -1)
+
+    def beside(self, first: "Outer") -> "Outer":
+        """The same, where the inputs are those of `first`, holding no others."""
+        return dataclasses.replace(self, inputs=first.inputs)
+
     def above(self, others: Sequence["Outer"]) -> "Outer":
         """These rows, and below them others."""
         inputs = np.concatenate([part.inputs for part in (self, *others)])
@@ -111,6 +119,10 @@ class _Written:
         """The rows' combinations with (k, m) coefficients, (k, q)."""
         return (self.rows.T @ coefficients.T).T
 
+    def beside(self, first: Any) -> Any:
+        """Itself: there is nothing that it has in common with `first`."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class Formed(_Written):
@@ -131,6 +143,10 @@ class Formed(_Written):
     def nbytes(self) -> int:
         """Bytes of the rows."""
         return self.rows.nbytes
+
+    def toarray(self) -> Array:
+        """The rows, (m, q)."""
+        return self.rows
 
     def above(self, others: Sequence["Formed"]) -> "Formed":
         """These rows, and below them others."""
@@ -191,6 +207,11 @@ class Sparse(_Written):
             part = rows[:, start : start + step].toarray()
             product += part @ part.T
         return product
+
+    def toarray(self) -> Array:
+        """The rows written out, (m, q)."""
+        found: Array = self.rows.toarray()
+        return found
 
     def above(self, others: Sequence["Sparse"]) -> "Sparse":
         """These rows, and below them others."""
