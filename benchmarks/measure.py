@@ -11,7 +11,7 @@ from timing import alternate
 import keras_influence as ki
 from keras_influence.engine.problem import Problem
 from keras_influence.questions import kept
-from keras_influence.questions.plans import Attempt
+from keras_influence.questions.attempts import Attempt
 
 BATCH = 256
 # Sizes of batches that a gradient pass is tried with, beside all of the data in one.

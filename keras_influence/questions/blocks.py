@@ -20,7 +20,7 @@ from keras_influence.engine.problem import Problem
 from keras_influence.errors import ConvergenceWarning
 from keras_influence.linalg.solvers import Solution, Solver
 from keras_influence.progress import Progress
-from keras_influence.questions.plans import Attempt
+from keras_influence.questions.attempts import Attempt
 
 Target = Callable[[Any, Any, Any], Any] | WholeSet
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.solvers import Solution
-from keras_influence.questions.plans import Attempt, Plan, first_answer, plans_for
+from keras_influence.questions.attempts import Attempt, first_answer
+from keras_influence.questions.plan import Plan
+from keras_influence.questions.plans import plans_for
 from keras_influence.questions.settings import Settings
 
 Answer = TypeVar("Answer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from typing import Any
@@ -13,11 +12,10 @@ from keras_influence import storage
 from keras_influence.engine.parameters import Parameters
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
-from keras_influence.linalg import solvers
 from keras_influence.linalg.factors import packing
 from keras_influence.questions.case import Case
 from keras_influence.questions.fingerprints import change_between, fingerprint
-from keras_influence.questions.plans import Plan
+from keras_influence.questions.plan import Plan
 from keras_influence.questions.settings import Settings
 from keras_influence.version import __version__
 
@@ -31,7 +29,7 @@ def write_case(path: Path, case: Case) -> None:
     factor = packing.pack(case.factor, arrays)
     settings = {
         "version": __version__,
-        "plans": [written_plan(plan) for plan in case.plans],
+        "plans": [plan.written() for plan in case.plans],
         "curvature": case.settings.curvature,
         "batch_size": case.settings.batch_size,
         "variables": positions_of_variables(problem),
@@ -49,7 +47,7 @@ def read_case(model: Any, train: Any, path: Path, class_weight: Any, verbose: An
     saved = json.loads(str(arrays["settings"]))
     if "plans" not in saved:
         raise ValueError(f"`path` should be a file written by Explainer.save; {path} is not.")
-    plans = tuple(read_plan(plan) for plan in saved["plans"])
+    plans = tuple(Plan.read(plan) for plan in saved["plans"])
     trainable = model.trainable_variables
     if max(saved["variables"]) >= len(trainable):
         raise StaleError("the model has lost trainable variables", path)
@@ -68,17 +66,6 @@ def read_case(model: Any, train: Any, path: Path, class_weight: Any, verbose: An
         raise StaleError(change, path)
     found = [arrays[f"array_{i}"] for i in range(saved["arrays"])]
     return Case(problem, settings, plans, packing.unpack(saved["factor"], found))
-
-
-def written_plan(plan: Plan) -> dict[str, Any]:
-    """A plan as what JSON can hold."""
-    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
-    return {**fields, "solver": plan.solver.get_config()}
-
-
-def read_plan(fields: dict[str, Any]) -> Plan:
-    """What `written_plan` was given."""
-    return Plan(**{**fields, "solver": solvers.get(fields["solver"])})
 
 
 def positions_of_variables(problem: Problem) -> list[int | None]:

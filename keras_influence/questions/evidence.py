@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_influence.engine.problem import Problem
 from keras_influence.questions.blocks import Block, Target
-from keras_influence.questions.plans import Plan
+from keras_influence.questions.plan import Plan
 
 # The fields of a result that hold it: by test example, and of all of them.
 ARRAYS = ("residual", "iterations", "converged")

@@ -11,6 +11,7 @@ import numpy as np
 from keras_influence import storage
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
+from keras_influence.questions.attempts import Attempt, first_answer
 from keras_influence.questions.blocks import Target
 from keras_influence.questions.case import Case
 from keras_influence.questions.case_file import read_case, write_case
@@ -18,7 +19,7 @@ from keras_influence.questions.groups import ask_group_influence, ask_parameter_
 from keras_influence.questions.influence import ask_influence
 from keras_influence.questions.inputs import ask_input_influence
 from keras_influence.questions.label_issues import LabelIssues, ask_label_issues
-from keras_influence.questions.plans import Attempt, first_answer, plans_for
+from keras_influence.questions.plans import plans_for
 from keras_influence.questions.products import ask_inverse, ask_product
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import ask_self_influence

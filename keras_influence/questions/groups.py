@@ -12,6 +12,7 @@ from keras_influence.copies import copied, random_state_kept
 from keras_influence.engine.parameters import Parameters
 from keras_influence.engine.problem import Problem
 from keras_influence.engine.selection import select
+from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import (
     Bars,
     Target,
@@ -22,7 +23,6 @@ from keras_influence.questions.blocks import (
     solved,
 )
 from keras_influence.questions.case import Case
-from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_positions
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.combined import is_several
 from keras_influence.questions.evidence import Evidence, described
 from keras_influence.questions.memory import check_fits
-from keras_influence.questions.plans import Attempt
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
+from keras_influence.questions.several import is_several
 from keras_influence.questions.store import Path, check_store, fill_store
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import as_indices
 

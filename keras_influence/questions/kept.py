@@ -11,7 +11,7 @@ when they have seen that it pays, and then begin with it: these agree to their t
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from keras_influence.engine.problem import Problem
 from keras_influence.linalg.factors import packing
 from keras_influence.questions.fingerprints import fingerprint_of_data
 from keras_influence.questions.memory import bytes_left
-
-if TYPE_CHECKING:
-    from keras_influence.questions.plans import Plan
+from keras_influence.questions.plan import Plan
 
 # Bytes that what is kept may take, or for each weight if that is more, and what share of those that
 # are left.

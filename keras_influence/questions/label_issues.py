@@ -13,9 +13,9 @@ from keras_influence.engine.data.rows import size
 from keras_influence.engine.loss.classes import Classes, probabilities, read_classes
 from keras_influence.engine.loss.looks import called
 from keras_influence.engine.problem import Problem
+from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import gradient_blocks, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 
 if TYPE_CHECKING:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+
+# Scores that are ranked at once: a few copies of them are made.
+_PART = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,21 @@ class Strongest:
         if self._kept is None:
             raise ValueError("nothing has been added")
         return self._kept
+
+
+def ranked(values: Any, k: int, proponents: bool) -> Ranking:
+    """The k strongest of (n_test, n_train) scores, an array or a `zarr.Array`."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"`k` should be an integer >= 1. Received: k={k!r}")
+    n_test, n_train = values.shape
+    tall, wide = getattr(values, "chunks", (max(1, _PART // n_train), n_train))
+    rankings = []
+    for row in range(0, n_test, tall):
+        strongest = Strongest(int(k), proponents)
+        for column in range(0, n_train, wide):
+            strongest.add(values[row : row + tall, column : column + wide])
+        rankings.append(strongest.ranking)
+    return joined(rankings)
 
 
 def joined(rankings: list[Ranking]) -> Ranking:

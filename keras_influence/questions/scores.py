@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Iterable
@@ -11,20 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_influence import storage
-from keras_influence.questions.combined import averaged, relative_to
-from keras_influence.questions.evidence import (
-    ARRAYS,
-    SETTINGS,
-    about_line,
-    evidence_lines,
-    meaning_lines,
-)
-from keras_influence.questions.ranking import Ranking, Strongest, joined
-from keras_influence.version import __version__
-
-# Scores that are ranked at once: a few copies of them are made.
-_PART = 2**22
+from keras_influence.questions.evidence import about_line, evidence_lines, meaning_lines
+from keras_influence.questions.ranking import Ranking, ranked
+from keras_influence.questions.result_file import read_result, write_result
+from keras_influence.questions.several import check_alike
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -89,23 +78,11 @@ class InfluenceScores:
 
     def top(self, k: int = 5) -> Ranking:
         """The `k` strongest proponents of each test example, strongest first."""
-        return self._ranking(k, proponents=True)
+        return ranked(self.values, k, proponents=True)
 
     def bottom(self, k: int = 5) -> Ranking:
         """The `k` strongest opponents of each test example, strongest first."""
-        return self._ranking(k, proponents=False)
-
-    def _ranking(self, k: int, proponents: bool) -> Ranking:
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"`k` should be an integer >= 1. Received: k={k!r}")
-        tall, wide = getattr(self.values, "chunks", (max(1, _PART // self.n_train), self.n_train))
-        rankings = []
-        for row in range(0, self.n_test, tall):
-            strongest = Strongest(int(k), proponents)
-            for column in range(0, self.n_train, wide):
-                strongest.add(self.values[row : row + tall, column : column + wide])
-            rankings.append(strongest.ranking)
-        return joined(rankings)
+        return ranked(self.values, k, proponents=False)
 
     def __repr__(self) -> str:
         first = f"InfluenceScores: {self.n_test} test x {self.n_train} training examples"
@@ -125,8 +102,21 @@ class InfluenceScores:
 
         Raises:
             ValueError: there are fewer, or they are of other numbers of examples or targets.
+            TypeError: they are something else.
         """
-        return averaged(list(parts))
+        parts = list(parts)
+        check_alike(parts, InfluenceScores)
+        values = np.stack([np.asarray(part) for part in parts])
+        return dataclasses.replace(
+            parts[0],
+            values=values.mean(0),
+            error=values.std(0, ddof=1) / np.sqrt(len(parts)),
+            residual=np.max([part.residual for part in parts], 0),
+            iterations=np.max([part.iterations for part in parts], 0),
+            converged=np.all([part.converged for part in parts], 0),
+            passes=sum(part.passes for part in parts),
+            details={**parts[0].details, "models": len(parts)},
+        )
 
     def relative(self, self_influence: Any) -> InfluenceScores:
         """Scores over the root of each training example's self-influence (ℓ-RelatIF).
@@ -145,7 +135,21 @@ class InfluenceScores:
         Raises:
             ValueError: it has another shape, or negative entries.
         """
-        return relative_to(self, self_influence)
+        size = np.asarray(self_influence, np.float64)
+        if size.shape != (self.n_train,) or not (size >= 0).all():
+            raise ValueError(
+                f"`self_influence` should be {self.n_train} numbers >= 0, one for each training "
+                "example, as of keras_influence.self_influence with the same settings. Received: "
+                f"shape {size.shape}, smallest {size.min() if size.size else 'none'}"
+            )
+        root = np.sqrt(size)
+        factor = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+        return dataclasses.replace(
+            self,
+            values=np.asarray(self) * factor,
+            error=None if self.error is None else self.error * factor,
+            details={**self.details, "relative": True},
+        )
 
     # ---- keeping
 
@@ -155,11 +159,8 @@ class InfluenceScores:
         Args:
             path: file name; `.npz` is added if it is missing.
         """
-        about = {"version": __version__, **{f: getattr(self, f) for f in SETTINGS}}
-        arrays = {f: np.asarray(getattr(self, f)) for f in ("values", *ARRAYS)}
-        if self.error is not None:
-            arrays["error"] = self.error
-        storage.write_arrays(path, {"settings": np.array(storage.as_json(about)), **arrays})
+        error = {} if self.error is None else {"error": self.error}
+        write_result(path, self, {"values": np.asarray(self.values), **error})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> InfluenceScores:
@@ -172,12 +173,8 @@ class InfluenceScores:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, or does not hold influence scores.
         """
-        arrays = storage.read_arrays(path, "InfluenceScores.save", ["settings", "values", *ARRAYS])
-        saved = json.loads(str(arrays["settings"]))
-        settings = {f: saved[f] for f in SETTINGS}
-        settings["parameters"] = tuple(settings["parameters"])
-        known = {f: arrays[f] for f in ("values", *ARRAYS)}
-        return cls(**known, error=arrays.get("error"), **settings)
+        evidence, arrays = read_result(path, "InfluenceScores.save", ["values"])
+        return cls(arrays["values"], error=arrays.get("error"), **evidence)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> InfluenceScores:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.combined import is_several
-from keras_influence.questions.plans import Attempt
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
+from keras_influence.questions.several import is_several
 from keras_influence.validate import as_indices
 
 if TYPE_CHECKING:

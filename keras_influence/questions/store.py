@@ -22,9 +22,10 @@ from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
 from keras_influence.linalg.solvers import Solver
 from keras_influence.questions import store_files
+from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import Block, Target, block_size, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.case_file import positions_of_variables, read_plan, written_plan
+from keras_influence.questions.case_file import positions_of_variables
 from keras_influence.questions.evidence import ARRAYS, described
 from keras_influence.questions.fingerprints import (
     alike,
@@ -32,7 +33,7 @@ from keras_influence.questions.fingerprints import (
     fingerprint,
     fingerprint_of_data,
 )
-from keras_influence.questions.plans import Attempt, Plan
+from keras_influence.questions.plan import Plan
 from keras_influence.version import __version__
 
 Path = str | os.PathLike[str]
@@ -125,16 +126,16 @@ class _Store:
 
     def decided(self, case: Case) -> Case:
         """The case with the plans by which the store was begun, if it was."""
-        plans = [read_plan(fields) for fields in self._state["plans"]]
+        plans = [Plan.read(fields) for fields in self._state["plans"]]
         if not plans:
             return case
-        first = [written_plan(plan) for plan in case.plans[:1]]
+        first = [plan.written() for plan in case.plans[:1]]
         known = first == self._state["plans"][:1]
         return dataclasses.replace(case, plans=tuple(plans), factor=case.factor if known else None)
 
     def begin(self, plans: tuple[Plan, ...], about: dict[str, Any]) -> None:
         """What follows is by the first of these plans; what was done by another does not count."""
-        written = json.loads(storage.as_json([written_plan(plan) for plan in plans]))
+        written = json.loads(storage.as_json([plan.written() for plan in plans]))
         if written != self._state["plans"]:
             self.done = 0
             about = {**about, "passes": 0.0, "details": {}}
@@ -163,7 +164,7 @@ def _contents(case: Case, examples: Batches, target: Target | None) -> dict[str,
     asked = [method, settings.damping, settings.curvature]
     if case.plans:
         # What an `Explainer` has decided, which a file of it keeps.
-        plan = written_plan(case.plans[0])
+        plan = case.plans[0].written()
         asked = [plan[name] for name in ("solver", "damping", "curvature", "added")]
     return {
         **fingerprint(case.problem),

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_influence import storage
+from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.evidence import (
-    ARRAYS,
-    SETTINGS,
-    Evidence,
-    about_line,
-    described,
-    evidence_lines,
-)
-from keras_influence.questions.plans import Attempt
+from keras_influence.questions.evidence import Evidence, about_line, described, evidence_lines
 from keras_influence.questions.ranking import Ranking, Strongest, joined
+from keras_influence.questions.result_file import read_result, write_result
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.validate import check_number
-from keras_influence.version import __version__
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,13 +78,11 @@ class TopInfluence:
         Args:
             path: file name; `.npz` is added if it is missing.
         """
-        settings = {f: getattr(self, f) for f in ("n_train", *SETTINGS)}
-        text = storage.as_json({"version": __version__, **settings})
-        arrays = {f: getattr(self, f) for f in ARRAYS}
+        arrays: dict[str, np.ndarray] = {}
         for side in _SIDES:
             ranking = getattr(self, side)
             arrays |= {f"{side}_indices": ranking.indices, f"{side}_values": ranking.values}
-        storage.write_arrays(path, {"settings": np.array(text), **arrays})
+        write_result(path, self, arrays, ["n_train"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TopInfluence:
@@ -107,12 +96,9 @@ class TopInfluence:
             ValueError: the file is damaged, or `TopInfluence.save` did not write it.
         """
         names = [f"{side}_{part}" for side in _SIDES for part in ("indices", "values")]
-        arrays = storage.read_arrays(path, "TopInfluence.save", ["settings", *names, *ARRAYS])
-        saved = json.loads(str(arrays["settings"]))
-        settings = {f: saved[f] for f in ("n_train", *SETTINGS)}
-        settings["parameters"] = tuple(settings["parameters"])
+        evidence, arrays = read_result(path, "TopInfluence.save", names, ["n_train"])
         top, bottom = (Ranking(arrays[f"{s}_indices"], arrays[f"{s}_values"]) for s in _SIDES)
-        return cls(top, bottom, **{f: arrays[f] for f in ARRAYS}, **settings)
+        return cls(top, bottom, **evidence)
 
 
 @takes(Settings)

@@ -23,10 +23,10 @@ from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import check_checkpoints, weights_restored
-from keras_influence.questions.combined import is_several
 from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
+from keras_influence.questions.several import is_several
 from keras_influence.questions.tracin import TracIn
 from keras_influence.validate import check_number
 

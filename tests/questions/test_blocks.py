@@ -13,7 +13,7 @@ from keras_influence.engine.layers.scoring import Scorer
 from keras_influence.errors import SolverError
 from keras_influence.linalg.solvers import Solver
 from keras_influence.questions import blocks
-from keras_influence.questions.plans import Attempt
+from keras_influence.questions.attempts import Attempt
 from tests import truth
 from tests.questions.models import example_gradients, gauss_newton, network
 

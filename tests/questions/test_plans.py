@@ -12,7 +12,9 @@ from keras_influence import CG, EKFAC, Direct
 from keras_influence.engine.curvature.curvature import Curvature
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import DivergenceError, SingularError, SolverError
-from keras_influence.questions.plans import Plan, first_answer, plans_for
+from keras_influence.questions.attempts import first_answer
+from keras_influence.questions.plan import Plan
+from keras_influence.questions.plans import plans_for
 from keras_influence.questions.settings import Settings
 from tests import truth
 from tests.questions.models import example_gradients, gauss_newton, network

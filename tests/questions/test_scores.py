@@ -40,7 +40,7 @@ def test_of_equal_scores_the_first_comes_first(scores):
 
 @pytest.mark.parametrize("part", [1, 5, 100])
 def test_rankings_of_many_are_made_in_parts(part, scores, rng, monkeypatch):
-    monkeypatch.setattr("keras_influence.questions.scores._PART", part)
+    monkeypatch.setattr("keras_influence.questions.ranking._PART", part)
     values = rng.normal(size=(9, 20))
     ranking = dataclasses.replace(scores, values=values).top(6)
     assert (ranking.indices == np.argsort(-values, axis=1)[:, :6]).all()

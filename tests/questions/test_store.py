@@ -15,7 +15,7 @@ from keras_influence import CG, Nystrom, StaleError
 from keras_influence.errors import SolverError
 from keras_influence.linalg.solvers import Solver
 from keras_influence.questions import blocks, store_files
-from keras_influence.questions.plans import Attempt
+from keras_influence.questions.attempts import Attempt
 from tests import truth
 from tests.questions.models import example_gradients, gauss_newton, network
 
