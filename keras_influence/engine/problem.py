@@ -242,13 +242,14 @@ class Problem:
     def _ground(self):
         return Ground(self.objective, self.facts, self._few)
 
-    def curvature(self, name, group=None, facts=None):
+    def curvature(self, name, group=None, facts=None, doubtful=False):
         """The curvature of the training objective, an undamped `LinearOperator`.
 
         Args:
             name: one of `CURVATURES`.
             facts: those of another objective than that of `fit`.
             group: training examples, as `Batches`, to take out of it, n unchanged.
+            doubtful: whether it may well have negative eigenvalues; see `LinearOperator`.
 
         Raises:
             ValueError: it is not defined for the model's loss.
@@ -258,7 +259,9 @@ class Problem:
             checks.check_convex(self.model, *about)
         about = self.objective, self.train, facts or self.facts, self._few
         whole = CURVATURES[name](*about, self.footprint, self.progress)
-        return whole if group is None else whole.without(group)
+        found = whole if group is None else whole.without(group)
+        found.doubtful = doubtful
+        return found
 
     def costs(self):
         """What products with the curvature cost, for who chooses a solver by that; see `Auto`."""

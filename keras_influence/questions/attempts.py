@@ -18,7 +18,7 @@ from keras_influence.errors import (
     warn,
 )
 from keras_influence.linalg.arrays import OnStep
-from keras_influence.linalg.operators import Damped
+from keras_influence.linalg.operators import Damped, LinearOperator
 from keras_influence.linalg.solvers import Solution
 from keras_influence.questions import kept
 from keras_influence.questions.plan import Plan
@@ -46,7 +46,7 @@ class Attempt:
         self.factor = factor
         self._problem = problem
         self._facts = problem.facts if plan.added else problem.facts.without_added()
-        self._curvature = problem.curvature(plan.curvature, facts=self._facts)
+        self._curvature = self._curvature_without(None)
 
     def prepare(self) -> None:
         """Compute what serves all solves, also what a single one might do without."""
@@ -77,8 +77,7 @@ class Attempt:
         """
         plan, curvature = self.plan, self._curvature
         if group is not None:
-            curvature = self._problem.curvature(plan.curvature, group, self._facts)
-        curvature.doubtful = plan.doubtful
+            curvature = self._curvature_without(group)
         step = self._problem.progress.stage(
             f"Solve for {len(rows)} right-hand sides with {plan.solver}"
         )
@@ -95,6 +94,14 @@ class Attempt:
         if group is None:
             self.factor = solution.factor
         return solution
+
+    def _curvature_without(self, group: Batches | None) -> LinearOperator:
+        """C, less what a group of training examples contributes."""
+        plan, facts = self.plan, self._facts
+        found: LinearOperator = self._problem.curvature(
+            plan.curvature, group, facts, doubtful=plan.doubtful
+        )
+        return found
 
 
 def first_answer(

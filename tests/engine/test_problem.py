@@ -61,6 +61,13 @@ def test_curvature_is_without_damping(name, problem, closed, data):
     assert truth.relative_error(without, rest) < 1e-9
 
 
+@pytest.mark.parametrize("name", CURVATURES)
+def test_a_curvature_is_doubtful_where_that_is_said_also_without_a_group(name, problem):
+    for group in (None, problem.train.subset(np.arange(4))):
+        assert problem.curvature(name, group, doubtful=True).doubtful
+        assert not problem.curvature(name, group).doubtful
+
+
 def test_targets_are_values_of_the_function(problem, data):
     probabilities = problem.model(data[0]).numpy()
     found = problem.targets(problem.train, lambda x, y, y_pred: y_pred[:, 1])

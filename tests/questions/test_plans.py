@@ -25,7 +25,7 @@ class Fake:
 
     facts = train = None
 
-    def curvature(self, name, facts):
+    def curvature(self, name, group, facts, doubtful):
         return name
 
 
