@@ -11,6 +11,7 @@ import numpy as np
 from keras_influence.engine.problem import Problem
 from keras_influence.questions.blocks import Block, Target
 from keras_influence.questions.plan import Plan
+from keras_influence.report.methods import method_of
 
 # The fields of a result that hold it: by test example, and of all of them.
 ARRAYS = ("residual", "iterations", "converged")
@@ -144,22 +145,10 @@ def _models_line(result: Any) -> list[str]:
 
 
 def _solution_lines(result: Any) -> list[str]:
-    solver = result.solver["class_name"]
-    if solver == "Representer":
-        left = f"training has left {result.residual.max():.1e} of a gradient there"
-        return [f"  parts of      the last kernel, with L2 of {result.damping / 2:g}; {left}"]
-    if solver == "Replay":
-        near = result.details["rounding"]
-        words = "to the bit" if not near else f"to {near:.1e} of a step"
-        return [f"  derivative    of {result.details['steps']} steps of training, replayed {words}"]
-    if solver == "TRAK":
-        size = f"{result.details['dim']} dimensions, damping {result.damping:g}"
-        return [f"  projected     to {size}; order means something, size does not"]
-    if solver == "SOURCE":
-        parts = f"{result.details['segments']} segments of training"
-        return [f"  unrolled      {parts}, {result.passes:.0f} checkpoints"]
     if result.curvature == "none":
-        return [f"  summed by     {solver} over {result.passes:.0f} checkpoints, no curvature"]
+        title, words = method_of(result).line(result)
+        return [f"  {title:<14}{words}"]
+    solver = result.solver["class_name"]
     worst = f"largest relative residual {result.residual.max():.1e}"
     count = f"{int(result.converged.sum())} of {len(result.converged)}"
     solved = f"{count} solves converged, {worst}"

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from keras_influence.report.methods import method_of
+
 _CURVATURES = {
     "gauss_newton": (
         "The Gauss-Newton matrix: how the loss bends with the model's outputs, carried back to the "
@@ -9,23 +11,6 @@ _CURVATURES = {
         "and logistic models it is the Hessian."
     ),
     "hessian": "The Hessian: all second derivatives of the compiled loss, regularisers included.",
-}
-# Of scores that solve no system, by what they were made with.
-_WITHOUT_SOLVING = {
-    "TracIn": (
-        "None. These scores are a sum along the checkpoints of training: how much the visits to "
-        "a training example lowered a test loss."
-    ),
-    "Replay": "None. These scores are the derivative of the training run, through all of its steps.",
-    "Representer": "None. These scores are the terms of which the last layer's kernel is the sum.",
-    "SOURCE": (
-        "The Gauss-Newton matrix, averaged over each of a few segments of training: the scores follow "
-        "through them what a missing example would have changed."
-    ),
-    "TRAK": (
-        "In its place the products of randomly projected gradients, without the loss's second "
-        "derivative: the order of the scores means something, their size does not."
-    ),
 }
 
 
@@ -104,8 +89,7 @@ def statements(scores, verification=None):
     found = [_about_verification(verification)]
     if scores.curvature != "none":
         found += [_about_solves(scores), _about_damping(scores)]
-    solver = scores.solver["class_name"]
-    words = _CURVATURES.get(scores.curvature) or _WITHOUT_SOLVING[solver]
+    words = _CURVATURES.get(scores.curvature) or method_of(scores).curvature
     found.append(Statement("Curvature", (words,)))
     if scores.reason:
         found.append(Statement("Why this way", (_sentence(scores.reason),)))
