@@ -6,7 +6,6 @@ conjugate gradients, their directions. So blocks are as large as memory allows.
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -68,9 +67,8 @@ def bars_over(problem: Problem, title: str, count: int, size: int | None = None)
     return Bars(problem.progress, title, count) if count > size else None
 
 
-@dataclasses.dataclass(frozen=True)
 class Block:
-    """Some examples, solved for; to be used before the next one is asked for.
+    """Some examples, solved for; to be used before the next one is asked for, which releases it.
 
     Attributes:
         where: their positions.
@@ -78,11 +76,20 @@ class Block:
         solution: of (C + λI) x = v for each of them.
     """
 
-    where: slice
-    gradients: np.ndarray
-    solution: Solution
-    _problem: Problem = dataclasses.field(repr=False)
-    _bars: Bars | None = dataclasses.field(repr=False)
+    def __init__(
+        self,
+        where: slice,
+        gradients: np.ndarray,
+        solution: Solution,
+        problem: Problem,
+        bars: Bars | None,
+    ) -> None:
+        self.where, self.gradients, self.solution = where, gradients, solution
+        self._problem, self._bars = problem, bars
+
+    def release(self) -> None:
+        """Let go of the arrays, whoever holds it still: they are not to lie beside those of the next."""
+        del self.gradients, self.solution
 
     def scores(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Of all training examples, batch by batch: (slice, (k, b))."""
@@ -150,8 +157,7 @@ def solved(
         block = Block(where, rows, solution, problem, bars)
         del rows, solution
         yield block
-        # Whoever took it may hold it still: its arrays are not to lie beside those of the next.
-        vars(block).clear()
+        block.release()
         if bars is not None:
             bars.advance(where.stop)
     if bars is not None and residual:
