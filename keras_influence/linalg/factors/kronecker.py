@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,10 @@ class Block:
         q_outputs: Q_S, (O, O); empty for the identity, where there are too many outputs.
         eigenvalues: Λ, (K, O).
         by_example: whether coordinates of single examples' gradients are known.
+        outside: as of `Channels`: never.
     """
+
+    outside: ClassVar[bool] = False
 
     name: str
     positions: Array

@@ -71,9 +71,9 @@ class EKFAC(Solver):
         factor = problem.factor
         x = factor.precondition(problem.rows)
         problem.on_step(1, np.nan)
-        outside = [b for b in factor.blocks if _is_outside(b)]
+        outside = [b for b in factor.blocks if b.outside]
         details = {
-            "layers": [b.name for b in factor.blocks if not _is_outside(b)],
+            "layers": [b.name for b in factor.blocks if not b.outside],
             "parameters_outside": sum(b.positions.size for b in outside),
         }
         if not details["layers"]:
@@ -81,13 +81,9 @@ class EKFAC(Solver):
         return Answer(x, 1, details=details)
 
 
-def _is_outside(block: AnyBlock) -> bool:
-    return isinstance(block, Channels) and block.outside
-
-
 def _written_out(block: AnyBlock, curvature: LinearOperator, damping: float) -> AnyBlock:
     """A block of few weights outside all layers with all that couples them, others as they are."""
-    if not (isinstance(block, Channels) and block.outside and block.positions.size <= _DENSE_REST):
+    if not block.outside or block.positions.size > _DENSE_REST:
         return block
     positions = block.positions.ravel()
     values, vectors = np.linalg.eigh(Restricted(curvature, positions).to_dense())
