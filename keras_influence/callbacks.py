@@ -5,6 +5,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_influence.checksums import fingerprint_of_weights
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.engine.loss.checks import check_callable
@@ -13,7 +14,6 @@ from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.settings import Settings
 from keras_influence.report.page import check_packages
 from keras_influence.report.tensorboard import Board
-from keras_influence.storage import fingerprint_of_weights
 from keras_influence.validate import check_folder, check_number
 
 # Training examples whose self-influence goes into TensorBoard's histogram: one solve each.

@@ -18,7 +18,7 @@ ROOMS = [
     ["engine.loss"],
     ["engine.data", "engine.parameters", "engine.selection"],
     ["linalg", "copies"],
-    ["rebuilding", "storage"],
+    ["rebuilding", "storage", "checksums"],
     ["agreement", "errors", "validate", "progress", "_keras", "version"],
 ]
 LEVEL = {room: -level for level, rooms in enumerate(ROOMS) for room in rooms}

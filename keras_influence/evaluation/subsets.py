@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_influence.checksums import (
+    fingerprint_of_batches,
+    fingerprint_of_function,
+    fingerprint_of_model,
+    fingerprint_of_weights,
+)
 from keras_influence.engine.selection import select
 from keras_influence.evaluation.folder import Folder
 from keras_influence.evaluation.retraining import Retraining
 from keras_influence.progress import Progress
 from keras_influence.questions.evidence import name_of
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
-from keras_influence.storage import (
-    fingerprint_of_batches,
-    fingerprint_of_function,
-    fingerprint_of_model,
-    fingerprint_of_weights,
-)
 from keras_influence.validate import check_number
 
 if TYPE_CHECKING:

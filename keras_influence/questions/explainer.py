@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_influence import storage
+from keras_influence import checksums
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
 from keras_influence.questions.attempts import Attempt, first_answer
@@ -73,7 +73,7 @@ class Explainer:
 
     def _keep(self, case: Case) -> None:
         self._case = case
-        self._weights = storage.fingerprint_of_weights(case.problem.model.weights)
+        self._weights = checksums.fingerprint_of_weights(case.problem.model.weights)
 
     @classmethod
     def load(
@@ -202,7 +202,7 @@ class Explainer:
 
     def _current(self) -> Case:
         problem = self._case.problem
-        if storage.fingerprint_of_weights(problem.model.weights) != self._weights:
+        if checksums.fingerprint_of_weights(problem.model.weights) != self._weights:
             raise StaleError("the weights have changed", "this object")
         change = problem.change()
         if change:

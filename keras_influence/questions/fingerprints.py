@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_influence import storage
+from keras_influence import checksums
 from keras_influence.engine.data.held import Batches
 from keras_influence.engine.problem import Problem
 
@@ -17,7 +17,7 @@ _PROBE = 8
 def fingerprint(problem: Problem) -> dict[str, Any]:
     """What an answer depends on: checksums of weights and data, and a few losses."""
     return {
-        "weights": storage.fingerprint_of_weights(problem.model.weights),
+        "weights": checksums.fingerprint_of_weights(problem.model.weights),
         "data": fingerprint_of_data(problem, problem.train, "training data"),
         # Losses of examples by themselves, and what they count for in the objective.
         "losses": [*problem.losses([problem.train.head(_PROBE)]), *problem.facts.totals],
@@ -28,7 +28,7 @@ def fingerprint(problem: Problem) -> dict[str, Any]:
 def fingerprint_of_data(problem: Problem, batches: Batches, title: str) -> str:
     """A checksum of all of some data, with a bar."""
     shown = problem.progress.over(batches, f"Checksum of the {title}", len(batches))
-    return storage.fingerprint_of_batches(shown)
+    return checksums.fingerprint_of_batches(shown)
 
 
 def change_between(saved: dict[str, Any], now: dict[str, Any]) -> str:

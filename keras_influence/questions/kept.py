@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_influence import storage
+from keras_influence import checksums
 from keras_influence.engine.data.held import HeldBatches
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.factors import packing
@@ -78,7 +78,7 @@ class System:
             _last.append(_Kept(objective, self._state(), self._plan, factor))
 
     def _weights_now(self) -> str:
-        return storage.fingerprint_of_weights(self._problem.model.weights)
+        return checksums.fingerprint_of_weights(self._problem.model.weights)
 
     def _state(self) -> tuple[Any, ...]:
         problem = self._problem

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_influence import storage
+from keras_influence import checksums, storage
 from keras_influence.engine.data.held import Batches
 from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
 from keras_influence.engine.loss.looks import few_of
@@ -169,7 +169,7 @@ def _contents(case: Case, examples: Batches, target: Target | None) -> dict[str,
     return {
         **fingerprint(case.problem),
         "test": fingerprint_of_data(case.problem, examples, "test data"),
-        "target": storage.fingerprint_of_function(target),
+        "target": checksums.fingerprint_of_function(target),
         # Which also depend on what a function reads besides: a global, an attribute.
         "targets": _values_of_target(case.problem, examples, target),
         "variables": positions_of_variables(case.problem),

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.checksums import quick_fingerprint
 from keras_influence.engine.data import rows
 from keras_influence.engine.data.checks import check_batch
 from keras_influence.engine.data.held import SHUFFLE_BUFFER, Batches
 from keras_influence.errors import see
-from keras_influence.storage import quick_fingerprint
 
 # Bytes that a string may have.
 _STRING = 64

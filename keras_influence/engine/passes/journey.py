@@ -11,10 +11,10 @@ import weakref
 import keras
 
 from keras_influence import _keras, rebuilding
+from keras_influence.checksums import fingerprint_of_weights
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.passes import baggage
 from keras_influence.errors import explained
-from keras_influence.storage import fingerprint_of_weights
 
 # What has been made in this process, by key; the oldest goes when there are more than so many. A
 # pass takes three: a model, its objective with the kernels traced for it, and the `Ground`.

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from keras_influence import storage
+from keras_influence import checksums, storage
 
 # Seconds of work that a lost process may cost.
 _EVERY = 60.0
@@ -30,7 +30,7 @@ class Halfway:
         self._begin = cotangents, np.zeros((len(cotangents), n)), stop
         self._due = time.monotonic() + _EVERY
         if folder is not None:
-            name = storage.fingerprint_of_weights([cotangents, np.array(stop)])
+            name = checksums.fingerprint_of_weights([cotangents, np.array(stop)])
             self._path = folder / f"halfway_{name}.npz"
 
     def found(self) -> tuple[np.ndarray, np.ndarray, int]:

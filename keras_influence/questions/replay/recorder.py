@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_influence import storage
+from keras_influence import checksums
 from keras_influence.engine.data import sources
 from keras_influence.engine.data.orders import Order, in_epochs
 from keras_influence.engine.data.rows import size as rows_of
@@ -97,7 +97,7 @@ class Recorder(keras.callbacks.Callback):
 
     def fingerprint_of_data(self) -> str:
         """A checksum of the training data, in the order of scores' columns."""
-        return storage.fingerprint_of_batches([self._whole])
+        return checksums.fingerprint_of_batches([self._whole])
 
     # ---- while training
 
@@ -137,7 +137,7 @@ class Recorder(keras.callbacks.Callback):
         self._recording.write()
 
     def _fingerprint(self) -> str:
-        return storage.fingerprint_of_weights(self.model.weights)
+        return checksums.fingerprint_of_weights(self.model.weights)
 
     # ---- afterwards
 
