@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_influence.questions.evidence import about_line, evidence_lines, meaning_lines
 from keras_influence.questions.ranking import Ranking, ranked
 from keras_influence.questions.result_file import read_result, write_result
 from keras_influence.questions.several import check_alike
+from keras_influence.questions.words import about_line, evidence_lines, meaning_lines
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

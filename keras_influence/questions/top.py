@@ -11,10 +11,11 @@ import numpy as np
 from keras_influence.questions.attempts import Attempt
 from keras_influence.questions.blocks import Target, read_test, solved_blocks
 from keras_influence.questions.case import Case
-from keras_influence.questions.evidence import Evidence, about_line, described, evidence_lines
+from keras_influence.questions.evidence import Evidence, described
 from keras_influence.questions.ranking import Ranking, Strongest, joined
 from keras_influence.questions.result_file import read_result, write_result
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
+from keras_influence.questions.words import about_line, evidence_lines
 from keras_influence.validate import check_number
 
 if TYPE_CHECKING:
