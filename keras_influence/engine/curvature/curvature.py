@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
-from keras_influence.engine.data.sizes import batch_size as size_of
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.assembled import assembled
 from keras_influence.engine.layers.averaged import AveragedStatistics
 from keras_influence.engine.layers.contributions import contributions

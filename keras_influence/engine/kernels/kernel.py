@@ -68,10 +68,9 @@ class Kernels:
             tf.convert_to_tensor(v, _dtype_of(name, dtype)) for name, v in zip(extras, values)
         )
         many = any(name == "vectors" and len(v) > 1 for name, v in zip(extras, values))
-        layout = tuple((t.dtype, t.shape.rank) for t in flat)
-        skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
-        shapes = self._seen(flat, (skeleton, layout))
-        key = (function.__name__, many, skeleton, layout, len(vector))
+        signature = _signature(batch)
+        shapes = self._seen(flat, signature)
+        key = (function.__name__, many, *signature, len(vector))
         wide = (function.__name__, True, *key[2:])
         if wide in self._compiled and self._compiled[wide].accepts(flat):
             key, many = wide, True  # One vector goes with what has been traced for many.
@@ -103,9 +102,7 @@ class Kernels:
     def has_traced(self, function, batch, many=True):
         """Whether a kernel takes batches like this one, with many vectors or with one."""
         flat = tf.nest.flatten(batch)
-        skeleton = repr(tf.nest.map_structure(lambda _: 0, batch))
-        layout = tuple((t.dtype, t.shape.rank) for t in flat)
-        wanted = (function.__name__, many, skeleton, layout)
+        wanted = (function.__name__, many, *_signature(batch))
         return any(k[:4] == wanted and c.accepts(flat) for k, c in self._compiled.items())
 
     def operations(self, function):
@@ -117,17 +114,23 @@ class Kernels:
         """Trace everything anew when it is next asked for."""
         self._compiled = {}
 
-    def _seen(self, flat, layout):
+    def _seen(self, flat, signature):
         """The shapes of batches like this one; an axis that any kernel has seen to vary is open."""
-        known = self._shapes.get(layout) or [t.shape for t in flat]
-        self._shapes[layout] = [_relaxed(t, shape) for t, shape in zip(flat, known)]
-        return self._shapes[layout]
+        known = self._shapes.get(signature) or [t.shape for t in flat]
+        self._shapes[signature] = [_relaxed(t, shape) for t, shape in zip(flat, known)]
+        return self._shapes[signature]
 
     def _compile(self, *about):
         many = about[-1]
         saying = quiet() if many and not self.loop else contextlib.nullcontext()
         with _keras.lock, _without_collection(), saying:
             return _Compiled(self, *about)
+
+
+def _signature(batch):
+    """The structure of a batch, and the dtypes and ranks of its tensors: what one trace may serve."""
+    types = tuple((t.dtype, t.shape.rank) for t in tf.nest.flatten(batch))
+    return repr(tf.nest.map_structure(lambda _: 0, batch)), types
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.own import Own
 from keras_influence.engine.layers.pieces import in_pieces
 from keras_influence.engine.layers.sites import recording
@@ -51,7 +51,7 @@ def footprint_of(model, few, name="train"):
     leaves = [layer for layer in model._flatten_layers() if not layer._layers]
     with recording(leaves) as sites, called(model, few, name, anew=True) as (_, y_pred):
         outputs = sum(map(_size, tf.nest.flatten(y_pred)))
-    count = batch_size(few)
+    count = size_of(few)
     sizes = [max(_size(site.outputs), _patches(site)) for site in sites]
     first = next((i for i, site in enumerate(sites) if site.layer.weights), 0)
     formed = count * _own_weights(model) // _FORMED

@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.kernels.roots import tolerance
@@ -75,7 +75,7 @@ class PseudoGradients:
         except InnerCallError as error:
             self._hide(error.layers)
             return self._parted(raw_of, batch, weight, about)
-        count = batch_size(batch)
+        count = size_of(batch)
         uneven = [part for part, r in zip(self.parts, raw) if _is_uneven(part, r, count)]
         if uneven:
             self._hide(layer.name for part in uneven for layer in part.layers)

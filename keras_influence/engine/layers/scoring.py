@@ -14,8 +14,8 @@ each vector.
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.data.rows import split, take
-from keras_influence.engine.data.sizes import batch_size
 from keras_influence.engine.kernels.kernel import RECURRENT, work_alone
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.loss.looks import computing
@@ -98,7 +98,7 @@ class Scorer:
         if not self.fast:
             return [batch]
         each = self._objective.contraction.numbers() * self._objective.parameters.dtype.size
-        count = batch_size(batch)
+        count = size_of(batch)
         pieces = -(-count // max(_FEWEST, _BYTES // max(each, 1)))
         # As large as each other: none is left with a single example.
         return [batch] if pieces == 1 else split(batch, -(-count // pieces))
@@ -143,7 +143,7 @@ class Scorer:
     def _from_gradients(self, batch):
         """⟨s, ∇_j⟩ for each of the vectors, the probe with them, by example gradients; or None."""
         fast, size = self._objective.contraction, self._objective.parameters.size
-        small = self.fast and batch_size(batch) * size <= _FORMED
+        small = self.fast and size_of(batch) * size <= _FORMED
         if not (small and fast.kernels.has_traced(fast.example_gradients, batch, many=False)):
             return None
         rows = self._try(fast.example_gradients, batch)
@@ -170,7 +170,7 @@ class Scorer:
             found = None
         blocks = found if isinstance(found, list) else [found]
         # A single number is what comes of no layer at all, as where all are quantised.
-        if found is None or any(b.shape[:1] != (batch_size(batch),) for b in blocks):
+        if found is None or any(b.shape[:1] != (size_of(batch),) for b in blocks):
             self.fast = False
             return None
         return found if isinstance(found, list) else found.numpy()
@@ -195,7 +195,7 @@ class Scorer:
 
     def _check(self, rows, batch):
         self._refuse_bad(rows)
-        self._start += batch_size(batch)
+        self._start += size_of(batch)
 
     def _refuse_bad(self, rows):
         _refuse_bad(rows, self._start, self._name)
@@ -207,7 +207,7 @@ def check_gradients(objective, batches, weight, name):
     for batch in batches:
         for part in split(batch, _FEWEST):
             _refuse_bad(objective.example_gradients(part, weight).numpy(), start, name)
-            start += batch_size(part)
+            start += size_of(part)
 
 
 def _refuse_bad(rows, start, name):
@@ -233,6 +233,6 @@ def value_of(objective, batch, weight):
 
 def value_and_gradient_of(objective, batch, weight, omega=None, shift=None):
     """The batch's part of n L and its gradient, with weights ω of the examples, (1 + p,) float64."""
-    omega = np.ones(batch_size(batch)) if omega is None else omega
+    omega = np.ones(size_of(batch)) if omega is None else omega
     shift = np.zeros(objective.parameters.size) if shift is None else shift
     return objective.value_and_gradient(batch, weight, omega, shift).numpy().astype(np.float64)

@@ -3,8 +3,9 @@
 import numpy as np
 
 from keras_influence import _keras
-from keras_influence.engine.data.sizes import batch_size
-from keras_influence.engine.loss.looks import called, close, rows_of_batch
+from keras_influence.engine.data.rows import size as size_of
+from keras_influence.engine.data.rows import take
+from keras_influence.engine.loss.looks import called, close
 from keras_influence.engine.loss.terms import MEAN, SUM
 from keras_influence.errors import ObjectiveWarning, warn
 
@@ -30,7 +31,7 @@ def what_is_added(model, few, batches, name):
     for batch in batches:
         if kind == "mixed":
             break
-        if batch_size(batch) < 2 * _LEAST or _is(kind, model, batch, name):
+        if size_of(batch) < 2 * _LEAST or _is(kind, model, batch, name):
             continue
         kind = _kind(model, batch, name) if kind == "nothing" else "mixed"
     if kind == "mixed":
@@ -90,12 +91,12 @@ def _warn_of_mixed(model):
 
 
 def _rows(batch):
-    return list(range(batch_size(batch)))
+    return list(range(size_of(batch)))
 
 
 def _added(model, few, rows, name):
     """The sum of what is added for some rows, or None."""
-    with called(model, rows_of_batch(few, rows), name):
+    with called(model, take(few, rows), name):
         if not any(layer._get_own_losses() for layer in model._flatten_layers()):
             return None
         return float(_keras.added_losses(model))

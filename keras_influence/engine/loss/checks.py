@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.loss.looks import few_of, near
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, warn
@@ -218,10 +218,10 @@ def check_target(target, objective, batches, weight, name="target", data="test")
     except Exception as error:
         raise ValueError(f"`{name}` failed on the {data} data: {error}") from error
     shape = tuple(value.shape)
-    if shape not in ((batch_size(few),), (batch_size(few), 1)) or not value.dtype.is_floating:
+    if shape not in ((size_of(few),), (size_of(few), 1)) or not value.dtype.is_floating:
         raise ValueError(
             f"`{name}` should return floats of shape (batch,), one per example. Received: "
-            f"{value.dtype.name} of shape {shape} for a batch of {batch_size(few)}"
+            f"{value.dtype.name} of shape {shape} for a batch of {size_of(few)}"
         )
     try:
         traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]

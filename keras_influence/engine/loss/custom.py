@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.data.rows import size as size_of
+from keras_influence.engine.data.rows import take
 from keras_influence.engine.loss.looks import (
     beside,
     called,
@@ -15,7 +16,6 @@ from keras_influence.engine.loss.looks import (
     fitting,
     halves,
     mixed_message,
-    rows_of_batch,
 )
 from keras_influence.engine.loss.readings import Alone, Weighted
 from keras_influence.engine.loss.terms import RefusedLoss
@@ -69,7 +69,7 @@ def _rank(model, few, name):
 def _adds(model, reading, few, name):
     """Whether the loss holds what layers add and the weights' regularisers, seen at weights of 0."""
     with called(model, few, name) as (parts, y_pred), fitting(name, parts, y_pred):
-        nothing = tf.zeros([batch_size(few)], tf.nest.flatten(y_pred)[0].dtype)
+        nothing = tf.zeros([size_of(few)], tf.nest.flatten(y_pred)[0].dtype)
         rest = float(reading.loss(model, parts, y_pred, nothing))
         added = float(_keras.added_losses(model))
         return added != 0 and close(rest, added + float(_keras.regularisers(model)))
@@ -101,7 +101,7 @@ def _is_linear(model, reading, few, name):
     """Euler's identity: L(ω) = L(0) + Σ ω_i ∂L/∂ω_i, with a slope that is not zero."""
     with called(model, few, name) as (parts, y_pred):
         dtype = tf.nest.flatten(y_pred)[0].dtype
-        omega = tf.constant(np.linspace(0.5, 1.5, batch_size(few)), dtype)
+        omega = tf.constant(np.linspace(0.5, 1.5, size_of(few)), dtype)
         with tf.GradientTape() as tape:
             tape.watch(omega)
             value = reading.loss(model, parts, y_pred, omega)
@@ -114,7 +114,7 @@ def _is_linear(model, reading, few, name):
 
 def _weighs_evenly(model, reading, batch, name):
     """Whether an example counts among fewer others what the mean or sum says."""
-    size = batch_size(batch)
+    size = size_of(batch)
     whole = _contributions(model, reading, batch, list(range(size)), name)
     # Halves of very few examples are all of them; each twice is not.
     twice = [list(range(size)) * 2] if size < 4 else []
@@ -129,7 +129,7 @@ def _weighs_evenly(model, reading, batch, name):
 def _contributions(model, reading, batch, rows, name):
     """∂L/∂ω of some of the examples as one batch."""
     with (
-        called(model, rows_of_batch(batch, rows), name) as (parts, y_pred),
+        called(model, take(batch, rows), name) as (parts, y_pred),
         fitting(name, parts, y_pred),
     ):
         omega = tf.ones([len(rows)], tf.nest.flatten(y_pred)[0].dtype)

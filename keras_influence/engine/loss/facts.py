@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.data.rows import size as size_of
+from keras_influence.engine.data.rows import take
 from keras_influence.engine.loss.added import what_is_added
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.custom import custom_reading
@@ -22,7 +23,6 @@ from keras_influence.engine.loss.looks import (
     halves,
     mixed_message,
     near,
-    rows_of_batch,
 )
 from keras_influence.engine.loss.readings import Compiled
 from keras_influence.engine.loss.smooth import SMOOTH
@@ -200,8 +200,8 @@ def _check_numbers(model, batches, few, name):
 def _looked_at(batches, few):
     yield few
     for batch in batches:
-        size = batch_size(batch)
-        yield rows_of_batch(batch, list(range(min(size, 64))) if size > 1 else [0, 0])
+        size = size_of(batch)
+        yield take(batch, list(range(min(size, 64))) if size > 1 else [0, 0])
 
 
 def _kind(term, name):
@@ -235,8 +235,8 @@ def _compare(model, parts, y_pred, terms, kinds, name):
 
 def _check_apart(model, batch, terms, name):
     """Raise unless an example's part is the same among fewer others, and finite."""
-    for rows in halves(batch_size(batch)):
-        with called(model, rows_of_batch(batch, rows), name) as (parts, y_pred):
+    for rows in halves(size_of(batch)):
+        with called(model, take(batch, rows), name) as (parts, y_pred):
             apart = Compiled().terms(model, parts, y_pred)
         for whole, own in zip(terms, apart):
             together = whole.examples.numpy()[rows]
@@ -259,7 +259,7 @@ def _steady_counts(model, batches, few, name):
     with called(model, few, name) as (parts, y_pred):
         terms = Compiled().terms(model, parts, y_pred)
     counts = np.array([term.counts.numpy() for term in terms], np.float64).reshape(-1, 3)
-    size = batch_size(few)
+    size = size_of(few)
     alike = batches.alike or (counts[:, 0] == size).all()
     if any(term.masked for term in terms) or not alike:
         return None

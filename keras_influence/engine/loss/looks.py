@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.data.rows import joined, layout
-from keras_influence.engine.data.sizes import batch_size
+from keras_influence.engine.data.rows import joined, layout, take
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.loss.forward import forward_of
 from keras_influence.engine.loss.terms import RefusedLoss
 
@@ -28,20 +28,15 @@ def few_of(batches, count=FEW):
     """A batch of a few examples from all of the data; of a single one, twice that one."""
     rows = np.unique(np.linspace(0, batches.n - 1, count).astype(int))
     first = next(iter(batches.subset(rows)))
-    return rows_of_batch(first, [0, 0]) if batch_size(first) == 1 else first
-
-
-def rows_of_batch(batch, rows):
-    """Some rows of a batch of tensors, in this order."""
-    return tf.nest.map_structure(lambda t: tf.gather(t, rows), batch)
+    return take(first, [0, 0]) if size_of(first) == 1 else first
 
 
 def beside(batch, few):
     """A batch; one of a single example with the few beside it, for alone it says nothing."""
-    if batch_size(batch) > 1:
+    if size_of(batch) > 1:
         return batch
     if layout(batch) != layout(few):
-        return rows_of_batch(batch, [0, 0])
+        return take(batch, [0, 0])
     return joined([batch, few])
 
 
@@ -111,7 +106,7 @@ def called(model, batch, name="train", state=(), anew=False):
     values = [*((v, v.value) for v in model.trainable_variables), *state]
     known = None if state else _remembered.get()
     # Of whole batches nothing is held.
-    few = known is not None and batch_size(batch) <= 2 * FEW
+    few = known is not None and size_of(batch) <= 2 * FEW
     key = _contents(parts[0]) if few else None
     scope = keras.StatelessScope(values, collect_losses=True)
     with _keras.looking_into(model), scope:

@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
-from keras_influence.engine.data.sizes import batch_size
-from keras_influence.engine.loss.looks import called, halves, near, rows_of_batch
+from keras_influence.engine.data.rows import size as size_of
+from keras_influence.engine.data.rows import take
+from keras_influence.engine.loss.looks import called, halves, near
 from keras_influence.errors import see
 
 
@@ -18,7 +19,7 @@ def check_runs(model, few, name, chance=True):
         ValueError: the data do not fit the model, or its outputs are random, or that of one
             example depends on the others in its batch.
     """
-    size = batch_size(few)
+    size = size_of(few)
     outputs = _outputs(model, few, name)
     for leaf in outputs:
         if leaf.shape.rank == 0 or leaf.shape[0] != size:
@@ -30,7 +31,7 @@ def check_runs(model, few, name, chance=True):
     if chance:
         _check_chance(model, few, name, outputs)
     for rows in halves(size):
-        apart = _outputs(model, rows_of_batch(few, rows), name)
+        apart = _outputs(model, take(few, rows), name)
         if not all(near(a.numpy()[rows], b.numpy()) for a, b in zip(outputs, apart)):
             raise ValueError(
                 "The model's output for an example depends on the other examples of its batch "
