@@ -136,9 +136,8 @@ class Problem:
 
         def count(reading, added):
             objective = objective_of(self.model, self._chosen, reading, added)
-            nothing = Weighting(0.0, 0.0, 0.0, 0.0, 0.0, ())
             ground = Ground(objective, None, None)
-            return total(_counts, ground, self.train, nothing)
+            return total(_counts, ground, self.train, Weighting())
 
         about = self.model, self.train, self._few, self._name
         return find_facts(*about, smooth=self._smooth, count=count)

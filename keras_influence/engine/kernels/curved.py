@@ -11,7 +11,6 @@ from keras_influence.engine.kernels.outputs import (
     paired_by_example,
     slope_at_outputs,
 )
-from keras_influence.engine.loss.compiled import Weighting
 
 # The part of a vector outside of a space that it is in but for rounding.
 _SPANNED = 1e-3
@@ -54,7 +53,7 @@ def is_curved_in_weights(objective, batch, weight):
     be missing without a word.
     """
     theta = objective.parameters.tensors()
-    weight = Weighting.of(tf.constant(weight.vector(), objective.parameters.dtype))
+    weight = weight.tensors(objective.parameters.dtype)
     with primitives.replaced(), objective.at(theta):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
@@ -76,7 +75,7 @@ def output_curvatures(objective, batch, weight, steps=8):
     from there find (Lanczos): the most negative of them is near the smallest eigenvalue.
     """
     theta = objective.parameters.tensors()
-    weight = Weighting.of(tf.constant(weight.vector(), objective.parameters.dtype))
+    weight = weight.tensors(objective.parameters.dtype)
     with primitives.replaced(), objective.at(theta):
         model, parts, y_pred = objective.called(batch)
         pairs = curved_outputs(objective.reading, model, parts, y_pred)

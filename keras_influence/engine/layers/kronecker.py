@@ -103,9 +103,8 @@ class PseudoGradients:
         self.kernels.forget()
 
     def _find_roots(self, batch, weight):
-        vector = tf.constant(weight.vector(), self.parameters.dtype)
         with primitives.replaced():
-            return roots_of(self._objective, batch, Weighting.of(vector))
+            return roots_of(self._objective, batch, weight.tensors(self.parameters.dtype))
 
     @kernel("seed")
     def _raw(self, batch, weight, seed):

@@ -34,12 +34,12 @@ class Weighting(NamedTuple):
         total: (terms,) factors of e_ik.
     """
 
-    own: object
-    added: object
-    added_sum: object
-    alone: object
-    rest: object
-    total: object
+    own: object = 0.0
+    added: object = 0.0
+    added_sum: object = 0.0
+    alone: object = 0.0
+    rest: object = 0.0
+    total: object = ()
 
     @classmethod
     def of(cls, vector):
@@ -49,6 +49,10 @@ class Weighting(NamedTuple):
     def vector(self):
         """As a list of 5 + terms numbers."""
         return [*self[:5], *self.total]
+
+    def tensors(self, dtype):
+        """The same of tensors."""
+        return Weighting.of(tf.constant(self.vector(), dtype))
 
 
 class CompiledLoss:
@@ -84,7 +88,7 @@ class CompiledLoss:
 
     def _value(self, about, omega, numbers):
         """What has the factor zero is not computed."""
-        weight = Weighting.of(tf.constant(numbers.vector(), self.parameters.dtype))
+        weight = numbers.tensors(self.parameters.dtype)
         value = tf.zeros([], self.parameters.dtype)
         if numbers.own or any(numbers.total):
             value += self.reading.examples(*about, omega, weight)

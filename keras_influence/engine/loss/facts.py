@@ -76,10 +76,9 @@ class Facts:
     def train(self):
         """The weighting of n L, the objective of all of the data as one batch."""
         if self.added == LEFT_OUT:
-            return Weighting(0.0, 0.0, 0.0, 0.0, 1.0, self.totals)
+            return Weighting(rest=1.0, total=self.totals)
         by_sum = float(self.added == SUM)
         return Weighting(
-            own=0.0,
             added=1.0 - by_sum,
             added_sum=self.n * by_sum,
             alone=self.n / 2 if by_sum else 1.0,
@@ -95,12 +94,16 @@ class Facts:
     def remainder(self):
         """The weighting of what is in n L whatever the examples are."""
         constant = float(self.added == "constant")
-        return Weighting(0.0, constant, 0.0, 0.0, 1.0, (0.0,) * len(self.totals))
+        return Weighting(added=constant, rest=1.0, total=self._no_terms())
 
     def own(self):
         """The weighting in which each example counts by its own loss, as a batch of one."""
         alone = 0.5 if self.added == SUM else 1.0
-        return Weighting(1.0, 0.0, 0.0, alone, 0.0, (0.0,) * len(self.totals))
+        return Weighting(own=1.0, alone=alone, total=self._no_terms())
+
+    def _no_terms(self):
+        """The factors that leave all terms of the loss out."""
+        return (0.0,) * len(self.totals)
 
 
 def find_facts(model, batches, few, name, smooth, count):
