@@ -1,7 +1,4 @@
-"""The derivatives of the compiled loss, as batch kernels.
-
-With `layers.sites`, which looks at single layers, the only place with gradient tapes.
-"""
+"""The derivatives of the compiled loss, as batch kernels."""
 
 import keras
 import tensorflow as tf
@@ -40,7 +37,7 @@ class Objective(CompiledLoss):
         super().__init__(model, variables, reading, added)
         self.kernels = Kernels(Weighting, prefers_loop(model))
         self._loops = work_alone(model) == RECURRENT
-        # What is made of the layers by those who ask for it; see `scoring` and `curvature`.
+        # What is made of the layers by those who ask for it; see `scoring` and `kronecker`.
         self.contraction = self.pseudo = None
         self._targets = Kernels(Weighting, False)
         self._target = None

@@ -1,8 +1,8 @@
 """Scores and example gradients by layers: one forward and one backward for all vectors.
 
 The plain way, `Objective.scores`, needs a second backward for each vector. Where every
-weight belongs to a layer that is linear in its own weights, `capture.signals` gives each
-layer's input a and output gradients δ once, and there are two ways to go on:
+weight belongs to a layer that is looked at, `sites.signals` gives each layer's input a and
+output gradients δ once. Where the layer is linear in its weights, there are two ways to go on:
 
     apply   ⟨∇ℓᵢ, s⟩ = Σ_layers ⟨f(aᵢ; s), δᵢ⟩        a forward of the layer for each vector
     form    gᵢ = ∂⟨f(aᵢ; w), δᵢ⟩/∂w, then gᵢᵀ s       a backward of the layer, then one product
@@ -11,7 +11,7 @@ A layer that uses each weight at P positions of an example (pixels, time steps) 
 P·p per vector to apply, and P·p once and p per vector to form; formed gradients of a batch
 take b·p numbers of memory. So: one vector is applied; many are formed where P > 1 (or where
 the weights are few) and applied where P = 1 or the weights are too many to be formed.
-`_forms` is where this is decided. Memory: see `VECTORS`.
+What is not linear is formed. `_forms` is where this is decided. Memory: see `VECTORS`.
 """
 
 import keras

@@ -24,8 +24,8 @@ def parts_of(parameters, signals):
 
     Args:
         parameters: the `Parameters` θ.
-        signals: `pseudo.PseudoSignals` of the layers that are linear in their weights. What the
-            outputs depend on by other ways too is no layer's.
+        signals: `pseudo.PseudoSignals` of the layers that are looked at, which but for an `Own` are
+            linear in their weights. What the outputs depend on by other ways too is no layer's.
     """
     parts, taken, sites = [], set(), signals.sites
     seen = [v for v, elsewhere in zip(parameters.variables, signals.elsewhere) if not elsewhere]

@@ -5,7 +5,7 @@ output before the activation. All that the weights do to the loss then goes thro
 
     ⟨∂ℓᵢ/∂w, s⟩ = ⟨f(aᵢ; s), δᵢ⟩        δᵢ = ∂ℓᵢ/∂zᵢ
 
-    sites, deltas = signals(objective, known_layers(model, variables), batch)
+    sites, deltas = signals(objective, known_layers(model, variables), batch, weight)
 """
 
 import contextlib

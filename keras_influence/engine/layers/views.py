@@ -69,7 +69,7 @@ def as_matrix(site):
     """The `View` of one call of a layer, or None where the layer is not covered.
 
     Args:
-        site: a `capture.Site`.
+        site: a `sites.Site`.
     """
     read = _READERS.get(type(site.layer))
     return None if read is None else read(site.layer, site.inputs)

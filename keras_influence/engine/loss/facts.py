@@ -110,7 +110,7 @@ def find_facts(model, batches, few, name, smooth, count):
     """`Facts` about a model's loss on its training data.
 
     Args:
-        few: a few of its examples, from `runs.check_runs`.
+        few: a few of its examples, from `looks.few_of`.
         name: the argument's name, for messages.
         smooth: let the smooth versions of the kinked losses stand in for them.
         count: a function of (reading, added) that gives the `counts` of the terms
