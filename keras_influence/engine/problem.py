@@ -204,9 +204,9 @@ class Problem:
         for batch in shown:
             yield scorer.gradients(batch)
 
-    def scorer(self, weight, name, vectors=None, start=0):
-        """A `Scorer` for data with this weighting, against (k, p) vectors if there are any."""
-        return Scorer(self.objective, self.model, weight, name, vectors, start)
+    def scorer(self, weight, name, start=0):
+        """A `Scorer` of example gradients for data with this weighting."""
+        return Scorer(self.objective, weight, name, start=start)
 
     # ---- against given vectors
 
@@ -256,8 +256,8 @@ class Problem:
         if name == "gauss_newton":
             about = self.objective, self._few, self.facts, self.train
             checks.check_convex(self.model, *about)
-        about = self.objective, self.train, facts or self.facts, self._few
-        whole = CURVATURES[name](*about, self.footprint, self.progress)
+        ground = Ground(self.objective, facts or self.facts, self._few)
+        whole = CURVATURES[name](ground, self.train, self.footprint, self.progress)
         found = whole if group is None else whole.without(group)
         found.doubtful = doubtful
         return found
@@ -302,7 +302,7 @@ def _values_and_gradients(ground, run, weight):
 
 def _scores(ground, run, weight, rows):
     objective = ground.objective
-    scorer = Scorer(objective, objective.model(), weight, "train", rows, run.start)
+    scorer = Scorer(objective, weight, "train", rows, run.start)
     for batch in run:
         yield np.concatenate(scorer.scores(batch), axis=1).T
 

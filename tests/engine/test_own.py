@@ -167,7 +167,7 @@ def test_examples_are_scored_layer_by_layer(name, rng):
     v = rng.normal(size=(3, expected.shape[1]))
     assert truth.relative_error(problem.scores(v), v @ expected.T / N) < 1e-10
     # Alone a vector is not taken through formed gradients, where a layer is linear.
-    contraction = Contraction(problem.objective, model)
+    contraction = Contraction(problem.objective)
     about = problem.facts.own(), tf.constant(v[:1])
     alone = [contraction.scores(batch, *about).numpy() for batch in problem.train]
     assert truth.relative_error(np.concatenate(alone), expected @ v[:1].T) < 1e-10

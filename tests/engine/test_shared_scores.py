@@ -56,7 +56,7 @@ def _scores(problem, batch, vectors):
 
 
 def _about(problem):
-    return problem.objective, problem.model, problem.facts.examples()
+    return problem.objective, problem.facts.examples()
 
 
 def test_scores_come_from_the_kernel_of_products_where_they_are_right(

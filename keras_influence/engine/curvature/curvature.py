@@ -13,7 +13,6 @@ from keras_influence.engine.layers.kronecker import Statistics
 from keras_influence.engine.layers.scoring import check_gradients
 from keras_influence.engine.layers.worth import are_worth_it, assembling, contributions_worth_it
 from keras_influence.engine.loss.looks import computing
-from keras_influence.engine.passes.ground import Ground
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import NotFiniteError
 from keras_influence.linalg.operators.base import LinearOperator
@@ -29,10 +28,8 @@ class Curvature(LinearOperator):
     """A curvature matrix of the loss of n training examples, as one batch.
 
     Args:
-        objective: an `Objective`.
+        ground: the `Ground`: the loss, what holds for it on the training data, and a few of them.
         batches: the `Batches` of the training data.
-        facts: what holds for the loss on them, `Facts`.
-        few: a few of them, as a batch, on which kernels are certified.
         footprint: what one example takes, `Footprint`.
         progress: as `Progress`, shows what takes long.
 
@@ -44,14 +41,11 @@ class Curvature(LinearOperator):
     kernel: str
     differences = False
 
-    def __init__(self, objective, batches, facts, few, footprint, progress):
-        self._objective = objective
-        self._batches = batches
-        self._facts, self._ground = facts, Ground(objective, facts, few)
+    def __init__(self, ground, batches, footprint, progress):
+        self._ground, self._batches = ground, batches
         self._footprint, self._progress = footprint, progress
-        self.n = batches.n
-        self.size = objective.parameters.size
-        self.dtype = np.dtype(objective.parameters.dtype.as_numpy_dtype)
+        parameters, self.n = ground.objective.parameters, batches.n
+        self.size, self.dtype = parameters.size, np.dtype(parameters.dtype.as_numpy_dtype)
 
     def matmat(self, rows):
         if np.ndim(rows) != 2 or np.shape(rows)[1] != self.size:
@@ -59,7 +53,7 @@ class Curvature(LinearOperator):
                 f"`rows` should be vectors of {self.size} numbers, (k, {self.size}). Received: "
                 f"shape {np.shape(rows)}"
             )
-        return self.average(rows, self._batches, self.n, self._facts.train())
+        return self.average(rows, self._batches, self.n, self._ground.facts.train())
 
     def average(self, rows, batches, count, weight):
         """Σ_B C_B v / count, with the batches weighted by a `Weighting` of `Facts`."""
@@ -77,14 +71,14 @@ class Curvature(LinearOperator):
 
     def sampled(self, batch, rows):
         """C v for each row v, estimated from one minibatch."""
-        about = type(self), batch, rows, self._facts.train()
+        about = type(self), batch, rows, self._ground.facts.train()
         product = certified_product(self._ground, *about).numpy()
         product /= size_of(batch)
         return product
 
     def contributed(self, group, rows):
         """What some of the examples contribute to C v."""
-        return self.average(rows, group, self.n, self._facts.examples())
+        return self.average(rows, group, self.n, self._ground.facts.examples())
 
     def samples(self, batch_size, seed):
         if batch_size >= self.n:
@@ -102,12 +96,12 @@ class Curvature(LinearOperator):
 
     def kronecker_over(self, moments, pseudo_gradients, seed):
         """`kronecker` of the mean over moments of training, given as to `AveragedStatistics`."""
-        about = self._ground, self._batches, self._facts.train(), seed, self._progress
+        about = self._ground, self._batches, seed, self._progress
         statistics = AveragedStatistics(moments, *about)
         return statistics.blocks(pseudo_gradients, self.regulariser(seed))
 
     def layers_are_worth_it(self):
-        return are_worth_it(self._objective, self._footprint.work * self.n)
+        return are_worth_it(self._ground.objective, self._footprint.work * self.n)
 
     def coupling(self, blocks, chosen, draws, seed):
         """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""
@@ -120,31 +114,30 @@ class Curvature(LinearOperator):
         return statistics.coarse(*about, self.regulariser(seed))
 
     def contributions_worth_it(self):
-        return contributions_worth_it(self._objective, self._footprint, self.n)
+        return contributions_worth_it(self._ground.objective, self._footprint, self.n)
 
     def contributions(self, most, nbytes):
         """Of the Gauss-Newton matrix; see `Layered`."""
-        about = self._ground, self._batches, self._facts.train(), most, nbytes
-        return contributions(*about, self._progress)
+        return contributions(self._ground, self._batches, most, nbytes, self._progress)
 
     def _refuse_bad_examples(self):
         """Raise a ValueError that names the first example whose gradient is not finite, if any."""
-        check_gradients(self._objective, self._batches, self._facts.own(), "train")
+        check_gradients(self._ground.objective, self._batches, self._ground.facts.own(), "train")
 
     def _statistics(self, seed):
-        about = self._ground, self._batches, self._facts.train()
-        return Statistics(*about, seed, self._progress)
+        return Statistics(self._ground, self._batches, seed, self._progress)
 
     def regulariser(self, seed=0):
         """(p,) diagonal of the Hessian of what is there without any example.
 
         Exact where it acts on each weight by itself.
         """
-        if self._facts.leaves_no_remainder and not _keras.has_regularisers(self._objective.model()):
+        objective, facts = self._ground.objective, self._ground.facts
+        if facts.leaves_no_remainder and not _keras.has_regularisers(objective.model()):
             return np.zeros(self.size, self.dtype)
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (1, self.size))
         one = self._batches.head(1)
-        return (signs * self.average(signs, [one], size_of(one), self._facts.remainder()))[0]
+        return (signs * self.average(signs, [one], size_of(one), facts.remainder()))[0]
 
     def without(self, group):
         """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""
@@ -175,7 +168,7 @@ class GaussNewton(Curvature):
         """As of any operator; where that costs less by the contributions of single examples."""
         way, taken = self._assembling(), 0.0
         if way is not None:
-            about = self._ground, self._batches, self._facts.train(), way.numbers, self._progress
+            about = self._ground, self._batches, way.numbers, self._progress
             matrix, passes = assembled(*about)
             taken += passes
             if matrix is not None:
@@ -188,7 +181,7 @@ class GaussNewton(Curvature):
         return matrix, passes + taken
 
     def _assembling(self):
-        return assembling(self._objective, self._footprint, self._batches)
+        return assembling(self._ground.objective, self._footprint, self._batches)
 
     def _gives_products(self, matrix):
         """Whether it does; not where a regulariser acts on several weights together."""

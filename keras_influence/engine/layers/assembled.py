@@ -18,13 +18,12 @@ from keras_influence.linalg.factors.assembly import Assembly
 _NUMBERS = 2**25
 
 
-def assembled(ground, batches, weight, numbers, progress):
+def assembled(ground, batches, numbers, progress):
     """n times the (p, p) matrix without what is there without any example, float64; and the passes it took.
 
     Args:
         ground: a `Ground`.
         batches: the training data, in this process.
-        weight: the `Weighting` of the objective.
         numbers: in the contributions of one example.
         progress: as `Progress`, shows what takes long.
 
@@ -33,8 +32,8 @@ def assembled(ground, batches, weight, numbers, progress):
     """
     assembly, passes = Assembly(), 0.0
     step = progress.stage(f"Contributions of {batches.n} examples", len(batches))
-    about = weight, assembly, max(1, int(_NUMBERS // numbers))
-    for number, count in enumerate(each(_added, ground, batches, *about), 1):
+    together = max(1, int(_NUMBERS // numbers))
+    for number, count in enumerate(each(_added, ground, batches, assembly, together), 1):
         if count is None:
             return None, passes
         passes += count / batches.n
@@ -43,29 +42,29 @@ def assembled(ground, batches, weight, numbers, progress):
     return assembly.written_out(ground.objective.parameters.size), passes
 
 
-def _added(ground, run, weight, assembly, together):
+def _added(ground, run, assembly, together):
     """A pass that adds to the assembly: how many contributions each batch has; None if they are not known."""
     pseudo = pseudo_of(ground.objective)
     for batch in run:
         with computing("train"):
-            strengths = pseudo.strengths(batch, weight)
+            strengths = pseudo.strengths(batch, ground.facts.train())
         columns = np.flatnonzero(strengths.any(0))
         for start in range(0, len(strengths), together):
             places = np.arange(start, min(start + together, len(strengths)))
             some = batch if len(places) == len(strengths) else rows.take(batch, places)
-            found = _columns(pseudo, some, weight, columns)
+            found = _columns(ground, some, columns)
             if found is None or not assembly.add(found):
                 yield None
                 return
         yield len(columns) * len(strengths)
 
 
-def _columns(pseudo, batch, weight, columns):
+def _columns(ground, batch, columns):
     """Contributions of some columns of each example's root, a `Rows` for each part of each; None if not known."""
-    count, found = rows.size(batch), []
+    pseudo, count, found = pseudo_of(ground.objective), rows.size(batch), []
     for column in columns:
         with computing("train"):
-            raw = pseudo.contributed(batch, weight, np.full(count, column))
+            raw = pseudo.contributed(batch, ground.facts.train(), np.full(count, column))
         parts = known_rows(pseudo, raw, count)
         if any(part is None for part in parts):
             return None

@@ -10,11 +10,11 @@ class AveragedStatistics(Statistics):
     Args:
         moments: pairs of a share and a function that gives a context in which the model has the
             weights of that moment. The shares add up to 1.
-        ground, batches, weight, seed, progress: as of `Statistics`.
+        ground, batches, seed, progress: as of `Statistics`.
     """
 
-    def __init__(self, moments, ground, batches, weight, seed, progress):
-        super().__init__(ground, batches, weight, seed, progress)
+    def __init__(self, moments, ground, batches, seed, progress):
+        super().__init__(ground, batches, seed, progress)
         self._moments = moments
 
     def _sum(self, statistic, pseudo_gradients, title, blocks=None):

@@ -38,23 +38,22 @@ class Contraction:
 
     Args:
         objective: an `Objective`.
-        model: its model; not kept.
 
     Attributes:
         covers: whether each weight belongs to a layer that is looked at. Whether the contraction
             is then right, `scoring` certifies on every batch.
     """
 
-    def __init__(self, objective, model):
+    def __init__(self, objective):
         self._objective = objective
         self.parameters = objective.parameters
         self.kernels = Kernels(Weighting, loop=True)
-        held = {id(v) for layer in self._layers(model) for v in weights_of(layer)}
+        held = {id(v) for layer in self._layers() for v in weights_of(layer)}
         covered = all(id(v) in held for v in self.parameters.variables)
         self.covers = covered and not objective.adds_by_example
 
-    def _layers(self, model):
-        return known_layers(model, self.parameters.variables)
+    def _layers(self):
+        return known_layers(self._objective.model(), self.parameters.variables)
 
     # ---- kernels, as those of `Objective`
 
@@ -81,15 +80,14 @@ class Contraction:
 
     def numbers(self):
         """About how many numbers `scores` makes for each example."""
-        layers = self._layers(self._objective.model())
+        layers = self._layers()
         # All that is formed is there at once, of the dense layers one at a time.
         formed = sum(_weights(layer) for layer in layers if _may_form(layer))
         wide = [layer.units for layer in layers if isinstance(layer, keras.layers.Dense)]
         return formed + VECTORS * max(wide, default=0)
 
     def _signals(self, batch, weight):
-        objective = self._objective
-        return signals(objective, self._layers(objective.model()), batch, weight)
+        return signals(self._objective, self._layers(), batch, weight)
 
     def _applied(self, sites, deltas, vectors):
         """Σ_sites ⟨f(aᵢ; s), δᵢ⟩ for each row s, (b, k)."""

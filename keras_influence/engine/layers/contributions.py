@@ -17,13 +17,12 @@ from keras_influence.linalg.factors.rows import stacked
 _FEW = 4
 
 
-def contributions(ground, batches, weight, most, nbytes, progress):
+def contributions(ground, batches, most, nbytes, progress):
     """The strongest of them, as parts that together hold all weights that the outputs depend on.
 
     Args:
         ground: a `Ground`.
         batches: the training data.
-        weight: the `Weighting` of the objective.
         most: how many at most.
         nbytes: how many bytes they may take.
         progress: as `Progress`, shows what takes long.
@@ -32,32 +31,32 @@ def contributions(ground, batches, weight, most, nbytes, progress):
         A tuple of `Rows`; none where the example gradients of some weights are not known: an
         inverse without what these have to do with the others can precondition worse than none.
     """
-    places, columns = _strongest(ground, batches, weight, most)
-    few = _parts(ground, batches, weight, places[:_FEW], columns[:_FEW])
+    places, columns = _strongest(ground, batches, most)
+    few = _parts(ground, batches, places[:_FEW], columns[:_FEW])
     if not few:
         return ()
     each_takes = sum(part.nbytes for part in few) / max(1, len(places[:_FEW]))
     count = max(1, min(len(places), int(nbytes / max(1.0, each_takes))))
     title = f"{count} contributions of single examples"
-    return _parts(ground, batches, weight, places[:count], columns[:count], progress, title)
+    return _parts(ground, batches, places[:count], columns[:count], progress, title)
 
 
-def _strongest(ground, batches, weight, most):
+def _strongest(ground, batches, most):
     """Positions of examples and columns of their roots, the strongest first."""
     found = [np.zeros(0), np.zeros(0, int), np.zeros(0, int)]
-    for some in each(_strengths, ground, batches, weight, most):
+    for some in each(_strengths, ground, batches, most):
         joined = [np.concatenate(pair) for pair in zip(found, some)]
         found = [array[_largest(joined[0], most)] for array in joined]
     order = np.argsort(-found[0], kind="stable")
     return found[1][order], found[2][order]
 
 
-def _strengths(ground, run, weight, most):
+def _strengths(ground, run, most):
     """A pass: the largest strengths of each batch, with their positions and columns."""
     pseudo, start = pseudo_of(ground.objective), run.start
     for batch in run:
         with computing("train"):
-            found = pseudo.strengths(batch, weight)
+            found = pseudo.strengths(batch, ground.facts.train())
         kept = _largest(found.ravel(), most)
         places, columns = np.divmod(kept, found.shape[1])
         yield found.ravel()[kept], start + places, columns
@@ -72,7 +71,7 @@ def _largest(values, most):
     return kept[values[kept] > 0]
 
 
-def _parts(ground, batches, weight, places, columns, progress=None, title=""):
+def _parts(ground, batches, places, columns, progress=None, title=""):
     """The contributions of these columns, in no order that matters."""
     pseudo = pseudo_of(ground.objective)
     distinct, of = np.unique(places, return_inverse=True)
@@ -84,9 +83,8 @@ def _parts(ground, batches, weight, places, columns, progress=None, title=""):
         for start in range(0, len(mine), batches.largest):
             some = mine[start : start + batches.largest]
             with computing("train"):
-                raw = pseudo.contributed(
-                    rows.take(batch, of[some] - where.start), weight, columns[some]
-                )
+                taken = rows.take(batch, of[some] - where.start)
+                raw = pseudo.contributed(taken, ground.facts.train(), columns[some])
             found.append(known_rows(pseudo, raw, len(some)))
         if step:
             step(number)

@@ -136,14 +136,13 @@ class Statistics:
     Args:
         ground: a `Ground`.
         batches: the training data, n examples.
-        weight: the `Weighting` of the objective.
         seed: of the pseudo-gradients.
         progress: as `Progress`, shows what takes long.
     """
 
-    def __init__(self, ground, batches, weight, seed, progress):
+    def __init__(self, ground, batches, seed, progress):
         self._ground, self._pseudo, self._batches = ground, pseudo_of(ground.objective), batches
-        self._weight, self._seed, self._progress = weight, seed, progress
+        self._seed, self._progress = seed, progress
 
     def blocks(self, pseudo_gradients, regulariser):
         """The blocks without damping, which cover all of θ.
@@ -199,7 +198,7 @@ class Statistics:
         title = "Coupling of the largest directions"
         run = Run(self._progress.over(some, title, len(some)))
         with taking_turns():
-            for raw in _each(self._pseudo, run, self._weight, self._seed, pseudo_gradients):
+            for raw in _each(self._ground, run, self._seed, pseudo_gradients):
                 parts = zip(self._pseudo.parts, raw, blocks, mine)
                 found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
                 entries = np.concatenate(found)
@@ -211,11 +210,12 @@ class Statistics:
     def _sum(self, statistic, pseudo_gradients, title, blocks=None):
         """The sum over all batches of a statistic of each part, a list of arrays a part."""
         step = self._progress.stage(title, len(self._batches))
-        about = statistic, self._weight, self._seed, pseudo_gradients, blocks
+        about = statistic, self._seed, pseudo_gradients, blocks
         sums = total(_statistics, self._ground, self._batches, *about, step=step)
         step.close()
         if not self._pseudo.parts:  # Other processes have seen the data, this one has not.
-            self._pseudo.of(self._batches.head(_FEW), self._weight, [self._seed, 0])
+            few = self._batches.head(_FEW)
+            self._pseudo.of(few, self._ground.facts.train(), [self._seed, 0])
         return sums
 
 
@@ -226,10 +226,10 @@ def pseudo_of(objective):
     return objective.pseudo
 
 
-def _statistics(ground, run, statistic, weight, seed, pseudo_gradients, blocks):
+def _statistics(ground, run, statistic, seed, pseudo_gradients, blocks):
     """A pass: the sum of "moments" or "squares" of each part, a list of arrays a part."""
     sums, pseudo = [], pseudo_of(ground.objective)
-    for raw in _each(pseudo, run, weight, seed, pseudo_gradients):
+    for raw in _each(ground, run, seed, pseudo_gradients):
         raw.reverse()
         # One part after another, in place: of all of them it would take as much again.
         for i, part in enumerate(pseudo.parts):
@@ -245,8 +245,9 @@ def _statistics(ground, run, statistic, weight, seed, pseudo_gradients, blocks):
     return sums or None
 
 
-def _each(pseudo, run, weight, seed, pseudo_gradients):
+def _each(ground, run, seed, pseudo_gradients):
     """The raw of each batch and sample."""
+    pseudo, weight = pseudo_of(ground.objective), ground.facts.train()
     for number, batch in enumerate(run, run.number):
         for sample in range(pseudo_gradients):
             with computing("train"):

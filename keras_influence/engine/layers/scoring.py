@@ -38,7 +38,6 @@ class Scorer:
 
     Args:
         objective: an `Objective`.
-        model: its model.
         weight: the `Weighting` of what the examples contribute.
         name: what the data are called in messages.
         vectors: (k, p) that `scores` is to be against, if it is asked.
@@ -48,10 +47,10 @@ class Scorer:
         fast: whether the contraction has been right on every batch so far.
     """
 
-    def __init__(self, objective, model, weight, name, vectors=None, start=0):
+    def __init__(self, objective, weight, name, vectors=None, start=0):
         self._objective, self._weight, self._name = objective, weight, name
         if objective.contraction is None:
-            objective.contraction = Contraction(objective, model)
+            objective.contraction = Contraction(objective)
         self.fast = objective.contraction.covers
         self._rng = np.random.default_rng(_SEED)
         self._start = start
@@ -63,7 +62,7 @@ class Scorer:
             # With the others goes a random one, through the very kernel that takes them.
             self._probed = [tf.concat([first, self._probe[None]], 0), *others]
             self._borrows = len(self._probed) == 1
-            few = len(vectors) <= _FEW and work_alone(model) == RECURRENT
+            few = len(vectors) <= _FEW and work_alone(objective.model()) == RECURRENT
             self._by_products = _BATCHES if few else 0
 
     def _blocks(self):
@@ -221,18 +220,18 @@ def _refuse_bad(rows, start, name):
         )
 
 
-def gradient_of(objective, batch, weight, omega=None, shift=None):
+def gradient_of(objective, batch, weight, shift=None):
     """∂/∂θ of the batch's part of n L, (p,) float64."""
-    return value_and_gradient_of(objective, batch, weight, omega, shift)[1:]
+    return value_and_gradient_of(objective, batch, weight, shift)[1:]
 
 
 def value_of(objective, batch, weight):
     """The batch's part of n L."""
-    return float(value_and_gradient_of(objective, batch, weight, None, None)[0])
+    return float(value_and_gradient_of(objective, batch, weight)[0])
 
 
-def value_and_gradient_of(objective, batch, weight, omega=None, shift=None):
-    """The batch's part of n L and its gradient, with weights ω of the examples, (1 + p,) float64."""
-    omega = np.ones(size_of(batch)) if omega is None else omega
+def value_and_gradient_of(objective, batch, weight, shift=None):
+    """The batch's part of n L and its gradient, (1 + p,) float64."""
+    omega = np.ones(size_of(batch))
     shift = np.zeros(objective.parameters.size) if shift is None else shift
     return objective.value_and_gradient(batch, weight, omega, shift).numpy().astype(np.float64)
