@@ -15,6 +15,7 @@ from measure import gradient_pass
 from problems import data, environment, trained
 from timing import alternate
 
+from keras_influence.engine.layers.contraction import Contraction
 from keras_influence.engine.problem import Problem
 
 
@@ -27,7 +28,7 @@ def costs(name, n, repeats):
     rows = rng.standard_normal((10, problem.parameters.size)).astype(np.float32)
     vectors, weight = tf.constant(rows), problem.facts.examples()
     problem.scores(rows)
-    kernel = problem.objective.contraction.scores
+    kernel = problem.objective.made(Contraction).scores
 
     def bare():
         for batch in problem.train:

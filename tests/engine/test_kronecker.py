@@ -9,6 +9,7 @@ import pytest
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, TwoLevel
 from keras_influence.engine.layers import matrix_part
+from keras_influence.engine.layers.kronecker import PseudoGradients
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.factors.kronecker import Block, Kronecker
 from keras_influence.linalg.operators import Damped
@@ -351,7 +352,7 @@ def test_closed_forms_are_found_and_give_the_curvature(name, float64, rng):
     y = rng.integers(0, 4, N) if name == "logits" else np.eye(4)[rng.integers(0, 4, N)]
     operator = _operator(model, (rng.normal(size=(N, 3)), y, rng.uniform(0.5, 2, N)))
     (block,) = operator.kronecker(75, seed=1)
-    assert operator._ground.objective.pseudo._roots == (root,)
+    assert operator._ground.objective.made(PseudoGradients)._roots == (root,)
     expected = _diagonal_in_basis(block, operator.to_dense())
     assert np.abs(block.eigenvalues - expected).max() < 4 * np.sqrt(2 / 300) * expected.max()
 
@@ -367,7 +368,7 @@ def test_confident_models_keep_the_closed_form_in_float32(classes, scale, rng):
     x = rng.normal(size=(64, 8)).astype("float32")
     operator = _operator(model, (x, model.predict(x, verbose=0).argmax(1)), batch_size=64)
     (block,) = operator.kronecker(100, seed=1)
-    assert operator._ground.objective.pseudo._roots == ("softmax",)
+    assert operator._ground.objective.made(PseudoGradients)._roots == ("softmax",)
     z = x.astype("float64") @ (kernel * scale).astype("float64")
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
@@ -382,7 +383,7 @@ def test_a_form_that_does_not_hold_for_later_data_is_given_up(float64, rng):
     w = np.concatenate([np.zeros(7), np.ones(N - 7)])
     operator = _operator(model, (x, y, w))
     (block,) = operator.kronecker(75, seed=1)
-    assert operator._ground.objective.pseudo._roots == ("softmax",)
+    assert operator._ground.objective.made(PseudoGradients)._roots == ("softmax",)
     expected = _diagonal_in_basis(block, operator.to_dense())
     assert np.abs(block.eigenvalues - expected).max() < 4 * np.sqrt(2 / 300) * expected.max()
 

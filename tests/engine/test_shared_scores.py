@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_influence.engine.layers.contraction import Contraction
 from keras_influence.engine.layers.scoring import Scorer
 from keras_influence.engine.problem import Problem
 from tests import truth
@@ -113,7 +114,7 @@ def test_scores_of_few_weights_come_from_the_kernel_of_gradients_where_it_is_rig
     left = problem.model(x).numpy() - np.eye(2)[y]
     gradients = np.concatenate([(x.numpy()[..., None] * left[:, None]).reshape(6, -1), left], 1)
     (batch,), expected = problem.train, gradients @ vectors.T
-    contraction = problem.scorer(problem.facts.own(), "train")._objective.contraction
+    contraction = problem.objective.made(Contraction)
 
     def traced():
         return contraction.kernels.has_traced(contraction.scores, batch)

@@ -37,10 +37,28 @@ class Objective(CompiledLoss):
         super().__init__(model, variables, reading, added)
         self.kernels = Kernels(Weighting, prefers_loop(model))
         self._loops = work_alone(model) == RECURRENT
-        # What is made of the layers by those who ask for it; see `scoring` and `kronecker`.
-        self.contraction = self.pseudo = None
+        # In another process, the model, which nobody else holds there; see `journey`.
+        self.held = None
+        self._made = {}
         self._targets = Kernels(Weighting, False)
         self._target = None
+
+    # ---- what others make of it
+
+    def made(self, kind):
+        """`kind(self)`, made once: what it has traced serves all who ask for it."""
+        if kind not in self._made:
+            self._made[kind] = kind(self)
+        return self._made[kind]
+
+    def has_made(self, kind):
+        """Whether it has been asked for."""
+        return kind in self._made
+
+    def forget(self):
+        """Trace everything anew when it is next asked for, and what others have made of this too."""
+        self.kernels.forget()
+        self._made = {}
 
     # ---- first derivatives
 

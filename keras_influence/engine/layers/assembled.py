@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_influence.engine.data import rows
 from keras_influence.engine.layers.contributions import known_rows
-from keras_influence.engine.layers.kronecker import pseudo_of
+from keras_influence.engine.layers.kronecker import PseudoGradients
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import each
 from keras_influence.linalg.factors.assembly import Assembly
@@ -44,7 +44,7 @@ def assembled(ground, batches, numbers, progress):
 
 def _added(ground, run, assembly, together):
     """A pass that adds to the assembly: how many contributions each batch has; None if they are not known."""
-    pseudo = pseudo_of(ground.objective)
+    pseudo = ground.objective.made(PseudoGradients)
     for batch in run:
         with computing("train"):
             strengths = pseudo.strengths(batch, ground.facts.train())
@@ -61,7 +61,7 @@ def _added(ground, run, assembly, together):
 
 def _columns(ground, batch, columns):
     """Contributions of some columns of each example's root, a `Rows` for each part of each; None if not known."""
-    pseudo, count, found = pseudo_of(ground.objective), rows.size(batch), []
+    pseudo, count, found = ground.objective.made(PseudoGradients), rows.size(batch), []
     for column in columns:
         with computing("train"):
             raw = pseudo.contributed(batch, ground.facts.train(), np.full(count, column))

@@ -8,7 +8,7 @@ pass of its example.
 import numpy as np
 
 from keras_influence.engine.data import rows
-from keras_influence.engine.layers.kronecker import pseudo_of
+from keras_influence.engine.layers.kronecker import PseudoGradients
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import each
 from keras_influence.linalg.factors.rows import stacked
@@ -53,7 +53,7 @@ def _strongest(ground, batches, most):
 
 def _strengths(ground, run, most):
     """A pass: the largest strengths of each batch, with their positions and columns."""
-    pseudo, start = pseudo_of(ground.objective), run.start
+    pseudo, start = ground.objective.made(PseudoGradients), run.start
     for batch in run:
         with computing("train"):
             found = pseudo.strengths(batch, ground.facts.train())
@@ -73,7 +73,7 @@ def _largest(values, most):
 
 def _parts(ground, batches, places, columns, progress=None, title=""):
     """The contributions of these columns, in no order that matters."""
-    pseudo = pseudo_of(ground.objective)
+    pseudo = ground.objective.made(PseudoGradients)
     distinct, of = np.unique(places, return_inverse=True)
     found = []
     held = batches.subset(distinct)

@@ -47,7 +47,6 @@ def check_fresh(objective, few, facts, name):
     with called(objective.model(), few, name) as (parts, y_pred):
         values = [float(value) for value in objective.values(parts, y_pred, weights)]
     if not all(close(value_of(objective, few, w), value) for w, value in zip(weights, values)):
-        objective.kernels.forget()
-        objective.contraction = objective.pseudo = None
+        objective.forget()
         journey.forget(objective.model())
     return values

@@ -141,7 +141,8 @@ class Statistics:
     """
 
     def __init__(self, ground, batches, seed, progress):
-        self._ground, self._pseudo, self._batches = ground, pseudo_of(ground.objective), batches
+        self._ground, self._batches = ground, batches
+        self._pseudo = ground.objective.made(PseudoGradients)
         self._seed, self._progress = seed, progress
 
     def blocks(self, pseudo_gradients, regulariser):
@@ -219,16 +220,9 @@ class Statistics:
         return sums
 
 
-def pseudo_of(objective):
-    """The `PseudoGradients` of an objective, with what was traced for it before."""
-    if objective.pseudo is None:
-        objective.pseudo = PseudoGradients(objective)
-    return objective.pseudo
-
-
 def _statistics(ground, run, statistic, seed, pseudo_gradients, blocks):
     """A pass: the sum of "moments" or "squares" of each part, a list of arrays a part."""
-    sums, pseudo = [], pseudo_of(ground.objective)
+    sums, pseudo = [], ground.objective.made(PseudoGradients)
     for raw in _each(ground, run, seed, pseudo_gradients):
         raw.reverse()
         # One part after another, in place: of all of them it would take as much again.
@@ -247,7 +241,7 @@ def _statistics(ground, run, statistic, seed, pseudo_gradients, blocks):
 
 def _each(ground, run, seed, pseudo_gradients):
     """The raw of each batch and sample."""
-    pseudo, weight = pseudo_of(ground.objective), ground.facts.train()
+    pseudo, weight = ground.objective.made(PseudoGradients), ground.facts.train()
     for number, batch in enumerate(run, run.number):
         for sample in range(pseudo_gradients):
             with computing("train"):

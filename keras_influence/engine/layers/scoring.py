@@ -49,9 +49,8 @@ class Scorer:
 
     def __init__(self, objective, weight, name, vectors=None, start=0):
         self._objective, self._weight, self._name = objective, weight, name
-        if objective.contraction is None:
-            objective.contraction = Contraction(objective)
-        self.fast = objective.contraction.covers
+        self._contraction = objective.made(Contraction)
+        self.fast = self._contraction.covers
         self._rng = np.random.default_rng(_SEED)
         self._start = start
         self._probe = self._random(objective.parameters.size)
@@ -78,7 +77,7 @@ class Scorer:
     def _gradients(self, batch):
         rows = None
         if self.fast:
-            rows = self._try(self._objective.contraction.example_gradients, batch)
+            rows = self._try(self._contraction.example_gradients, batch)
             if rows is not None:
                 self.fast = self._certified(batch, rows @ self._probe, self._probe)
         if not self.fast:
@@ -96,7 +95,7 @@ class Scorer:
         """The batch in pieces whose arrays fit into memory."""
         if not self.fast:
             return [batch]
-        each = self._objective.contraction.numbers() * self._objective.parameters.dtype.size
+        each = self._contraction.numbers() * self._objective.parameters.dtype.size
         count = size_of(batch)
         pieces = -(-count // max(_FEWEST, _BYTES // max(each, 1)))
         # As large as each other: none is left with a single example.
@@ -107,7 +106,7 @@ class Scorer:
         if values is not None:
             return values
         if self.fast:
-            kernel = self._objective.contraction.scores
+            kernel = self._contraction.scores
             values = self._try(lambda *a: [kernel(*a, block) for block in self._probed], batch)
         if values is not None:
             values = [part.numpy() for part in values]
@@ -125,7 +124,7 @@ class Scorer:
 
         To trace one takes longer than what is left out there.
         """
-        objective, fast = self._objective, self._objective.contraction
+        objective, fast = self._objective, self._contraction
         known = objective.kernels.has_traced(objective.scores, batch)
         if known or (self.fast and fast.kernels.has_traced(fast.scores, batch)):
             return None
@@ -141,7 +140,7 @@ class Scorer:
 
     def _from_gradients(self, batch):
         """⟨s, ∇_j⟩ for each of the vectors, the probe with them, by example gradients; or None."""
-        fast, size = self._objective.contraction, self._objective.parameters.size
+        fast, size = self._contraction, self._objective.parameters.size
         small = self.fast and size_of(batch) * size <= _FORMED
         if not (small and fast.kernels.has_traced(fast.example_gradients, batch, many=False)):
             return None

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_influence.engine.kernels.kernel import work_alone
+from keras_influence.engine.layers.kronecker import PseudoGradients
 from keras_influence.engine.layers.matrix_part import LARGEST
 from keras_influence.engine.layers.sites import known_layers, weights_of
 from keras_influence.engine.passes.passes import spread
@@ -127,7 +128,7 @@ def assembling(objective, footprint, batches):
     multiplied = products**2 + 2 * products * others + each * others**2
     passes = _EXAMPLE * each * _PASS * footprint.work
     operations = n * (passes + multiplied / _LARGE + _ENTRY * entries)
-    operations += 0 if objective.pseudo else tracing(objective)
+    operations += 0 if objective.has_made(PseudoGradients) else tracing(objective)
     product = _VECTOR * footprint.work * n + work_alone(model) * len(batches)
     if operations >= objective.parameters.size * product:
         return None
