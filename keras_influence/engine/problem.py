@@ -11,7 +11,7 @@ from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.kernel import work_alone
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
-from keras_influence.engine.layers.scoring import Scorer, value_and_gradient_of
+from keras_influence.engine.layers.scoring import Scorer
 from keras_influence.engine.layers.worth import (
     are_worth_it,
     assembling,
@@ -165,9 +165,11 @@ class Problem:
         """L and ∇L without the training examples of `left_out`, n unchanged."""
         with computing("train"):
             found = total(_values_and_gradients, self._ground, self.train, self.facts.train())
+        value, gradient = found[0], found[1:]
         for batch in left_out:
-            found = found - value_and_gradient_of(self.objective, batch, self.facts.examples())
-        return found[0] / self.n, found[1:] / self.n
+            part, slope = self.objective.at_ones(batch, self.facts.examples())
+            value, gradient = value - part, gradient - slope
+        return value / self.n, gradient / self.n
 
     def only(self, positions):
         """The problem of some of the training examples alone."""
@@ -296,8 +298,12 @@ def _losses(ground, run, weight):
 
 
 def _values_and_gradients(ground, run, weight):
-    nothing = np.zeros(1 + ground.objective.parameters.size)
-    return sum((value_and_gradient_of(ground.objective, batch, weight) for batch in run), nothing)
+    found = np.zeros(1 + ground.objective.parameters.size)
+    for batch in run:
+        value, gradient = ground.objective.at_ones(batch, weight)
+        found[0] += value
+        found[1:] += gradient
+    return found
 
 
 def _scores(ground, run, weight, rows):

@@ -1,9 +1,11 @@
 """The derivatives of the compiled loss, as batch kernels."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.kernels.curved import curvature_at_outputs, output_curvatures
 from keras_influence.engine.kernels.kernel import (
     RECURRENT,
@@ -90,6 +92,13 @@ class Objective(CompiledLoss):
         """
         value, gradient = self._gradient(self.parameters.shifted(shift), omega, batch, weight)
         return tf.concat([value[None], gradient], 0)
+
+    def at_ones(self, batch, weight, shift=None):
+        """The batch's part of n L, a float, and its gradient, (p,) float64, with all ω one, at θ + shift."""
+        shift = np.zeros(self.parameters.size) if shift is None else shift
+        about = batch, weight, np.ones(size_of(batch)), shift
+        found = self.value_and_gradient(*about).numpy().astype(np.float64)
+        return float(found[0]), found[1:]
 
     @kernel()
     def example_gradients(self, batch, weight):

@@ -217,20 +217,3 @@ def _refuse_bad(rows, start, name):
             "infinite. Is its label what the loss takes, and is there a square root or a logarithm "
             "of 0?"
         )
-
-
-def gradient_of(objective, batch, weight, shift=None):
-    """∂/∂θ of the batch's part of n L, (p,) float64."""
-    return value_and_gradient_of(objective, batch, weight, shift)[1:]
-
-
-def value_of(objective, batch, weight):
-    """The batch's part of n L."""
-    return float(value_and_gradient_of(objective, batch, weight)[0])
-
-
-def value_and_gradient_of(objective, batch, weight, shift=None):
-    """The batch's part of n L and its gradient, (1 + p,) float64."""
-    omega = np.ones(size_of(batch))
-    shift = np.zeros(objective.parameters.size) if shift is None else shift
-    return objective.value_and_gradient(batch, weight, omega, shift).numpy().astype(np.float64)
