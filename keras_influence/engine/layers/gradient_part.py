@@ -1,18 +1,16 @@
 """A layer's own weights as a matrix, with Kronecker factors of the examples' gradients themselves."""
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.gradients import weight_gradients
-from keras_influence.engine.layers.matrix_part import LARGEST, eigenvectors_of
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.engine.layers.part import EigenPart
+from keras_influence.linalg.eigenvectors import LARGEST
 from keras_influence.linalg.factors.rows import Formed
 
 
-class GradientPart:
+class GradientPart(EigenPart):
     """Weights of an `Own` whose last axes are as long as each other: the rows of a matrix (K, O).
 
     With Gᵢ the gradients of single examples its bases are those of E[G Gᵀ] and E[Gᵀ G], which for a
@@ -24,7 +22,7 @@ class GradientPart:
         parameters: θ.
     """
 
-    needs_squares, silent, by_example = True, False, True
+    rows_are_examples = by_example = True
 
     def __init__(self, layer, weights, parameters):
         self.layers, self.weights = (layer,), weights
@@ -59,20 +57,9 @@ class GradientPart:
             for rows, side in zip(flat, sides)
         ]
 
-    def settled(self, moments, per_example):
-        """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
-        del per_example
-        bases = eigenvectors_of(moments)
-        name = self.layers[0].path or self.layers[0].name
-        return Block(name, self._positions, *bases, np.zeros(self._positions.shape))
-
     def squares(self, raw, block):
         """[Σ over examples of (Q_Aᵀ G Q_S)²], (K, O)."""
         return [tf.reduce_sum(tf.square(_turned(raw[0], block)), 0).numpy()]
-
-    def measured(self, block, squares, per_example):
-        """The block with its eigenvalues."""
-        return dataclasses.replace(block, eigenvalues=squares[0] * per_example)
 
     def coordinates(self, raw, block, chosen):
         """Entries of Q_Aᵀ G Q_S of each example, (len(chosen), b)."""

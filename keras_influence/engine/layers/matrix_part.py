@@ -1,31 +1,20 @@
 """A layer's kernel as a matrix: the sums that its Kronecker factors are made of."""
 
-import contextlib
-import dataclasses
-
 import numpy as np
-import scipy.linalg
 import tensorflow as tf
 
+from keras_influence.engine.layers.part import EigenPart
 from keras_influence.engine.layers.sites import Site
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix
-from keras_influence.linalg.arrays import taking_turns
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.eigenvectors import LARGEST
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
 _NUMBERS = 2**24
-# A side of a matrix with more than this has no eigenbasis: its own axes stand in for it.
-LARGEST = 6000
-# Smaller matrices have their eigenvectors soon enough; and up to this size so soon that more threads
-# would be in the way of TensorFlow's for as long as they save.
-_SMALL, _SHORT = 500, 1500
-# What is smaller than this part of the largest second moment is rounding in float32.
-_NOISE = 1e-6
 
 
-class MatrixPart:
+class MatrixPart(EigenPart):
     """A layer's kernel as a matrix W (K, O), in the eigenbases of its two covariances.
 
     Args:
@@ -34,8 +23,6 @@ class MatrixPart:
         parameters: θ.
         by_example: whether the first axis of its inputs seems to be that of the examples.
     """
-
-    needs_squares, silent = True, False
 
     def __init__(self, layers, view, parameters, by_example):
         self.layers, self.by_example = tuple(layers), by_example
@@ -67,17 +54,6 @@ class MatrixPart:
                 total[0] = _with_squares(total[0], tf.reshape(a, [-1, height]))
         return total
 
-    def settled(self, moments, per_example):
-        """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
-        del per_example
-        bases = eigenvectors_of(moments)
-        return Block(
-            self.layers[0].path or self.layers[0].name,
-            self._positions,
-            *bases,
-            np.zeros(self._positions.shape),
-        )
-
     def squares(self, raw, block):
         """[Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²], (K, O)."""
         total = 0.0
@@ -94,10 +70,6 @@ class MatrixPart:
                     found = tf.reduce_sum(tf.square(tf.matmul(a, delta, transpose_a=True)), 0)
             total = total + found.numpy()
         return [total]
-
-    def measured(self, block, squares, per_example):
-        """The block with its eigenvalues."""
-        return dataclasses.replace(block, eigenvalues=squares[0] * per_example)
 
     def coordinates(self, raw, block, chosen):
         """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (len(chosen), b)."""
@@ -188,52 +160,6 @@ def _turned(t, basis):
 
 def _turned_into(t, basis, chosen):
     return _turned(t, basis[:, chosen]) if basis.size else tf.gather(t, chosen, axis=2)
-
-
-def eigenvectors_of(moments):
-    """Those of each moment; the moments are taken out of their list, and let go of."""
-    waiting, bases = moments[::-1], []
-    moments.clear()
-    while waiting:
-        bases.append(eigenvectors(waiting.pop()))
-    return bases
-
-
-def eigenvectors(moment):
-    """Orthonormal eigenvectors as columns; those of eigenvalue zero in any basis."""
-    if not moment.size:
-        return moment
-    if len(moment) == 1:  # SciPy 1.11 gives LAPACK too little room for it.
-        return np.ones_like(moment)
-    moment = moment + moment.T
-    with taking_turns() if len(moment) <= _SHORT else contextlib.nullcontext():
-        low = _low_rank(moment)
-        if low is not None:
-            return low
-        # In the precision of the moments: `numpy.linalg.eigh` would take twice the time and
-        # memory. Turned, for LAPACK then works in this very array.
-        return scipy.linalg.eigh(moment.T, driver="evd", overwrite_a=True, check_finite=False)[1]
-
-
-def _low_rank(moment):
-    """The same of a matrix that few rows add up to, by Cholesky with pivots; None of others.
-
-    A wide layer has fewer rows than inputs where examples are few, and its eigenvectors would
-    take longer than all the rest.
-    """
-    size = len(moment)
-    if size < _SMALL:
-        return None
-    (pstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (moment,))
-    largest = moment.diagonal().max()
-    factor, order, rank, _ = pstrf(moment, tol=_NOISE * largest, lower=1)
-    if rank > size // 3 or largest <= 0:
-        return None
-    root = np.empty_like(factor[:, :rank])
-    root[order - 1] = np.tril(factor[:, :rank])
-    basis, corner = scipy.linalg.qr(root, mode="full")
-    basis[:, :rank] = basis[:, :rank] @ np.linalg.svd(corner[:rank])[0]
-    return basis
 
 
 def _square_of_indices(indices, delta, height):

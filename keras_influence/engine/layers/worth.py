@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from keras_influence.engine.kernels.kernel import work_alone
-from keras_influence.engine.layers.kronecker import PseudoGradients
-from keras_influence.engine.layers.matrix_part import LARGEST
+from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
 from keras_influence.engine.layers.sites import known_layers, weights_of
 from keras_influence.engine.passes.passes import spread
+from keras_influence.linalg.eigenvectors import LARGEST
 from keras_influence.linalg.operators.layered import BYTES, Contributions
 
 # Multiplications of a product with the curvature, in those of a forward pass.
