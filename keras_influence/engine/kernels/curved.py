@@ -6,10 +6,10 @@ import tensorflow as tf
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import not_differentiable
 from keras_influence.engine.kernels.outputs import (
-    curved_outputs,
     filled,
+    outputs_of,
     paired_by_example,
-    slope_at_outputs,
+    slope_at,
 )
 
 # The part of a vector outside of a space that it is in but for rounding.
@@ -25,23 +25,20 @@ def curvature_at_outputs(objective, batch, weight):
     with objective.recorded() as inner:
         inner.watch(theta)
         with objective.at(theta):
-            model, batch, y_pred = objective.called(batch)
-            z = curved_outputs(objective.reading, model, batch, y_pred)
+            outputs = outputs_of(objective, batch)
     with objective.at(theta):
-        outer, free, slope, z = slope_at_outputs(
-            objective.reading, model, batch, y_pred, z, objective.ones(batch), weight
-        )
+        slope = slope_at(objective, outputs, weight)
     # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
     with objective.recorded() as dual:
-        u = [tf.zeros_like(t) for t in z]
+        u = [tf.zeros_like(t) for t in slope.z]
         dual.watch(u)
-        pulled = flatten(inner.gradient(z, theta, output_gradients=u))
+        pulled = flatten(inner.gradient(slope.z, theta, output_gradients=u))
 
     def product(v):
         pushed = filled(dual.gradient(pulled, u, output_gradients=v), u)
-        bent = filled(outer.gradient(slope, free, output_gradients=pushed), free)
-        scores = paired_by_example(slope, pushed, objective.ones(batch))
-        return flatten(inner.gradient(z, theta, output_gradients=bent)), scores
+        bent = slope.bent(pushed)
+        scores = paired_by_example(slope.slope, pushed, objective.ones(batch))
+        return flatten(inner.gradient(slope.z, theta, output_gradients=bent)), scores
 
     return product
 
@@ -57,14 +54,11 @@ def is_curved_in_weights(objective, batch, weight):
     with primitives.replaced(), objective.at(theta):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
-            model, batch, y_pred = objective.called(batch)
-            z = curved_outputs(objective.reading, model, batch, y_pred)
-        outer, free, slope, z = slope_at_outputs(
-            objective.reading, model, batch, y_pred, z, objective.ones(batch), weight
-        )
-    u = [tf.random.stateless_normal(t.shape, [0, i], dtype=t.dtype) for i, t in enumerate(free)]
-    bent = filled(outer.gradient(slope, free, output_gradients=u), free)
-    found = tape.gradient(z, theta, output_gradients=bent)
+            outputs = outputs_of(objective, batch)
+        slope = slope_at(objective, outputs, weight)
+    like = enumerate(slope.free)
+    u = [tf.random.stateless_normal(t.shape, [0, i], dtype=t.dtype) for i, t in like]
+    found = tape.gradient(slope.z, theta, output_gradients=slope.bent(u))
     return any(np.any(tf.convert_to_tensor(g)) for g in found if g is not None)
 
 
@@ -77,18 +71,14 @@ def output_curvatures(objective, batch, weight, steps=8):
     theta = objective.parameters.tensors()
     weight = weight.tensors(objective.parameters.dtype)
     with primitives.replaced(), objective.at(theta):
-        model, parts, y_pred = objective.called(batch)
-        pairs = curved_outputs(objective.reading, model, parts, y_pred)
-        outer, free, slope, _ = slope_at_outputs(
-            objective.reading, model, parts, y_pred, pairs, objective.ones(batch), weight
-        )
-    sizes = np.cumsum([0, *(int(np.prod(a.shape)) for a in free)])
+        slope = slope_at(objective, outputs_of(objective, batch), weight)
+    sizes = np.cumsum([0, *(int(np.prod(a.shape)) for a in slope.free)])
 
     def product(v):
-        parts = [v[i:j].reshape(a.shape) for i, j, a in zip(sizes, sizes[1:], free)]
-        t = [tf.constant(part, a.dtype) for part, a in zip(parts, free)]
+        parts = [v[i:j].reshape(a.shape) for i, j, a in zip(sizes, sizes[1:], slope.free)]
+        t = [tf.constant(part, a.dtype) for part, a in zip(parts, slope.free)]
         try:
-            bent = filled(outer.gradient(slope, free, output_gradients=t), free)
+            bent = slope.bent(t)
         except LookupError as error:
             raise not_differentiable(error) from error
         return np.concatenate([np.ravel(b).astype(float) for b in bent])

@@ -6,6 +6,8 @@ whose activation is not Keras's own has no logits to step back to; but a softmax
 can be inverted, up to a shift that no cross-entropy sees: z = log p, and log p - log(1 - p).
 """
 
+from typing import Any, NamedTuple
+
 import keras
 import tensorflow as tf
 
@@ -15,11 +17,52 @@ _SIGMOID = (keras.losses.binary_crossentropy,)
 _TINY = 1e-30
 
 
-def curved_outputs(reading, model, batch, y_pred):
-    """Triples (output, its logits or None, activation or None) of what the loss is a function of.
+class Outputs(NamedTuple):
+    """What a model puts out for a batch, and at which of it the loss is curved.
 
-    With an activation the loss is to be given activation(logits): it would not find the logits.
+    Attributes:
+        model: the model.
+        parts: the batch as (x, y, w).
+        y_pred: the model's output.
+        curved: triples (output, its logits or None, activation or None) of what the loss is a
+            function of. With an activation the loss is to be given activation(logits): it would
+            not find the logits.
     """
+
+    model: Any
+    parts: tuple
+    y_pred: Any
+    curved: list
+
+
+class Slope(NamedTuple):
+    """∂ Σ s e / ∂z with the outputs held apart from each other and from θ.
+
+    Attributes:
+        tape: it recorded the slope.
+        free: the tensors that the slope is a function of.
+        slope: it, a tensor for each of them.
+        z: the model's own tensors that these stand for.
+    """
+
+    tape: Any
+    free: list
+    slope: list
+    z: list
+
+    def bent(self, t):
+        """(∂²/∂z²) t, for tensors t like the outputs."""
+        found = self.tape.gradient(self.slope, self.free, output_gradients=t)
+        return filled(found, self.free)
+
+
+def outputs_of(objective, batch):
+    """The `Outputs` for a batch, in `objective.at`."""
+    model, parts, y_pred = objective.called(batch)
+    return Outputs(model, parts, y_pred, _curved(objective.reading, model, parts, y_pred))
+
+
+def _curved(reading, model, batch, y_pred):
     found, seen = [], set()
     for output, fn, loses in reading.outputs(model, batch, y_pred):
         if id(output) in seen:
@@ -47,17 +90,13 @@ def _activation(fn):
     return tf.nn.sigmoid if any(fn is known for known in _SIGMOID) else None
 
 
-def slope_at_outputs(reading, model, batch, y_pred, outputs, omega, weight):
-    """∂ Σ ω s e / ∂z with the outputs held apart from each other and from θ.
+def slope_at(objective, outputs, weight):
+    """The `Slope` at some `Outputs`, in `objective.at`.
 
-    An output from which another is computed must not count twice. `outputs` are `curved_outputs`.
-
-    Returns:
-        `(tape, free, slope, z)`: the tape that recorded the slope, the tensors it is a function
-        of, the slope, and the model's own tensors that these stand for.
+    An output from which another is computed must not count twice.
     """
-    free = {}
-    for output, logits, _ in outputs:
+    free, omega = {}, objective.ones(outputs.parts)
+    for output, logits, _ in outputs.curved:
         leaf = tf.stop_gradient(tf.identity(output))
         behind = None if logits is None else tf.stop_gradient(logits)
         free[id(output)] = (leaf, behind)
@@ -65,18 +104,19 @@ def slope_at_outputs(reading, model, batch, y_pred, outputs, omega, weight):
         for leaf, behind in free.values():
             outer.watch([t for t in (leaf, behind) if t is not None])
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as middle:
-            for output, _, activation in outputs:
+            for output, _, activation in outputs.curved:
                 leaf, behind = free[id(output)]
                 middle.watch([t for t in (leaf, behind) if t is not None])
                 if activation is not None:
                     free[id(output)] = (activation(behind), behind)
                 elif behind is not None:
                     leaf._keras_logits = behind
-            held = tf.nest.map_structure(lambda t: _held(t, free), y_pred)
-            value = reading.examples(model, batch, held, omega, weight)
+            held = tf.nest.map_structure(lambda t: _held(t, free), outputs.y_pred)
+            about = outputs.model, outputs.parts, held, omega, weight
+            value = objective.reading.examples(*about)
         candidates = [
             (t, original)
-            for output, logits, activation in outputs
+            for output, logits, activation in outputs.curved
             for t, original in zip(free[id(output)], (output, logits))
             if t is not None and (activation is None or original is logits)
         ]
@@ -84,7 +124,7 @@ def slope_at_outputs(reading, model, batch, y_pred, outputs, omega, weight):
         # What was taken row by row comes back as `IndexedSlices`.
         slopes = [s if s is None else tf.convert_to_tensor(s) for s in slopes]
     used = [(t, o, s) for (t, o), s in zip(candidates, slopes) if s is not None]
-    return outer, [t for t, _, _ in used], [s for _, _, s in used], [o for _, o, _ in used]
+    return Slope(outer, [t for t, _, _ in used], [s for _, _, s in used], [o for _, o, _ in used])
 
 
 def _held(tensor, free):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_influence.engine.kernels.outputs import curved_outputs, filled, slope_at_outputs
+from keras_influence.engine.kernels.outputs import filled, outputs_of, slope_at
 from keras_influence.engine.kernels.roots import root, root_of, signs
 from keras_influence.engine.layers.sites import check_outside, recording, used_elsewhere
 from keras_influence.errors import SolverError
@@ -74,9 +74,7 @@ def contributed_signals(objective, layers, batch, weight, columns, roots):
 def strengths(objective, batch, weight, roots):
     """The squared norms of the columns of B, (b, q), of all outputs side by side; and the miss."""
     with objective.at(objective.parameters.tensors()):
-        model, parts, y_pred = objective.called(batch)
-        pairs = curved_outputs(objective.reading, model, parts, y_pred)
-        products, free, _ = _products(objective, model, parts, y_pred, pairs, weight)
+        products, free, _ = _products(objective, outputs_of(objective, batch), weight)
         found = _roots(roots, products, free)
     flat = [tf.reshape(r.strengths, [tf.shape(r.strengths)[0], -1]) for r in found]
     return tf.concat(flat, 1), tf.add_n([r.miss for r in found])
@@ -92,10 +90,9 @@ def _signals(objective, layers, batch, weight, draw):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(theta)
         with objective.at(theta), recording(layers) as sites:
-            model, parts, y_pred = objective.called(batch)
-            pairs = curved_outputs(objective.reading, model, parts, y_pred)
+            outputs = outputs_of(objective, batch)
     with objective.at(theta):
-        products, free, y = _products(objective, model, parts, y_pred, pairs, weight)
+        products, free, y = _products(objective, outputs, weight)
     found, u = draw(products, free)
     check_outside(y, sites)
     sources = [site.outputs for site in sites]
@@ -123,20 +120,16 @@ def roots_of(objective, batch, weight):
             "Use CG(preconditioner='nystrom') or method='direct'."
         )
     with objective.at(objective.parameters.tensors()):
-        model, parts, y_pred = objective.called(batch)
-        pairs = curved_outputs(objective.reading, model, parts, y_pred)
-        products, free, _ = _products(objective, model, parts, y_pred, pairs, weight)
+        products, free, _ = _products(objective, outputs_of(objective, batch), weight)
     seed = tf.constant([0, 0])
     return tuple(root_of(product, output, seed) for product, output in zip(products, free))
 
 
-def _products(objective, model, batch, y_pred, pairs, weight):
+def _products(objective, outputs, weight):
     """Functions v ↦ (∂²ℓ/∂y²) v for each output y that the loss is a function of, these by
     themselves, and in the model.
     """
-    tape, free, slopes, y = slope_at_outputs(
-        objective.reading, model, batch, y_pred, pairs, objective.ones(batch), weight
-    )
+    tape, free, slopes, y = slope_at(objective, outputs, weight)
 
     def product_of(slope, output):
         return lambda v: filled([tape.gradient(slope, output, output_gradients=v)], [output])[0]
