@@ -9,6 +9,7 @@ from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.kernel import work_alone
+from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
 from keras_influence.engine.layers.scoring import Scorer
@@ -150,8 +151,12 @@ class Problem:
             parts = list(each(_losses, self._ground, batches, self.facts.own()))
         return np.concatenate(parts).astype(np.float64)
 
-    def targets(self, batches, target):
-        """`target(x, y, y_pred)` of each example, (n,) float64."""
+    def outputs(self, batches, target=None, name="test"):
+        """What is asked of examples, float64: ℓ or `target` of each, (n,); of a `WholeSet` one number, (1,)."""
+        if target is None:
+            return self.losses(batches, name)
+        if isinstance(target, WholeSet):
+            return np.array([value_of_set(self.objective, batches, target)])
         parts = [self.objective.eager_targets(batch, target) for batch in batches]
         return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.copies import CopyError, Worker, seeded, shortened
-from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
+from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import CompiledLoss
 from keras_influence.engine.problem import Problem
@@ -95,11 +95,7 @@ class Trainer:
 
     def outputs(self, test, target=None):
         """The loss of each test example, or `target` of it, (n_test,) float64, as the copy is."""
-        if isinstance(target, WholeSet):
-            return np.array([value_of_set(self.problem.objective, test, target)])
-        if target is not None:
-            return self.problem.targets(test, target)
-        return self.problem.losses(test, "test")
+        return self.problem.outputs(test, target)
 
 
 class Fitter(Trainer):

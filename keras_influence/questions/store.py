@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_influence import checksums, storage
 from keras_influence.engine.data.held import Batches
-from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
+from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.engine.loss.looks import few_of
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import StaleError
@@ -181,9 +181,8 @@ def _values_of_target(problem: Problem, examples: Batches, target: Target | None
     """What a target gives for a few test examples, or for all as a whole."""
     if target is None:
         return []
-    if isinstance(target, WholeSet):
-        return [value_of_set(problem.objective, examples, target)]
-    return [float(value) for value in problem.targets([few_of(examples)], target)]
+    asked = examples if isinstance(target, WholeSet) else [few_of(examples)]
+    return [float(value) for value in problem.outputs(asked, target)]
 
 
 def _change(saved: dict[str, Any], now: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ def test_a_curvature_is_doubtful_where_that_is_said_also_without_a_group(name, p
 
 def test_targets_are_values_of_the_function(problem, data):
     probabilities = problem.model(data[0]).numpy()
-    found = problem.targets(problem.train, lambda x, y, y_pred: y_pred[:, 1])
+    found = problem.outputs(problem.train, lambda x, y, y_pred: y_pred[:, 1])
     assert found.dtype == np.float64
     assert truth.relative_error(found, probabilities[:, 1]) < 1e-12
 

@@ -11,12 +11,7 @@ import numpy as np
 from keras_influence import _keras
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.kernels.steps import TrainingStep
-from keras_influence.engine.kernels.whole_set import (
-    Together,
-    WholeSet,
-    gradient_of_set,
-    value_of_set,
-)
+from keras_influence.engine.kernels.whole_set import Together, WholeSet, gradient_of_set
 from keras_influence.engine.layers.footprint import vectors_together
 from keras_influence.engine.loss import checks
 from keras_influence.engine.problem import Problem
@@ -97,11 +92,7 @@ class RunEnd:
     def outputs(self, state: np.ndarray) -> np.ndarray:
         """Each test loss, or target, of a run that ended in this state, (n_test,)."""
         with self._standing_at(state[self._columns]):
-            if isinstance(self._target, WholeSet):
-                return np.array([value_of_set(self._problem.objective, self.test, self._target)])
-            if self._target is not None:
-                return self._problem.targets(self.test, self._target)
-            return self._problem.losses(self.test, "test")
+            return self._problem.outputs(self.test, self._target)
 
     @contextlib.contextmanager
     def _standing_at(self, weights: np.ndarray) -> Iterator[None]:
