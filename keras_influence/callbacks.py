@@ -7,8 +7,8 @@ import numpy as np
 
 from keras_influence.checksums import fingerprint_of_weights
 from keras_influence.engine.data import batches as data
+from keras_influence.engine.kernels.targets import check_callable
 from keras_influence.engine.kernels.whole_set import WholeSet
-from keras_influence.engine.loss.checks import check_callable
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.settings import Settings

@@ -9,6 +9,7 @@ from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.kernel import work_alone
+from keras_influence.engine.kernels.targets import Targets, check_finite, check_target
 from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
@@ -157,7 +158,7 @@ class Problem:
             return self.losses(batches, name)
         if isinstance(target, WholeSet):
             return np.array([value_of_set(self.objective, batches, target)])
-        parts = [self.objective.eager_targets(batch, target) for batch in batches]
+        parts = [self.objective.made(Targets).values(batch, target) for batch in batches]
         return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
 
     def gradient(self, batches):
@@ -200,10 +201,11 @@ class Problem:
         """`example_gradients` batch after batch, for `shown` of `batches`, from `start` on."""
         own = self.facts.own()
         if target is not None:
-            checks.check_target(target, self.objective, batches, own)
+            check_target(target, self.objective, batches, own)
+            targets = self.objective.made(Targets)
             for batch in shown:
-                rows = self.objective.targets_and_gradients(batch, own, target).numpy()[:, 1:]
-                checks.check_finite(rows, start, name)
+                rows = targets.with_gradients(batch, own, target).numpy()[:, 1:]
+                check_finite(rows, start, name)
                 start += len(rows)
                 yield rows
             return

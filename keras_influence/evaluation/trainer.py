@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.copies import CopyError, Worker, seeded, shortened
+from keras_influence.engine.kernels.targets import check_target
 from keras_influence.engine.kernels.whole_set import WholeSet
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import CompiledLoss
@@ -90,7 +91,7 @@ class Trainer:
         """Test data as batches, checked against the model, its loss and `target`."""
         test = read_test(self.problem, test, target)
         if target is not None and not isinstance(target, WholeSet):
-            checks.check_target(target, self.problem.objective, test, self.problem.facts.own())
+            check_target(target, self.problem.objective, test, self.problem.facts.own())
         return test
 
     def outputs(self, test, target=None):

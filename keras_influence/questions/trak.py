@@ -18,7 +18,7 @@ import scipy.linalg
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.checks import check_target
+from keras_influence.engine.kernels.targets import check_target
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test

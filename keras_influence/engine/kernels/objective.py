@@ -1,10 +1,8 @@
 """The derivatives of the compiled loss, as batch kernels."""
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence import _keras
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.kernels.curved import curvature_at_outputs, output_curvatures
 from keras_influence.engine.kernels.kernel import (
@@ -42,8 +40,6 @@ class Objective(CompiledLoss):
         # In another process, the model, which nobody else holds there; see `journey`.
         self.held = None
         self._made = {}
-        self._targets = Kernels(Weighting, False)
-        self._target = None
 
     # ---- what others make of it
 
@@ -129,33 +125,6 @@ class Objective(CompiledLoss):
         if self._loops and not tf.executing_eagerly():
             return Unrecorded()
         return tf.GradientTape(persistent=persistent, watch_accessed_variables=False)
-
-    # ---- a user's function of the outputs in place of the loss
-
-    def targets_and_gradients(self, batch, weight, target):
-        """t(x, y, y_pred) of each example and its gradient, (b, 1 + p), for a user's t."""
-        if self._target is not target:
-            self._target = target
-            self._targets.forget()
-        return self._targets.run(self, _targets_and_gradients, (), batch, weight, ())
-
-    def forget_target(self):
-        """Trace the target anew: what it reads besides its arguments has changed."""
-        self._target = None
-
-    def eager_targets(self, batch, target, theta=None):
-        """t(x, y, y_pred) of a batch, as `target` returns it, at the present weights or at other tensors."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        with self.at(self.parameters.tensors() if theta is None else theta):
-            return target(x, y, _keras.call_model(self._model(), x))
-
-    def depends(self, batch, target):
-        """Whether a target of a batch has a gradient in θ at all, zero or not."""
-        theta = self.parameters.tensors()
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(theta)
-            value = self.eager_targets(batch, target, theta)
-        return any(g is not None for g in tape.gradient(value, theta))
 
     # ---- second derivatives, for each row of a (k, p) matrix
 
@@ -243,20 +212,3 @@ class Objective(CompiledLoss):
             return tf.concat([tf.reshape(t, [rows_of(batch), -1]) for t in slopes], 1)
 
         return over_vectors(product, vectors, self.kernels.loop)
-
-
-def _targets_and_gradients(owner, batch, weight):
-    def alone(i):
-        pair = tf.nest.map_structure(lambda t: tf.gather(t, [i, i]), batch)
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(pair)
-        theta = owner.parameters.tensors()
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(theta)
-            with owner.at(theta):
-                value = owner._target(x, y, _keras.call_model(owner._model(), x))
-            value = tf.cast(tf.reshape(value, [-1])[0], owner.parameters.dtype)
-        gradient = owner.parameters.flatten(tape.gradient(value, theta))
-        return tf.concat([value[None], gradient], 0)
-
-    rows = tf.range(rows_of(batch))
-    return tf.map_fn(alone, rows, fn_output_signature=owner.parameters.dtype)

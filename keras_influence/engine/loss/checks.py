@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.data.rows import size as size_of
-from keras_influence.engine.loss.looks import few_of, near
+from keras_influence.engine.loss.looks import few_of
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, warn
 
@@ -162,84 +161,3 @@ def _loss_name(model):
         for loss in tf.nest.flatten(model.loss)
     ]
     return ", ".join(map(str, names))
-
-
-def _not_of_examples(name, steady):
-    """What to say of a target whose value is not that of each example by itself."""
-    if steady:
-        return (
-            f"`{name}` gives an example another value beside other examples than by itself: it should be a "
-            "function of each example alone. For one number of all test examples take WholeSet(function)."
-        )
-    return (
-        f"`{name}` gives other values each time that it is called. Take what is random out of it."
-    )
-
-
-def check_finite(rows, start, name):
-    """Raise a ValueError that names the first example of whose target a gradient, a row, is not finite."""
-    bad = np.flatnonzero(~np.isfinite(np.sum(rows, axis=1)))
-    if bad.size:
-        raise ValueError(
-            f"`target` has a gradient that is NaN or infinite for example {start + bad[0]} of "
-            f"`{name}`. Is there a logarithm or a square root of 0? A confident model's probability "
-            "is 1 or 0 in float32: add a small number, or take logits."
-        )
-
-
-def check_callable(target, name="target"):
-    """Raise a TypeError unless it is a function."""
-    if not callable(target):
-        raise TypeError(
-            f"`{name}` should be a function of (x, y, y_pred) that returns one number per example. "
-            f"Received: {target!r}"
-        )
-
-
-def check_target(target, objective, batches, weight, name="target", data="test"):
-    """Raise unless `target(x, y, y_pred)` gives one number per example.
-
-    Args:
-        target: what a user gave.
-        objective: an `Objective`.
-        batches: the data that it is to be asked about.
-        weight: the `Weighting` of single examples.
-        name: of the argument.
-        data: what to call the data in messages.
-
-    Raises:
-        TypeError: `target` is not callable.
-        ValueError: it fails, or returns something of another shape.
-    """
-    check_callable(target, name)
-    few = few_of(batches, 3)
-    try:
-        value = tf.convert_to_tensor(objective.eager_targets(few, target))
-    except Exception as error:
-        raise ValueError(f"`{name}` failed on the {data} data: {error}") from error
-    shape = tuple(value.shape)
-    if shape not in ((size_of(few),), (size_of(few), 1)) or not value.dtype.is_floating:
-        raise ValueError(
-            f"`{name}` should return floats of shape (batch,), one per example. Received: "
-            f"{value.dtype.name} of shape {shape} for a batch of {size_of(few)}"
-        )
-    try:
-        traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]
-    except NotImplementedError as error:  # A tensor of a graph was to be made an array.
-        raise ValueError(
-            f"`{name}` should be written with TensorFlow or `keras.ops`, without NumPy, so that it can be "
-            f"differentiated: {error}"
-        ) from error
-    if not near(traced, np.ravel(value)):
-        # It reads what has changed since: a global, an attribute, a closure. Or it cannot be believed.
-        objective.forget_target()
-        traced = objective.targets_and_gradients(few, weight, target).numpy()[:, 0]
-        if not near(traced, np.ravel(value)):
-            again = np.ravel(objective.eager_targets(few, target))
-            raise ValueError(_not_of_examples(name, near(again, np.ravel(value))))
-    if not objective.depends(few, target):
-        raise ValueError(
-            f"`{name}` should depend on the model's outputs, and be differentiable: no gradient comes back "
-            "through it. A comparison, an argmax, a cast to integers and NumPy's functions have none; take a "
-            "probability, a logit or a margin."
-        )

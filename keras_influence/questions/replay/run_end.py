@@ -11,9 +11,9 @@ import numpy as np
 from keras_influence import _keras
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.kernels.steps import TrainingStep
+from keras_influence.engine.kernels.targets import Targets, check_target
 from keras_influence.engine.kernels.whole_set import Together, WholeSet, gradient_of_set
 from keras_influence.engine.layers.footprint import vectors_together
-from keras_influence.engine.loss import checks
 from keras_influence.engine.problem import Problem
 from keras_influence.questions.blocks import Target
 
@@ -66,13 +66,13 @@ class RunEnd:
             yield row
             return
         if self._target is not None:
-            checks.check_target(self._target, objective, self.test, own)
+            check_target(self._target, objective, self.test, own)
         rows = self._empty(0)
         for batch in self.test.in_batches_of(size):
             if self._target is None:
                 found = objective.example_gradients(batch, own)
             else:
-                found = objective.targets_and_gradients(batch, own, self._target)[:, 1:]
+                found = objective.made(Targets).with_gradients(batch, own, self._target)[:, 1:]
             more = self._empty(len(found))
             more[:, self._columns] = found
             rows = np.concatenate([rows, more]) if len(rows) else more
