@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
+from keras_influence.engine.curvature.convex import check_convex
 from keras_influence.engine.data import batches as data
-from keras_influence.engine.kernels.kernel import work_alone
+from keras_influence.engine.kernels.loops import work_alone
 from keras_influence.engine.kernels.targets import Targets, check_finite, check_target
 from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
@@ -23,7 +24,7 @@ from keras_influence.engine.layers.worth import (
 )
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
-from keras_influence.engine.loss.facts import check_loss, find_facts
+from keras_influence.engine.loss.finding import check_loss, find_facts
 from keras_influence.engine.loss.looks import computing, few_of, near, remembering
 from keras_influence.engine.loss.runs import check_runs
 from keras_influence.engine.passes.ground import Ground
@@ -263,8 +264,7 @@ class Problem:
             ValueError: it is not defined for the model's loss.
         """
         if name == "gauss_newton":
-            about = self.objective, self._few, self.facts, self.train
-            checks.check_convex(self.model, *about)
+            check_convex(self._ground, self.train)
         ground = Ground(self.objective, facts or self.facts, self._few)
         whole = CURVATURES[name](ground, self.train, self.footprint, self.progress)
         found = whole if group is None else whole.without(group)

@@ -4,15 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.data.rows import size as size_of
-from keras_influence.engine.kernels.curved import curvature_at_outputs, output_curvatures
-from keras_influence.engine.kernels.kernel import (
-    RECURRENT,
-    Kernels,
-    kernel,
-    over_vectors,
-    prefers_loop,
-    work_alone,
-)
+from keras_influence.engine.kernels.curved import curvature_at_outputs
+from keras_influence.engine.kernels.kernel import Kernels, kernel
+from keras_influence.engine.kernels.loops import RECURRENT, over_vectors, prefers_loop, work_alone
 from keras_influence.engine.kernels.outputs import filled
 from keras_influence.engine.kernels.unrecorded import Unrecorded
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
@@ -168,10 +162,6 @@ class Objective(CompiledLoss):
             return self.parameters.flatten(outer.gradient(gradient, theta, output_gradients=v))
 
         return product
-
-    def output_curvatures(self, batch, weight):
-        """Curvatures of the loss along some directions of the outputs z, outside of kernels."""
-        return output_curvatures(self, batch, weight)
 
     # ---- scores
 

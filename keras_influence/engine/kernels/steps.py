@@ -14,11 +14,9 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import (
-    NOT_VECTORISED,
     not_differentiable,
-    over_vectors,
-    prefers_loop,
 )
+from keras_influence.engine.kernels.loops import NOT_VECTORISED, over_vectors, prefers_loop
 from keras_influence.engine.parameters import Parameters
 
 

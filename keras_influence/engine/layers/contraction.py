@@ -18,7 +18,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.engine.kernels.kernel import Kernels, kernel, over_vectors
+from keras_influence.engine.kernels.kernel import Kernels, kernel
+from keras_influence.engine.kernels.loops import over_vectors
 from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.own import Own
 from keras_influence.engine.layers.sites import apply, known_layers, signals, weights_of

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.data.rows import split, take
-from keras_influence.engine.kernels.kernel import RECURRENT, work_alone
+from keras_influence.engine.kernels.loops import RECURRENT, work_alone
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.loss.looks import computing
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_influence.engine.kernels.kernel import work_alone
+from keras_influence.engine.kernels.loops import work_alone
 from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
 from keras_influence.engine.layers.sites import known_layers, weights_of
 from keras_influence.engine.passes.passes import spread

@@ -4,18 +4,10 @@ import weakref
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.loss.looks import few_of
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
-from keras_influence.errors import ObjectiveWarning, UndefinedCurvatureError, warn
-
-# Curvature along an output's direction, in units of the largest, that is more than rounding; and
-# that of the least convex one which damping and the other examples may yet outweigh.
-_CONCAVE, _OUTWEIGHED = 1e-4, 0.1
-# Examples that are looked at where a loss is flat for a few: an outlier's Huber loss is, a hinge far from its kink.
-_MORE = 256
+from keras_influence.errors import ObjectiveWarning, warn
 
 
 def check_model(model, hidden=True):
@@ -87,42 +79,6 @@ def _warn_about_hidden_objective(model):
         )
 
 
-def check_convex(model, objective, few, facts, train):
-    """Raise where the Gauss-Newton matrix is not defined for the model's loss on a few examples.
-
-    Args:
-        train: the training data, of which more are looked at where the loss is flat for the few.
-
-    Raises:
-        ValueError: the loss is flat or not convex in the outputs.
-    """
-    typical, *others = objective.output_curvatures(few, facts.own())
-    if not np.any(others):
-        typical, *others = objective.output_curvatures(few_of(train, _MORE), facts.own())
-    largest = np.abs(others).max()
-    if largest == 0:
-        why = "has no second derivative in the model's outputs"
-    elif typical < -_CONCAVE * largest or min(others) < -_OUTWEIGHED * largest:
-        why = "is not convex in the model's outputs"
-    else:
-        return
-    way_out = (
-        "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex loss."
-    )
-    if _keras.uses_loss(model, SMOOTH):
-        way_out = "Use curvature='auto'."
-    if _keras.uses_loss(model, [keras.losses.hinge]):
-        way_out = (
-            "Use curvature='auto', or compile the model with keras_influence.SmoothHinge(), "
-            "which keeps its weights."
-        )
-    name = _loss_name(model)
-    raise UndefinedCurvatureError(
-        f"curvature='gauss_newton' is not defined for the loss {name}, which {why}. {way_out}",
-        finding=f"the loss {name} {why}",
-    )
-
-
 def warn_about_kinks(model):
     """Say that smooth losses stand in for those that have no curvature of their own."""
     for name in _keras.uses_loss(model, SMOOTH):
@@ -149,15 +105,3 @@ def _say_once(model, message):
     if message not in said:
         said.add(message)
         warn(message, ObjectiveWarning)
-
-
-def _loss_name(model):
-    if not _keras.has_default_loss(model):
-        return f"{type(model).__name__}.compute_loss"
-    if not _keras.has_compiled_loss(model):
-        return "that layers add by `add_loss`"
-    names = [
-        loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", loss))
-        for loss in tf.nest.flatten(model.loss)
-    ]
-    return ", ".join(map(str, names))

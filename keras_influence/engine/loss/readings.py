@@ -7,7 +7,7 @@
     Weighted   a compute_loss of the user's that multiplies by `sample_weight`, as Keras's does
     Alone      one that ignores it: asked for each example by itself, on the batch's outputs
 
-Which one a model needs, and that it is right, `facts` finds out on the data it is used on.
+Which one a model needs, and that it is right, `finding` finds out on the data it is used on.
 """
 
 import dataclasses

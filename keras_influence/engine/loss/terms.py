@@ -7,7 +7,7 @@ and counted, never guessed from numbers.
 
 A loss that gives one number for a whole batch is asked for each example by itself, on the
 outputs of the batch. Whether the batch's loss is their mean or their sum is then found out by
-`facts`, for it is nowhere written down.
+`finding`, for it is nowhere written down.
 """
 
 from typing import NamedTuple

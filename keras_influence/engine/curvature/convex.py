@@ -1,0 +1,67 @@
+"""Whether a loss is convex in the outputs, as the Gauss-Newton matrix needs it to be."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_influence import _keras
+from keras_influence.engine.kernels.curved import output_curvatures
+from keras_influence.engine.loss.looks import few_of
+from keras_influence.engine.loss.smooth import SMOOTH
+from keras_influence.errors import UndefinedCurvatureError
+
+# Curvature along an output's direction, in units of the largest, that is more than rounding; and
+# that of the least convex one which damping and the other examples may yet outweigh.
+_CONCAVE, _OUTWEIGHED = 1e-4, 0.1
+# Examples that are looked at where a loss is flat for a few: an outlier's Huber loss is, a hinge far from its kink.
+_MORE = 256
+
+
+def check_convex(ground, train):
+    """Raise where the Gauss-Newton matrix is not defined for the model's loss on a few examples.
+
+    Args:
+        ground: the `Ground`.
+        train: the training data, of which more are looked at where the loss is flat for the few.
+
+    Raises:
+        ValueError: the loss is flat or not convex in the outputs.
+    """
+    model, own = ground.objective.model(), ground.facts.own()
+    typical, *others = output_curvatures(ground.objective, ground.few, own)
+    if not np.any(others):
+        typical, *others = output_curvatures(ground.objective, few_of(train, _MORE), own)
+    largest = np.abs(others).max()
+    if largest == 0:
+        why = "has no second derivative in the model's outputs"
+    elif typical < -_CONCAVE * largest or min(others) < -_OUTWEIGHED * largest:
+        why = "is not convex in the model's outputs"
+    else:
+        return
+    way_out = (
+        "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex loss."
+    )
+    if _keras.uses_loss(model, SMOOTH):
+        way_out = "Use curvature='auto'."
+    if _keras.uses_loss(model, [keras.losses.hinge]):
+        way_out = (
+            "Use curvature='auto', or compile the model with keras_influence.SmoothHinge(), "
+            "which keeps its weights."
+        )
+    name = _loss_name(model)
+    raise UndefinedCurvatureError(
+        f"curvature='gauss_newton' is not defined for the loss {name}, which {why}. {way_out}",
+        finding=f"the loss {name} {why}",
+    )
+
+
+def _loss_name(model):
+    if not _keras.has_default_loss(model):
+        return f"{type(model).__name__}.compute_loss"
+    if not _keras.has_compiled_loss(model):
+        return "that layers add by `add_loss`"
+    names = [
+        loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", loss))
+        for loss in tf.nest.flatten(model.loss)
+    ]
+    return ", ".join(map(str, names))
