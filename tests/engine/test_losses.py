@@ -159,6 +159,25 @@ def test_a_loss_that_mixes_examples_is_refused(loss, targets, rng):
         ki.influence(model, train, train)
 
 
+def all_squares(y, p):
+    """The sum of squares of a batch as one number, which does not say that it is a sum."""
+    return keras.ops.sum(keras.ops.square(y - p))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+def test_a_loss_is_read_alike_in_any_unit(unit, rng):
+    """In volts an electrode's squares are 1e-12: that is no rounding of zero."""
+    x, y = rng.normal(size=(12, 3)), unit * rng.normal(size=(12, 1))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    model.set_weights([unit * np.ones((3, 1))])
+    model.compile("sgd", all_squares)
+    found = ki.hvp(model, np.eye(3), (x, y))
+    assert truth.relative_error(found, 2 * x.T @ x) < 1e-5
+    model.compile("sgd", lambda y, p: keras.ops.var(y - p))
+    with pytest.raises(ValueError, match="not a mean or sum"):
+        ki.hvp(model, np.eye(3), (x, y))
+
+
 def test_a_loss_of_whole_images(rng):
     """Dice per image drops three axes of its output."""
     inputs = keras.Input((4, 4, 1))

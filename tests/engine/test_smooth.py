@@ -177,3 +177,21 @@ def test_influence_of_a_median_regression(loss, data):
     with pytest.warns(ki.ObjectiveWarning, match="mean_absolute_error has a kink"):
         scores = ki.influence(model, data, data, damping=0.01)
     assert truth.relative_error(scores.values, g @ np.linalg.solve(hessian, g.T) / 30) < 1e-6
+
+
+def test_the_curvature_far_from_the_kink_keeps_its_digits(rng):
+    """Of house prices in dollars, in float32: the closed form t² / (r² + t²)^(3/2), which is all but zero."""
+    x, t = rng.normal(size=(40, 3)), T
+    y = 3e5 + x @ [8e4, 2e4, -1e4] + 2e4 * rng.normal(size=40)
+    start = keras.initializers.Constant(3e5)
+    dense = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=start)
+    model = keras.Sequential([keras.Input((3,)), dense])
+    model.compile("sgd", "mae")
+    r, a = 3e5 - y, np.hstack([x, np.ones((40, 1))])
+    g = a * (r / np.sqrt(r**2 + t**2))[:, None]
+    hessian = a.T @ (a * (t**2 / (r**2 + t**2) ** 1.5)[:, None]) / 40
+    expected = g[:3] @ np.linalg.solve(hessian + 0.01 * np.eye(4), g.T) / 40
+    data = x.astype("float32"), y.astype("float32")[:, None]
+    with pytest.warns(ki.ObjectiveWarning, match="mean_absolute_error has a kink"):
+        found = ki.influence(model, tuple(d[:3] for d in data), data, damping=0.01)
+    assert truth.relative_error(found.values, expected) < 1e-5

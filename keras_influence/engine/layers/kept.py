@@ -4,7 +4,7 @@ import weakref
 
 from keras_influence import _keras
 from keras_influence.engine.kernels.objective import Objective
-from keras_influence.engine.loss.looks import called, close
+from keras_influence.engine.loss.looks import called, close, unit_of
 from keras_influence.engine.passes import journey
 
 # Compiled kernels live as long as the model and its compile state, and no longer.
@@ -37,7 +37,7 @@ def check_fresh(objective, few, facts, name):
     there without any example and what layers add.
 
     Returns:
-        These numbers, of the model itself.
+        These numbers, of the model itself, in the loss's unit.
     """
     weights = [facts.own(), facts.remainder()]
     if facts.adds:
@@ -45,7 +45,9 @@ def check_fresh(objective, few, facts, name):
         weights.append(train._replace(rest=0.0, total=(0.0,) * len(train.total)))
     with called(objective.model(), few, name) as (parts, y_pred):
         values = [float(value) for value in objective.values(parts, y_pred, weights)]
-    if not all(close(objective.at_ones(few, w)[0], value) for w, value in zip(weights, values)):
+        unit = unit_of(parts, y_pred)
+    pairs = [(objective.at_ones(few, w)[0], value) for w, value in zip(weights, values)]
+    if not all(close(traced, value, unit=unit) for traced, value in pairs):
         objective.forget()
         journey.forget(objective.model())
-    return values
+    return [value / unit for value in values]

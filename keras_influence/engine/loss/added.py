@@ -36,6 +36,8 @@ def what_is_added(model, few, batches, name):
         kind = _kind(model, batch, name) if kind == "nothing" else "mixed"
     if kind == "mixed":
         _warn_of_mixed(model)
+    if kind in (MEAN, SUM):
+        _warn_of_constants(model, few, name)
     return kind
 
 
@@ -88,6 +90,28 @@ def _warn_of_mixed(model):
         "computed in have it, and in no example's own part. Add the mean over the batch of one number for each example.",
         ObjectiveWarning,
     )
+
+
+def _warn_of_constants(model, few, name):
+    """Say that what some layers add beside others is no example's own."""
+    rows = _rows(few)
+    pairs = zip(*(_each(model, few, part * 2, name) for part in (rows[::2], rows[1::2])))
+    names = {layer.name for (layer, one), (_, other) in pairs if one == other != 0}
+    if names:
+        warn(
+            f"What {', '.join(sorted(names))} adds to the loss by `add_loss` is the same for any "
+            "examples, beside layers that add a mean or a sum over them: it is counted as a part of "
+            "each example's loss. Give it as a `kernel_regularizer`, which is not.",
+            ObjectiveWarning,
+        )
+
+
+def _each(model, few, rows, name):
+    """Pairs of a layer and one of the numbers that it adds for some rows."""
+    with called(model, take(few, rows), name):
+        layers = model._flatten_layers()
+        added = [(layer, loss) for layer in layers for loss in layer._get_own_losses()]
+        return [(layer, float(np.sum(loss))) for layer, loss in added]
 
 
 def _rows(batch):

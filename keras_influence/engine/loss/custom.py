@@ -16,6 +16,7 @@ from keras_influence.engine.loss.looks import (
     fitting,
     halves,
     mixed_message,
+    unit_of,
 )
 from keras_influence.engine.loss.readings import Alone, Weighted
 from keras_influence.engine.loss.terms import RefusedLoss
@@ -109,7 +110,8 @@ def _is_linear(model, reading, few, name):
         if slope is None or not np.abs(slope.numpy()).max() > 0:
             return False
         contributed = float(tf.reduce_sum(omega * slope))
-        return close(float(value - reading.loss(model, parts, y_pred, 0 * omega)), contributed)
+        rest = float(value - reading.loss(model, parts, y_pred, 0 * omega))
+        return close(rest, contributed, unit=unit_of(parts, y_pred))
 
 
 def _weighs_evenly(model, reading, batch, name):
@@ -146,7 +148,8 @@ def _adds_up(model, reading, batch, name):
         whole = float(_keras.compute_loss(model, x, y, y_pred, w))
         whole -= float(sum(reading.rest(model, parts, y_pred)))
         losses = reading.losses(model, parts, y_pred).numpy().astype(np.float64)
-    return close(whole, losses.sum() if reading.sums else losses.mean())
+    together = losses.sum() if reading.sums else losses.mean()
+    return close(whole, together, unit=unit_of(parts, y_pred))
 
 
 def _alone(model, few, name):

@@ -20,6 +20,7 @@ from keras_influence.engine.loss.looks import (
     halves,
     mixed_message,
     near,
+    unit_of,
 )
 from keras_influence.engine.loss.readings import Compiled
 from keras_influence.engine.loss.smooth import SMOOTH
@@ -96,12 +97,13 @@ def _certified_kinds(model, batches, few, name):
         with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
             terms = Compiled().terms(model, parts, y_pred)
             _check_finite(terms, name)
-            found = [_kind(term, name) for term in terms]
+            unit = unit_of(parts, y_pred)
+            found = [_kind(term, name, unit) for term in terms]
             kinds = found if kinds is None else [a or b for a, b in zip(kinds, found)]
             if all(kinds):
                 _compare(model, parts, y_pred, terms, kinds, name)
         if all(kinds):
-            _check_apart(model, batch, terms, name)
+            _check_apart(model, batch, terms, name, unit)
             break
     if any(term.divides is None for term in terms):
         _check_numbers(model, batches, few, name)
@@ -117,7 +119,7 @@ def _check_numbers(model, batches, few, name):
             fitting(name, parts, y_pred),
         ):
             for term in Compiled().terms(model, parts, y_pred):
-                _kind(term, name)
+                _kind(term, name, unit_of(parts, y_pred))
 
 
 def _looked_at(batches, few):
@@ -127,17 +129,17 @@ def _looked_at(batches, few):
         yield take(batch, list(range(min(size, 64))) if size > 1 else [0, 0])
 
 
-def _kind(term, name):
+def _kind(term, name, unit):
     """`MEAN`, `SUM`, `ALONE_MEAN`, or None where these examples do not say."""
     if term.divides is not None:
         return term.divides
     alone, whole = term.examples.numpy(), float(term.whole)
     # Examples without a loss by themselves say nothing, unless there is one among them together.
-    if not (np.abs(alone).max() > 1e-9 or abs(whole) > 1e-6):
+    if not (np.abs(alone).max() > 1e-9 * unit or abs(whole) > 1e-6 * unit):
         return None
-    if close(whole, alone.mean()):
+    if close(whole, alone.mean(), unit=unit):
         return ALONE_MEAN
-    if close(whole, alone.sum()):
+    if close(whole, alone.sum(), unit=unit):
         return SUM
     raise RefusedLoss(mixed_message(len(alone), name, whole, alone.mean()))
 
@@ -152,18 +154,19 @@ def _compare(model, parts, y_pred, terms, kinds, name):
     added, rest = (float(t) for t in Compiled().rest(model, parts, y_pred))
     x, y, w = parts
     whole = float(_keras.compute_loss(model, x, y, y_pred, w)) - added - rest
-    if not close(ours, whole) and abs(ours - whole) > 1e-5 * (abs(added) + abs(rest)):
+    unit = unit_of(parts, y_pred)
+    if not close(ours, whole, unit=unit) and abs(ours - whole) > 1e-5 * (abs(added) + abs(rest)):
         raise RefusedLoss(mixed_message(size, name, whole, ours))
 
 
-def _check_apart(model, batch, terms, name):
+def _check_apart(model, batch, terms, name, unit):
     """Raise unless an example's part is the same among fewer others, and finite."""
     for rows in halves(size_of(batch)):
         with called(model, take(batch, rows), name) as (parts, y_pred):
             apart = Compiled().terms(model, parts, y_pred)
         for whole, own in zip(terms, apart):
             together = whole.examples.numpy()[rows]
-            if not near(together, own.examples.numpy()):
+            if not near(together, own.examples.numpy(), unit=unit):
                 raise RefusedLoss(
                     mixed_message(len(rows), name, together.mean(), own.examples.numpy().mean())
                 )

@@ -60,3 +60,21 @@ def test_a_mean_and_a_sum_are_in_the_curvature(rng, over):
     if over == "all":
         halves = ki.hvp(model, np.eye(p), (x, y), batch_size=6)
         assert truth.relative_error(halves, expected) < 1e-5
+
+
+class Decay(keras.layers.Dense):
+    """Adds the squares of its kernel, whatever it is given."""
+
+    def call(self, x):
+        self.add_loss(keras.ops.sum(keras.ops.square(self.kernel)))
+        return super().call(x)
+
+
+def test_a_penalty_of_weights_beside_a_mean_is_said_to_be_counted_as_examples(rng):
+    inputs = keras.Input((2,))
+    hidden = Penalty("all")(Decay(2, name="decayed")(inputs), inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(12, 2)), rng.normal(size=(12, 1))
+    with pytest.warns(ki.ObjectiveWarning, match="What decayed adds .* `kernel_regularizer`"):
+        ki.hvp(model, np.ones(model.count_params()), (x, y))
