@@ -2,6 +2,7 @@
 
 import copy
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -107,17 +108,21 @@ class Problem:
         if smooth:
             checks.warn_about_kinks(model)
 
-    def read(self, examples, name, class_weight=None):
+    def read(self, examples, name, class_weight=None, labels=True):
         """Other data, such as test examples, as `Batches` that the model and its loss can take.
 
         Arrays come in batches of the size of those of the training data; a dataset brings its own.
+
+        Args:
+            labels: whether they need any: the loss does.
         """
         batch_size = self._batch_size if isinstance(examples, tuple) else None
         batches = data.read(examples, batch_size, name, class_weight)
         few = few_of(batches)
         with remembering(self.model):
             check_runs(self.model, few, name, chance=False)
-            check_loss(self.model, batches, few, name)
+            if labels or keras.utils.unpack_x_y_sample_weight(few)[1] is not None:
+                check_loss(self.model, batches, few, name)
         return batches
 
     def change(self):

@@ -31,8 +31,11 @@ _MOST = 1000
 
 
 def read_test(problem: Problem, test: Any, target: Target | None) -> Any:
-    """Test examples as `Batches`; those of a `WholeSet` as a `Together`, which is asked as one."""
-    examples = problem.read(test, "test")
+    """Test examples as `Batches`; those of a `WholeSet` as a `Together`, which is asked as one.
+
+    A target takes them without labels too: its y is None then.
+    """
+    examples = problem.read(test, "test", labels=target is None)
     return Together(examples) if isinstance(target, WholeSet) else examples
 
 

@@ -49,7 +49,8 @@ def influence(
             (batch,), to be explained in place of the test loss: a margin, a class's
             logit, a regression output. A positive score then means that leaving the
             training example out would raise the target. Written with TensorFlow or
-            `keras.ops`. `WholeSet(function)` is one number of all of them: one row.
+            `keras.ops`. `WholeSet(function)` is one number of all of them: one row. With a
+            target `test` may be `(x,)`, without labels, and its y is None.
         store: a folder to write the scores to, block by block, in Zarr's format; for more of them
             than fit into memory, and for long runs. The same call with the same store goes on
             where one before it was cut off. `InfluenceScores.open` reads it later. Needs zarr.

@@ -178,6 +178,15 @@ def test_a_loss_is_read_alike_in_any_unit(unit, rng):
         ki.hvp(model, np.eye(3), (x, y))
 
 
+def test_a_loss_that_is_a_mean_over_the_first_axis(rng):
+    """One number for each output, of which Keras takes the mean: a mean over examples all the same."""
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False)])
+    model.compile("sgd", lambda y, p: keras.ops.mean(keras.ops.square(y - p), axis=0))
+    found = ki.hvp(model, np.eye(6), (x, y))
+    assert truth.relative_error(found, np.kron(x.T @ x / 12, np.eye(2))) < 1e-5
+
+
 def test_a_loss_of_whole_images(rng):
     """Dice per image drops three axes of its output."""
     inputs = keras.Input((4, 4, 1))

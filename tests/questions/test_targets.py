@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
@@ -73,3 +74,13 @@ def test_a_target_without_a_finite_gradient_is_named_with_its_example(method, rn
         ki.influence(model, (x[:4], y[:4]), (x, y), **about)
     with pytest.raises(ValueError, match="`target` has a gradient .* example 2 of `test`"):
         ki.group_influence(model, (x[:4], y[:4]), (x, y), [[0]], **about)
+
+
+def test_a_target_takes_test_examples_without_labels(data):
+    model, (x, y) = truth.softmax_model(4, 3, L2), data
+    about = {"train": data, "damping": 0.1, "target": TARGETS["a probability"]}
+    expected = ki.influence(model, (x[:5], y[:5]), **about).values
+    for test in ((x[:5],), tf.data.Dataset.from_tensor_slices(x[:5]).batch(2)):
+        np.testing.assert_array_equal(ki.influence(model, test, **about).values, expected)
+    with pytest.raises(ValueError, match="`test` does not fit .* There are no labels"):
+        ki.influence(model, (x[:5],), data, damping=0.1)

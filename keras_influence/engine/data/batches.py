@@ -1,5 +1,7 @@
 """A user's data as batches in a stable order, with the number of examples known."""
 
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
 
@@ -43,7 +45,8 @@ def read(data, batch_size=None, name="train", class_weight=None):
     if not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         raise TypeError(
             f"`{name}` should be a tuple (x, y) or (x, y, sample_weight), a batched "
-            f"tf.data.Dataset or a keras.utils.PyDataset. Received: {type(data).__name__}"
+            f"tf.data.Dataset or a keras.utils.PyDataset. Received: {type(data).__name__}."
+            f"{_way_out(data)}"
         )
     if batch_size is not None:
         raise ValueError(
@@ -53,3 +56,12 @@ def read(data, batch_size=None, name="train", class_weight=None):
     stream = StreamBatches(sources.passes_of(data, name, class_weight), name)
     # What is held is a second pass, which has to be the first one again.
     return HeldBatches(list(stream), name) if stream.nbytes <= _SMALL else stream
+
+
+def _way_out(data):
+    """What makes data of what is none, as another sentence, or nothing."""
+    if isinstance(data, list):
+        return " Write (x, y) in place of [x, y]."
+    if isinstance(data, Iterator):
+        return " tf.data.Dataset.from_generator makes a dataset of a generator."
+    return " Without labels, for a `target`, it is (x,)." if hasattr(data, "shape") else ""

@@ -91,7 +91,7 @@ def _term(call):
         divides = _reduction(loss)
         values = _keras.weighted_values(loss, values, call.weight, mask)
     else:
-        one = (lambda y, p, w: _keras.loss_values(loss, y, p)[0]) if plain else loss
+        one = _unweighted(loss) if plain else loss
         values, mask = each_alone(one, call.y_true, call.y_pred, call.weight), None
         if plain:
             values = _keras.weighted_values(loss, values, call.weight, None)
@@ -112,6 +112,12 @@ def _term(call):
         of_probabilities=_function_of_probabilities(loss),
         loses_logits=_loses_logits(loss, call.y_pred),
     )
+
+
+def _unweighted(loss):
+    """A loss object's one number for a batch, as it reduces what its function gives, without weights."""
+    put = tf.reduce_mean if _reduction(loss) == MEAN else tf.reduce_sum
+    return lambda y, p, w: put(_keras.loss_values(loss, y, p)[0])
 
 
 def _function_of_probabilities(loss):
@@ -137,7 +143,7 @@ def _reduction(loss):
 
 def _has_batch_axis(values, y_pred):
     rows = tf.nest.flatten(y_pred)[0].shape[0]
-    return values.shape.rank > 0 and (rows is None or values.shape[0] in (rows, None))
+    return values.shape.rank > 0 and values.shape[0] in (rows, None)
 
 
 def each_alone(function, y_true, y_pred, weight):
