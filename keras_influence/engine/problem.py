@@ -88,6 +88,7 @@ class Problem:
         self.progress = Progress(verbose)
         checks.check_model(model, hidden)
         chosen = select(model, variables)
+        checks.check_followed(model, chosen)
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
         self._smooth, self._chosen, self._name = smooth, chosen, name

@@ -131,3 +131,18 @@ def test_the_remedy_for_weight_decay_is_right():
         penalty = keras.regularizers.L2(0.25)(w)
     step = 0.1 * tape.gradient(penalty, w.value).numpy()
     assert w.numpy() == pytest.approx(np.array([2.0, -3.0]) - step, abs=0.02)
+
+
+def test_a_saved_function_is_refused_unless_it_is_frozen(rng, tmp_path):
+    body = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "tanh")])
+    body.export(tmp_path / "body", verbose=False)
+    saved = keras.layers.TFSMLayer(tmp_path / "body", call_endpoint="serve", name="saved")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(saved(inputs)))
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+    with pytest.raises(ValueError, match="weights of saved, a TFSMLayer"):
+        ki.hvp(model, np.ones(model.count_params()), (x, y))
+    hidden = np.hstack([body.predict(x, verbose=0), np.ones((8, 1))])
+    found = ki.hvp(model, np.eye(3), (x, y), variables=model.layers[-1])
+    assert truth.relative_error(found, 2 * hidden.T @ hidden / 8) < 1e-5

@@ -47,6 +47,21 @@ def check_model(model, hidden=True):
         )
 
 
+def check_followed(model, chosen):
+    """Raise where a weight is read in a way that no derivative can be taken of: by a saved TensorFlow function."""
+    known = {id(v) for v in chosen}
+    saved = [
+        layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TFSMLayer)
+    ]
+    names = [s.name for s in saved if any(id(v) in known for v in s.trainable_variables)]
+    if names:
+        raise ValueError(
+            f"The weights of {', '.join(names)}, a TFSMLayer, are read by a saved function that cannot be "
+            "given others, so nothing is known of their derivatives here. Set `layer.trainable = False`, "
+            "choose others by `variables=`, or build the layers in Keras."
+        )
+
+
 _COARSE = ("float16", "bfloat16")
 
 
