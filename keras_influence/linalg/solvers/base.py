@@ -214,9 +214,9 @@ def _scale(v: Array) -> Array | None:
 
 def _start(v: Array, x0: npt.ArrayLike | None) -> Array:
     """A user's guess as an array of its own, zero for None."""
-    return (
-        np.zeros_like(v) if x0 is None else _as_rows("x0", x0, v.shape[1], v.dtype, len(v)).copy()
-    )
+    if x0 is None:
+        return np.zeros(v.shape, v.dtype)  # Which takes no memory until something is written to it.
+    return _as_rows("x0", x0, v.shape[1], v.dtype, len(v)).copy()
 
 
 def _as_rows(
