@@ -23,6 +23,7 @@ from keras_influence.questions.checkpoints import (
 from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
+from keras_influence.questions.training_time import scheduled_rates
 from keras_influence.validate import check_number
 
 if TYPE_CHECKING:
@@ -120,10 +121,11 @@ class TracIn(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # More than one with `steps_per_execution`, none while gradients accumulate.
-        steps = self._iterations() - self._seen
-        self._seen += steps
+        seen, self._seen = self._seen, self._iterations()
+        steps = self._seen - seen
+        rates = scheduled_rates(self.model.optimizer, range(seen, self._seen))
         self._steps += steps
-        self._time += steps * self._rate
+        self._time += steps * self._rate if rates is None else float(rates.sum())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._epochs += 1

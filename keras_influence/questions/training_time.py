@@ -7,6 +7,7 @@ has 1/σ. That is t for σ below 1/t and 1/σ above, as is 1/(σ + 1/t): damping
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -35,15 +36,21 @@ def training_damping(model: Any) -> tuple[float, str]:
             "`damping='training'` needs an optimizer that has trained the model: it has done no "
             "step. Give a number, or 'auto'."
         )
-    schedule = _keras.schedule_of(optimizer)
-    rates = np.float64(optimizer.learning_rate)
-    if schedule is not None:
-        every = optimizer.gradient_accumulation_steps or 1
-        some = np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int))
-        rates = np.array([schedule(every * (step + 1) - 1) for step in some], np.float64)
-    time = steps * rates.mean()
+    rates = scheduled_rates(optimizer, np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int)))
+    time = steps * (np.float64(optimizer.learning_rate) if rates is None else rates.mean())
     time = float(time / (1 - optimizer.momentum))
     return 1 / time, f"damping 1/{time:.3g}: {steps} steps of training"
+
+
+def scheduled_rates(optimizer: Any, steps: Iterable[int]) -> np.ndarray | None:
+    """The learning rates of some of an optimizer's steps, counted from 0; None without a schedule."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule = _keras.schedule_of(optimizer)
+    if schedule is None:
+        return None
+    # A schedule counts batches; a step is made with the last of those that it accumulates.
+    every = optimizer.gradient_accumulation_steps or 1
+    return np.array([schedule(every * (int(step) + 1) - 1) for step in steps], np.float64)
 
 
 def sgd_of(model: Any, name: str, way_out: str) -> Any:

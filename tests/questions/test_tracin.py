@@ -76,6 +76,15 @@ def test_the_sum_over_checkpoints(data, test):
     assert truth.relative_error(tracin.influence(model, test, dataset).values, exact) < 1e-6
 
 
+def test_a_schedule_counts_each_step_of_an_execution(data):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+    model, tracin = net(keras.optimizers.SGD(schedule)), ki.TracIn()
+    model.compile(model.optimizer, model.loss, steps_per_execution=3)
+    model.fit(*data, batch_size=8, epochs=2, verbose=0, callbacks=[tracin])
+    times = [sum(0.1 * 0.5**t for t in range(3 * epoch)) for epoch in range(3)]
+    assert np.allclose([c.time for c in tracin.checkpoints], times, rtol=1e-6)
+
+
 def test_one_step_on_one_example(data, test):
     """A step of size η on z changes a test loss by -η ∇ℓ(test) · ∇ℓ(z), to first order in η."""
     z = data[0][:1], data[1][:1]
