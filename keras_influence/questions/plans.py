@@ -32,7 +32,7 @@ def plans_for(problem: Problem, settings: Settings, count: int) -> tuple[Plan, .
 def damping_for(problem: Problem, settings: Settings) -> tuple[float, str]:
     """λ, and the reason where it was chosen automatically."""
     if settings.damping == "training":
-        return training_damping(problem.model)
+        return training_damping(problem.model, problem.facts.sums)
     if settings.damping != "auto":
         return float(settings.damping), ""
     if settings.curvature == "hessian":

@@ -19,15 +19,20 @@ from keras_influence import _keras
 _SAMPLE = 1000
 
 
-def training_damping(model: Any) -> tuple[float, str]:
+def training_damping(model: Any, sums: bool) -> tuple[float, str]:
     """λ = 1 / (learning rate x steps) of the model's optimizer, and the reason in words.
 
     Momentum μ makes a step as long as 1/(1 - μ) of them. A rate that callbacks have changed
     counts as it is now; that of a schedule as it was at each step.
 
+    Args:
+        model: a compiled model.
+        sums: whether its loss is a sum over a batch. It takes an epoch to go once along the
+            gradient of all of the data then: a step is as long as one over its batches.
+
     Raises:
         ValueError: the optimizer is another than SGD, whose steps are no descent along the
-            gradient, or has done no step.
+            gradient, or has done no step; or batches have to be known, and are not.
     """
     optimizer = sgd_of(model, "`damping='training'`", "Give a number, or 'auto'.")
     steps = int(optimizer.iterations)
@@ -39,7 +44,24 @@ def training_damping(model: Any) -> tuple[float, str]:
     rates = scheduled_rates(optimizer, np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int)))
     time = steps * (np.float64(optimizer.learning_rate) if rates is None else rates.mean())
     time = float(time / (1 - optimizer.momentum))
+    if sums:
+        time /= _batches_of(model)
     return 1 / time, f"damping 1/{time:.3g}: {steps} steps of training"
+
+
+def _batches_of(model: Any) -> int:
+    """How many batches an epoch of the last `fit` had.
+
+    Raises:
+        ValueError: there was none in this process, or its data did not say.
+    """
+    params = getattr(getattr(model, "history", None), "params", None) or {}
+    if not params.get("steps"):
+        raise ValueError(
+            "`damping='training'` should know how many batches an epoch had, as the loss is a sum over "
+            "a batch; `model.history` of `fit` does not say. Give a number, or compile with a mean."
+        )
+    return int(params["steps"])
 
 
 def scheduled_rates(optimizer: Any, steps: Iterable[int]) -> np.ndarray | None:

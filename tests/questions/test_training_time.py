@@ -45,6 +45,27 @@ def test_it_is_one_over_rate_times_steps(optimizer, time, data):
     assert "of training" in scores.reason
 
 
+def test_a_summed_loss_is_the_same_training_in_other_units(rng):
+    """Steps of a tenth of the rate along a sum over 10 are those along a mean."""
+    x, y = rng.normal(size=(40, 3)), rng.integers(0, 2, 40)
+    found = []
+    for reduction, rate in (("sum_over_batch_size", 0.2), ("sum", 0.02)):
+        model = truth.softmax_model(3, 2)
+        truth.set_flat(model, np.zeros(8))
+        loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
+        model.compile(SGD(rate, gradient_accumulation_steps=2), loss)
+        model.fit(x, y, batch_size=10, epochs=3, shuffle=False, verbose=0)
+        found.append(ki.influence(model, (x[:5], y[:5]), (x, y), damping="training"))
+    mean, total = found
+    assert mean.damping == pytest.approx(1 / (6 * 0.2))
+    assert total.damping == pytest.approx(40 * mean.damping)
+    assert truth.relative_error(total.values, mean.values) < 1e-4
+    copy = keras.models.clone_model(model)
+    copy.compile(model.optimizer, model.loss)
+    with pytest.raises(ValueError, match="how many batches an epoch had.*Give a number"):
+        ki.influence(copy, (x, y), (x, y), damping="training")
+
+
 @pytest.mark.slow
 def test_it_predicts_a_training_that_was_stopped_early(rng):
     """It is the right decade: a minimum would let directions of little curvature count too much."""
