@@ -1,10 +1,6 @@
 """Fingerprints of what a result depends on: weights, data, models and functions."""
 
-import contextlib
-import dataclasses
-import functools
 import hashlib
-import inspect
 import json
 import math
 import zlib
@@ -12,6 +8,8 @@ import zlib
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_influence.described import described
 
 # What Keras numbers anew for each model of a process, and what follows from that.
 _NAMES = ("name", "inbound_nodes", "input_layers", "output_layers", "shared_object_id")
@@ -65,14 +63,14 @@ def fingerprint_of_model(model):
 
 
 def fingerprint_of_function(function):
-    """A checksum of a function: its source, and the plain values and functions it closes over.
+    """A checksum of a function and of what it reads; see `described`. None for None.
 
     Where there is no source, as for a built-in or an object with `__call__`, its name or its
-    class's source stands for it. None for None.
+    class's source stands for it.
     """
     if function is None:
         return None
-    return hashlib.sha256(repr(_described(function)).encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(repr(described(function)).encode()).hexdigest()[:_DIGITS]
 
 
 def _parts(batch):
@@ -96,42 +94,6 @@ def _bytes(array):
         texts = (t if isinstance(t, bytes) else str(t).encode() for t in array.ravel())
         return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
     return np.ascontiguousarray(array).tobytes()
-
-
-def _described(value, depth=4):
-    """A function, or what one holds, as nested tuples of text that is the same in each process."""
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
-        return repr(value)
-    if isinstance(value, (tuple, frozenset)):
-        parts = [_described(v, depth) for v in value]
-        return tuple(sorted(parts, key=repr) if isinstance(value, frozenset) else parts)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and depth:
-        held = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
-        return type(value).__qualname__, _described(held, depth)
-    if not callable(value) or not depth:
-        # What may change as the function runs is no part of what it is.
-        return type(value).__qualname__
-    if isinstance(value, functools.partial):
-        arguments = (*value.args, *sorted(value.keywords.items()))
-        return _described(value.func, depth - 1), _described(arguments, depth - 1)
-    value = inspect.unwrap(value)
-    function = getattr(value, "__func__", value)
-    held = [*(getattr(function, "__defaults__", None) or ()), *_closure(function)]
-    return _source(value), _described(tuple(held), depth - 1)
-
-
-def _closure(function):
-    """What a function closes over, as far as it has a value yet."""
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):
-            yield cell.cell_contents
-
-
-def _source(function):
-    for source in (function, type(function)):
-        with contextlib.suppress(OSError, TypeError):
-            return inspect.getsource(source)
-    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _without_names(config):
