@@ -134,8 +134,8 @@ def _in_double(config):
 
 @contextlib.contextmanager
 def seeded(seed):
-    """Keras's random seed set; the states of Python's and NumPy's generators restored."""
-    with random_state_kept():
+    """Keras's random seed set; the states of all global generators restored."""
+    with random_state_kept(), _keras.global_generators_kept():
         keras.utils.set_random_seed(seed)
         yield
 

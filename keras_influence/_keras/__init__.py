@@ -26,6 +26,7 @@ from keras_influence._keras.losses import (
     weighted_values,
 )
 from keras_influence._keras.parts import empty, has_parts, parts_of, put_together
+from keras_influence._keras.randomness import global_generators_kept
 from keras_influence._keras.training import (
     averages_of,
     learning_rate_of,
@@ -49,6 +50,7 @@ __all__ = [
     "frozen_variables",
     "functional_init_arguments",
     "get_data_adapter",
+    "global_generators_kept",
     "has_compiled_loss",
     "has_default_loss",
     "has_parts",

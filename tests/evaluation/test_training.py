@@ -1,5 +1,7 @@
 """Copies are trained; the model, random states and Keras's precision stay as they were."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -31,8 +33,6 @@ CALLS = {
 @pytest.mark.parametrize("fit", [None, Counted(), broken], ids=["lbfgs", "fit", "broken"])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_model_is_left_as_it_was(ridge, call, fit):
-    import random
-
     model, train, test = ridge
     model.fit(*train, verbose=0)
     before = state_of(model)
@@ -48,6 +48,30 @@ def test_the_model_is_left_as_it_was(ridge, call, fit):
     assert random.getstate() == states[0]
     assert (np.random.get_state()[1] == states[1]).all()
     assert keras.config.floatx() == "float64"
+
+
+def draws():
+    tensors = tf.random.uniform((2,)), keras.random.uniform((2,))
+    return [*(t.numpy().tolist() for t in tensors), np.random.rand(), random.random()]
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_next_draws_are_what_they_would_have_been(ridge, call):
+    """Also where `fit` draws with the seed that its user has set, 0 like the first of ours."""
+
+    def fit(model, data):
+        draws(), draws()
+        least_squares(model, data)
+
+    def following(between):
+        keras.utils.set_random_seed(0)
+        draws()
+        between()
+        return draws()
+
+    model, train, test = ridge
+    expected = following(lambda: None)
+    assert following(lambda: call(model, test, train, fit=fit, verbose=0)) == expected
 
 
 def test_precision_is_restored_after_an_exception(ridge):
