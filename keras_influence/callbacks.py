@@ -9,6 +9,8 @@ from keras_influence.checksums import fingerprint_of_weights
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.targets import check_callable
 from keras_influence.engine.kernels.whole_set import WholeSet
+from keras_influence.errors import warn
+from keras_influence.questions.blocks import read_test
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
 from keras_influence.questions.settings import Settings
@@ -24,7 +26,11 @@ class InfluenceCallback(keras.callbacks.Callback):
     """Compute influence scores when `fit` ends, and every few epochs if asked.
 
     Training is left untouched: weights, metrics, optimizer and random state
-    are as without the callback.
+    are as without the callback. The data are read once before it begins, so that what is wrong
+    with them does not wait for its end.
+
+    A second `fit` that goes on with the same model goes on counting epochs: history and files are
+    added to. Any other begins anew, with a warning, and does not write over the files of another.
 
     Args:
         test: examples to explain, as in `influence`.
@@ -73,6 +79,10 @@ class InfluenceCallback(keras.callbacks.Callback):
         self._report = report
         self._board = None if log_dir is None else Board(log_dir)
         self._options = options
+        self._begin_anew()
+
+    def _begin_anew(self, optimizer=None):
+        self._optimizer = optimizer
         self._epochs = 0
         self._left = None
         self.history = {}
@@ -97,12 +107,41 @@ class InfluenceCallback(keras.callbacks.Callback):
         return int(self.model.optimizer.iterations)
 
     def on_train_begin(self, logs=None):
-        self._epochs = 0
-        self._left = None
-        self.history = {}
+        problem = Settings.of(self._settings).problem(self.model, self._train)
+        read_test(problem, self._test, self._options.get("target"))
+        self._before = None
+        if self._goes_on():
+            self._optimizer = self.model.optimizer
+            if self._stale():
+                self._compute()
+            return
+        if self._folder is not None and any(self._folder.glob("epoch_*.npz")):
+            raise ValueError(
+                f"`folder` already holds the scores of another training: {self._folder}. "
+                "Choose another one, or delete them."
+            )
+        if self.history:
+            warn(
+                "InfluenceCallback forgets its history: this training does not go on with the model "
+                "of the one before it. Take a new InfluenceCallback for each training to keep both.",
+                UserWarning,
+            )
+        self._begin_anew(self.model.optimizer)
+
+    def _goes_on(self):
+        """Whether training goes on with the optimizer or the weights of the one before it."""
+        if self._optimizer is self.model.optimizer:
+            return True
+        left = self._left
+        return left is not None and fingerprint_of_weights(self.model.weights) == left[1]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._before is None:
+            # Zero where `initial_epoch` goes on counting itself.
+            self._before = max(0, self._epochs - epoch)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._epochs = epoch + 1
+        self._epochs = self._before + epoch + 1
         if self._every and self._epochs % self._every == 0:
             self._compute()
 

@@ -58,8 +58,43 @@ def test_training_is_untouched(data):
 def test_a_second_fit_starts_anew(data):
     callback = ki.InfluenceCallback(data, data, damping=0.1)
     fit(data, callback, epochs=2)
-    fit(data, callback, epochs=1)
+    with pytest.warns(UserWarning, match="InfluenceCallback forgets its history"):
+        fit(data, callback, epochs=1)
     assert list(callback.history) == [1]
+
+
+def test_a_second_fit_that_goes_on_goes_on_counting(data, tmp_path):
+    callback = ki.InfluenceCallback(data, data, every=2, folder=tmp_path, damping=0.1)
+    model, _ = fit(data, callback, epochs=3)
+    first = {epoch: scores.values for epoch, scores in callback.history.items()}
+    # Cut off in its second epoch.
+    cut = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: [0][epoch])
+    with pytest.raises(IndexError):
+        model.fit(*data, epochs=2, verbose=0, callbacks=[callback, cut])
+    model.fit(*data, epochs=1, verbose=0, callbacks=[callback])
+    model.fit(*data, initial_epoch=5, epochs=6, verbose=0, callbacks=[callback])
+    assert list(callback.history) == [2, 3, 4, 5, 6]
+    for epoch, values in first.items():
+        assert (callback.history[epoch].values == values).all()
+        loaded = ki.InfluenceScores.load(tmp_path / f"epoch_{epoch:04d}.npz")
+        assert (loaded.values == values).all()
+    assert len(list(tmp_path.iterdir())) == 5
+    assert truth.relative_error(callback.scores.values * 20, closed_form(model, data, 0.1)) < 1e-6
+    with pytest.raises(ValueError, match="`folder` already holds the scores of another training"):
+        fit(data, callback, epochs=1)
+
+
+def test_a_fit_that_goes_on_from_restored_weights_goes_on_counting(data):
+    """Which early stopping restores after this callback had its turn."""
+    callback = ki.InfluenceCallback(data, data, damping=0.1)
+    stopping = keras.callbacks.EarlyStopping(
+        "loss", patience=1, min_delta=9.0, restore_best_weights=True
+    )
+    model, _ = fit(data, callback, stopping, epochs=3)
+    restored = closed_form(model, data, 0.1)
+    model.fit(*data, epochs=1, verbose=0, callbacks=[callback])
+    assert list(callback.history) == [2, 3]
+    assert truth.relative_error(callback.history[2].values * 20, restored) < 1e-6
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5])
@@ -89,6 +124,24 @@ def test_bad_arrays_do_not_wait_for_the_end_of_training(name, data):
     given = {"test": data, "train": data} | {name: (x, y[:-1])}
     with pytest.raises(ValueError, match=f"`{name}`"):
         ki.InfluenceCallback(**given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "error"),
+    [
+        ("train", lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).shuffle(20).batch(8), ValueError),
+        ("test", lambda x, y: x, TypeError),
+        ("test", lambda x, y: tf.data.Dataset.from_tensor_slices(x).batch(8), ValueError),
+    ],
+    ids=["shuffled", "array", "unlabelled"],
+)  # fmt: skip
+def test_bad_data_does_not_wait_for_the_end_of_training(name, given, error, data):
+    callback = ki.InfluenceCallback(**{"test": data, "train": data, name: given(*data)})
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    with pytest.raises(error, match=f"`{name}`"):
+        fit(data, callback, watch)
+    assert not seen
 
 
 def closed_form(model, data, damping):
