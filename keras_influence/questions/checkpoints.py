@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_influence import storage
+from keras_influence.errors import warn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,10 @@ class Checkpoint:
 
 
 def check_checkpoints(checkpoints: list[Checkpoint], model: Any) -> None:
-    """Raise unless these are checkpoints of a training of this model."""
+    """Raise unless these are checkpoints of a training of this model.
+
+    Warns where the model has weights that are earlier than the last checkpoint.
+    """
     if not checkpoints or not checkpoints[-1].steps:
         raise ValueError(
             "TracIn has no checkpoints of a training. Call `model.fit(..., callbacks=[tracin])` "
@@ -77,6 +81,40 @@ def check_checkpoints(checkpoints: list[Checkpoint], model: Any) -> None:
             "`model` should be the one that was trained: its weights have shapes "
             f"{expected}, the checkpoints {found}."
         )
+    _look_for_restored(checkpoints, model)
+
+
+def _look_for_restored(checkpoints: list[Checkpoint], model: Any) -> None:
+    """Warn if a callback has restored earlier weights after the last step."""
+    last = checkpoints[-1]
+    now = Checkpoint.of(0, 0, 0.0, model.get_weights()).arrays()
+    if same_arrays(now, last.arrays()):
+        return
+    # Not the first: new models may have these.
+    later = range(len(checkpoints) - 1, 1, -1)
+    found = next((k for k in later if same_arrays(now, checkpoints[k - 1].arrays())), None)
+    if found is not None:
+        warn(
+            f"`model` has the weights of epoch {checkpoints[found - 1].epoch}, as EarlyStopping may have "
+            f"restored them, and the checkpoints of TracIn go on to epoch {last.epoch}: scores are those of "
+            f"the whole training. `del tracin.checkpoints[{found}:]` leaves out what came after.",
+            UserWarning,
+        )
+        return
+    optimizer = model.optimizer
+    averaged = getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False)
+    if optimizer is not None and int(optimizer.iterations) == last.steps and not averaged:
+        warn(
+            "`model` has other weights than its training ended with, as EarlyStopping may have restored "
+            f"them from an epoch before {last.epoch}: scores are those of the whole training. With "
+            "TracIn(every=1) what came after can be left out.",
+            UserWarning,
+        )
+
+
+def same_arrays(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    """Whether two lists of arrays are equal, to the last bit."""
+    return len(some) == len(others) and all(map(np.array_equal, some, others))
 
 
 @contextlib.contextmanager

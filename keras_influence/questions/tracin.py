@@ -18,6 +18,7 @@ from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import (
     Checkpoint,
     check_checkpoints,
+    same_arrays,
     weights_restored,
 )
 from keras_influence.questions.evidence import without_solve
@@ -50,7 +51,8 @@ class TracIn(keras.callbacks.Callback):
 
     Use it as a callback: `model.fit(..., callbacks=[tracin])`, then
     `tracin.influence(model, test, train)`. Training is left untouched. A second `fit` that goes on from
-    there goes on with the checkpoints; any other begins anew, with a warning.
+    there goes on with the checkpoints; any other begins anew, with a warning. Where `EarlyStopping` restores
+    earlier weights, the epochs after these still count, with a warning that says how to leave them out.
 
     Args:
         every: keep a checkpoint after each `every`-th epoch, besides the first and last state.
@@ -113,8 +115,7 @@ class TracIn(keras.callbacks.Callback):
         if not self.checkpoints:
             return False
         weights = Checkpoint.of(0, 0, 0.0, self.model.get_weights()).arrays()
-        known = self.checkpoints[-1].arrays()
-        return len(weights) == len(known) and all(map(np.array_equal, weights, known))
+        return same_arrays(weights, self.checkpoints[-1].arrays())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._rate = float(self.model.optimizer.learning_rate)

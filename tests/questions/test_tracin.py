@@ -1,5 +1,7 @@
 """TracIn against gradients taken one at a time, and against what training did to test losses."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -234,6 +236,34 @@ def test_the_folder_of_another_training_is_not_overwritten(data, tmp_path):
     net("sgd").fit(*data, epochs=1, verbose=0, callbacks=[ki.TracIn(folder=tmp_path)])
     with pytest.raises(ValueError, match="`folder` already holds the checkpoints"):
         net("sgd").fit(*data, epochs=1, verbose=0, callbacks=[ki.TracIn(folder=tmp_path)])
+
+
+@pytest.mark.parametrize("stopping_first", [True, False])
+def test_epochs_after_the_restored_one_do_not_count_in_silence(stopping_first, data, test):
+    """Early stopping restores before or after the callback's turn; the sum is that of a shorter run."""
+    stopping = keras.callbacks.EarlyStopping(
+        "loss", patience=2, min_delta=9.0, restore_best_weights=True
+    )
+    model, tracin = net(keras.optimizers.SGD(0.1)), ki.TracIn()
+    callbacks = [stopping, tracin] if stopping_first else [tracin, stopping]
+    model.fit(*data, batch_size=8, epochs=9, shuffle=False, verbose=0, callbacks=callbacks)
+    assert [c.epoch for c in tracin.checkpoints] == [0, 1, 2, 3]
+    with pytest.warns(UserWarning, match=r"weights of epoch 1.*`del tracin.checkpoints\[2:\]`"):
+        tracin.influence(model, test, data)
+    with pytest.warns(UserWarning, match="go on to epoch 3"):
+        ki.source_influence(model, test, data, tracin, segments=1)
+    del tracin.checkpoints[2:]
+    short, known = net(keras.optimizers.SGD(0.1)), ki.TracIn()
+    short.fit(*data, batch_size=8, epochs=1, shuffle=False, verbose=0, callbacks=[known])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, expected = (t.influence(model, test, data).values for t in (tracin, known))
+    assert truth.relative_error(found, expected) < 1e-6
+    tracin.checkpoints[:] = [tracin.checkpoints[0], known.checkpoints[-1]]
+    model.set_weights([w + 1 for w in model.get_weights()])
+    short.set_weights(model.get_weights())
+    with pytest.warns(UserWarning, match=r"before 1.*TracIn\(every=1\)"):
+        tracin.influence(short, test, data)
 
 
 def test_scores_say_what_they_are(data, test, tmp_path):
