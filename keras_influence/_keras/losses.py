@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
-from keras import ops
+from keras import ops, tree
 from keras.src.backend import get_keras_mask
 from keras.src.losses import loss as loss_module
+
+from keras_influence.described import described
 
 
 def compute_loss(model, x, y, y_pred, sample_weight):
@@ -30,8 +32,11 @@ def has_compiled_loss(model):
 
 
 def loss_state(model):
-    """Objects that change when the model is compiled anew."""
-    return (model._compile_loss, type(model).compute_loss)
+    """What changes when the model is compiled anew, or when a loss of the user's reads other values than before."""
+    compiled, whole = model._compile_loss, type(model).compute_loss
+    functions = [] if compiled is None else tree.flatten(compiled._user_loss)
+    functions = [getattr(f, "fn", None) or getattr(f, "call", f) for f in functions]
+    return compiled, whole, [described(f) for f in (whole, *functions) if callable(f)]
 
 
 def build_compiled_loss(model, y, y_pred):

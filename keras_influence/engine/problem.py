@@ -211,7 +211,7 @@ class Problem:
             check_target(target, self.objective, batches, own)
             targets = self.objective.made(Targets)
             for batch in shown:
-                rows = targets.with_gradients(batch, own, target).numpy()[:, 1:]
+                rows = targets.with_gradients(batch, own).numpy()[:, 1:]
                 check_finite(rows, start, name)
                 start += len(rows)
                 yield rows

@@ -364,3 +364,25 @@ def test_a_loss_that_is_flat_for_a_few_examples_only(float64, rng):
     y[:] += 100
     with pytest.raises(ValueError, match="no second derivative"):
         ki.hvp(model, np.eye(3), (x, y), curvature="gauss_newton")
+
+
+RARE = 1.0
+
+
+def weighted_squares(y, p):
+    """Squares of which those of large labels count so many times."""
+    weight = keras.ops.where(y > 5, RARE, 1.0)
+    return keras.ops.mean(keras.ops.cast(weight, p.dtype) * keras.ops.square(y - p), -1)
+
+
+def test_a_global_that_a_loss_reads_may_change(rng, monkeypatch):
+    """Where none of the few examples that are looked at first is of the rare kind."""
+    x, y = rng.normal(size=(60, 3)), rng.normal(size=(60, 1))
+    y[17] = 10.0
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile("sgd", weighted_squares)
+    for value in (1.0, 50.0):
+        monkeypatch.setitem(globals(), "RARE", value)
+        weights = np.where(y > 5, value, 1.0)
+        found = ki.hvp(model, np.eye(3), (x, y))
+        assert truth.relative_error(found, 2 * x.T @ (weights * x) / 60) < 1e-5

@@ -22,6 +22,14 @@ def margin(x, y, y_pred):
     return keras.ops.log(right) - keras.ops.log(1 - right)
 
 
+LIMIT = 2.0
+
+
+def beyond(x, y, y_pred):
+    """A class's probability, and another's where an input exceeds a global."""
+    return keras.ops.where(x[:, 0] > LIMIT, y_pred[:, 2], y_pred[:, 1])
+
+
 TARGETS = {
     "margin": margin,
     "a probability": lambda x, y, y_pred: y_pred[:, 1],
@@ -84,3 +92,22 @@ def test_a_target_takes_test_examples_without_labels(data):
         np.testing.assert_array_equal(ki.influence(model, test, **about).values, expected)
     with pytest.raises(ValueError, match="`test` does not fit .* There are no labels"):
         ki.influence(model, (x[:5],), data, damping=0.1)
+
+
+def test_a_global_that_a_target_reads_may_change(data, monkeypatch):
+    """Of 24 examples it is another target for one, which is none of those that are looked at first."""
+    model, (x, y) = truth.softmax_model(4, 3, L2), data
+    x[:, 0] = np.where(np.arange(24) == 17, 1.0, 0.0)
+    about = {"train": (x, y), "damping": 0.1}
+    explainer = ki.Explainer(model, **about)
+    before = ki.influence(model, (x, y), **about, target=beyond).values
+    explainer.influence((x, y), target=beyond)
+    monkeypatch.setitem(globals(), "LIMIT", 0.5)
+    other = ki.influence(model, (x, y), **about, target=lambda x, y, p: p[:, 2]).values
+    expected = np.where((np.arange(24) == 17)[:, None], other, before)
+    assert truth.relative_error(before, expected) > 0.1
+    for found in (
+        ki.influence(model, (x, y), **about, target=beyond),
+        explainer.influence((x, y), target=beyond),
+    ):
+        np.testing.assert_allclose(found.values, expected, rtol=1e-6, atol=1e-12)

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
+from keras_influence.checksums import fingerprint_of_function
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.loss.compiled import Weighting
@@ -22,7 +23,7 @@ class Targets:
     def __init__(self, objective):
         self._objective = objective
         self.parameters, self.kernels = objective.parameters, Kernels(Weighting, loop=False)
-        self._target = None
+        self._target, self._print = None, ""
 
     def values(self, batch, target, theta=None):
         """t of a batch, eagerly, as `target` returns it, at the present weights or at other tensors."""
@@ -38,19 +39,17 @@ class Targets:
             value = self.values(batch, target, theta)
         return any(g is not None for g in tape.gradient(value, theta))
 
-    def with_gradients(self, batch, weight, target):
-        """t of each example and its gradient, (b, 1 + p), compiled."""
-        if self._target is not target:
-            self._target = target
+    def take(self, target):
+        """Trace a target anew if it is another one, or if it reads other values than before."""
+        found = fingerprint_of_function(target)
+        if self._target is not target or self._print != found:
+            self._target, self._print = target, found
             self.kernels.forget()
-        return self._with_gradients(batch, weight)
-
-    def forget(self):
-        """Trace the target anew: what it reads besides its arguments has changed."""
-        self._target = None
 
     @kernel()
-    def _with_gradients(self, batch, weight):
+    def with_gradients(self, batch, weight):
+        """t of each example and its gradient, (b, 1 + p), for the target that was taken."""
+        del weight
         rows = tf.range(rows_of(batch))
         return tf.map_fn(
             lambda i: self._alone(batch, i), rows, fn_output_signature=self.parameters.dtype
@@ -85,6 +84,7 @@ def check_target(target, objective, batches, weight, name="target", data="test")
     """
     check_callable(target, name)
     few, targets = few_of(batches, 3), objective.made(Targets)
+    targets.take(target)
     try:
         value = tf.convert_to_tensor(targets.values(few, target))
     except Exception as error:
@@ -96,16 +96,16 @@ def check_target(target, objective, batches, weight, name="target", data="test")
             f"{value.dtype.name} of shape {shape} for a batch of {size_of(few)}"
         )
     try:
-        traced = targets.with_gradients(few, weight, target).numpy()[:, 0]
+        traced = targets.with_gradients(few, weight).numpy()[:, 0]
     except NotImplementedError as error:  # A tensor of a graph was to be made an array.
         raise ValueError(
             f"`{name}` should be written with TensorFlow or `keras.ops`, without NumPy, so that it can be "
             f"differentiated: {error}"
         ) from error
     if not near(traced, np.ravel(value)):
-        # It reads what has changed since: a global, an attribute, a closure. Or it cannot be believed.
-        targets.forget()
-        traced = targets.with_gradients(few, weight, target).numpy()[:, 0]
+        # It reads what has changed since, as an attribute of a layer. Or it cannot be believed.
+        targets.kernels.forget()
+        traced = targets.with_gradients(few, weight).numpy()[:, 0]
         if not near(traced, np.ravel(value)):
             again = np.ravel(targets.values(few, target))
             raise ValueError(_not_of_examples(name, near(again, np.ravel(value))))

@@ -72,7 +72,7 @@ class RunEnd:
             if self._target is None:
                 found = objective.example_gradients(batch, own)
             else:
-                found = objective.made(Targets).with_gradients(batch, own, self._target)[:, 1:]
+                found = objective.made(Targets).with_gradients(batch, own)[:, 1:]
             more = self._empty(len(found))
             more[:, self._columns] = found
             rows = np.concatenate([rows, more]) if len(rows) else more
