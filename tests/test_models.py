@@ -176,6 +176,16 @@ def test_a_saved_model_loads_in_a_fresh_process(data, tmp_path):
     assert result.stdout.split() == ["True", "39"] * len(names), result.stderr
 
 
+@pytest.mark.parametrize("name", ["Functional", "from Sequential"])
+def test_an_old_file_needs_the_name(name, data, tmp_path):
+    model = ready(name, data)
+    model.save(tmp_path / "model.h5")
+    known = {"InfluenceModel": ki.InfluenceModel}
+    loaded = keras.models.load_model(tmp_path / "model.h5", custom_objects=known)
+    assert isinstance(loaded, ki.InfluenceModel)
+    assert truth.relative_error(loaded(data[0]).numpy(), model(data[0]).numpy()) < 1e-6
+
+
 def test_a_pickled_model_loads_where_nothing_was_imported(data, tmp_path):
     names = ("Functional", "from Functional", "from Sequential")
     models = [ready(name, data) for name in names]
