@@ -76,8 +76,16 @@ def read_arrays(path, writer, needed=()):
             f"Received: an object of type {type(path).__name__}"
         )
     path = pathlib.Path(path)
-    path = path if path.exists() else _npz(path)
     expected = f"`path` should be a file written by {writer}"
+    found = [known for known in (path, _npz(path)) if known.exists() and not known.is_dir()]
+    if not found and path.is_dir():
+        raise ValueError(
+            f"{expected}; {path} is a folder. One that `influence(..., store=)` wrote is read by "
+            "`InfluenceScores.open`."
+        )
+    if not found:
+        raise FileNotFoundError(f"{expected}; there is no {path}.")
+    path = found[0]
     try:
         file = np.load(path, allow_pickle=False)
         if isinstance(file, np.ndarray):

@@ -56,7 +56,9 @@ def as_positions(group, n, name):
     """`as_indices` of examples that are taken together: each of them once."""
     array = as_indices(group, n, name)
     if len(np.unique(array)) < len(array):
-        raise ValueError(f"`{name}` should name each example once, but has duplicates.")
+        mask = len(array) == n and set(np.unique(array)) <= {0, 1}
+        hint = " If it is a mask of zeros and ones, give `mask.astype(bool)`." if mask else ""
+        raise ValueError(f"`{name}` should name each example once, but has duplicates.{hint}")
     return array
 
 

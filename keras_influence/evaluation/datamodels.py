@@ -13,7 +13,7 @@ from keras_influence.evaluation.subsets import SubsetOutputs, check_fraction
 from keras_influence.validate import check_number
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LDS:
     """A linear datamodelling score (Park et al. 2023, section 2).
 

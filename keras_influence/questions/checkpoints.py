@@ -15,7 +15,7 @@ from keras_influence import storage
 from keras_influence.errors import warn
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
     """The weights at one moment of training.
 

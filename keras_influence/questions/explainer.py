@@ -75,6 +75,13 @@ class Explainer:
         self._case = case
         self._weights = checksums.fingerprint_of_weights(case.problem.model.weights)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # What it is compiled to cannot be copied, and what it answers for is the one model.
+        raise TypeError(
+            "an Explainer can be neither pickled nor copied: `explainer.save(path)` writes it to a "
+            "file, and `Explainer.load(model, train, path)` reads it."
+        )
+
     @classmethod
     def load(
         cls,

@@ -25,7 +25,7 @@ MEASURES = ("self_influence", "loss", "margin")
 _COLUMNS = ("index", "given", "suggested", "predicted", *MEASURES)
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LabelIssues:
     """Training examples, those with the most suspicious labels first.
 

@@ -11,7 +11,7 @@ import numpy as np
 _PART = 2**22
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Ranking:
     """Training examples in order, for each test example.
 

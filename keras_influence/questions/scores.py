@@ -16,7 +16,7 @@ from keras_influence.questions.several import check_alike
 from keras_influence.questions.words import about_line, evidence_lines, meaning_lines
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class InfluenceScores:
     """Predicted change of each test loss if a training example were left out.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SIDES = ("proponents", "opponents")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TopInfluence:
     """The training examples that helped and harmed each test example most.
 

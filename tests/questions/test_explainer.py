@@ -1,6 +1,8 @@
 """Explainer: every question of a curvature that is factorised once, saved and loaded."""
 
+import copy
 import os
+import pickle
 import stat
 
 import keras
@@ -355,6 +357,17 @@ def test_a_file_of_another_kind_is_refused(train, tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match=r"written by Explainer.save.*other.npz"):
         classifier().load_explainer(train, tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy])
+def test_it_is_kept_by_a_file_alone(way, train, tmp_path):
+    explainer = classifier().explainer(train, method="direct")
+    with pytest.raises(TypeError, match=r"`explainer.save\(path\)`.*`Explainer.load\(model"):
+        way(explainer)
+    with pytest.raises(
+        FileNotFoundError, match="`path` should be a file written by Explainer.save"
+    ):
+        classifier().load_explainer(train, tmp_path / "nowhere")
 
 
 def test_scores_are_no_explainer(train, test, tmp_path):

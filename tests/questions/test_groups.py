@@ -70,6 +70,13 @@ def test_second_order_of_a_network_takes_the_group_out_of_the_curvature(rng):
     assert truth.relative_error(found[:, 0], g[:3] @ step) < 1e-8
 
 
+def test_a_mask_of_integers_is_told_from_positions(rng):
+    model, x, y = fitted_ridge(rng)
+    train, mask = (x, y[:, None]), np.isin(np.arange(30), GROUPS[1]).astype(int)
+    with pytest.raises(ValueError, match=r"has duplicates. If .* mask .*`mask.astype\(bool\)`"):
+        model.group_influence(train, train, [mask])
+
+
 @pytest.mark.parametrize("form", ["indices", "mask", "examples"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_parameter_influence_against_refits(order, form, rng):

@@ -1,5 +1,6 @@
 """InfluenceScores: ranking, keeping, showing."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -98,6 +99,26 @@ def test_load_refuses_another_file(tmp_path):
     np.savez(tmp_path / "other.npz", values=np.ones(3))
     with pytest.raises(ValueError, match="InfluenceScores.save"):
         ki.InfluenceScores.load(tmp_path / "other.npz")
+
+
+def test_a_folder_and_a_missing_file_are_named(tmp_path):
+    (tmp_path / "scores.zarr").mkdir()
+    with pytest.raises(ValueError, match=r"scores.zarr is a folder.*`InfluenceScores.open`"):
+        ki.InfluenceScores.load(tmp_path / "scores.zarr")
+    with pytest.raises(FileNotFoundError, match="`path` should be.*there is no .*nowhere"):
+        ki.InfluenceScores.load(tmp_path / "nowhere")
+
+
+def test_results_with_arrays_are_equal_to_themselves_alone(scores):
+    assert scores == scores
+    assert scores != copy.deepcopy(scores)
+    assert scores.top(1) != scores.top(1)
+    assert len({scores, copy.deepcopy(scores)}) == 2
+    everything = [*vars(ki).values(), *vars(ki.evaluation).values()]
+    results = [c for c in everything if isinstance(c, type) and dataclasses.is_dataclass(c)]
+    for result in results:
+        if "np.ndarray" in (types := str([f.type for f in dataclasses.fields(result)])):
+            assert result.__eq__ is object.__eq__, (result, types)
 
 
 def test_to_pandas(scores):

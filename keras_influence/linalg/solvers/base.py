@@ -25,7 +25,7 @@ from keras_influence.linalg.sweeps import row_norms
 _TINY, _HIGHEST = 1e-25, 120
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
     """The answers to A x = v for k right-hand sides v, with the evidence for them.
 

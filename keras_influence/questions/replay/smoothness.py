@@ -19,7 +19,7 @@ _TINY_EPSILON = 1e-5
 _KINKED = ("relu", "relu6", "leaky_relu", "hard_sigmoid", "hard_swish", "hard_tanh", "threshold")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Smoothness:
     """What scores predict for random removals, and what the run does without these examples.
 
