@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AveragedSelfInfluence:
     """The mean of several models' self-influence.
 
@@ -32,6 +32,14 @@ class AveragedSelfInfluence:
     values: np.ndarray
     error: np.ndarray
     models: int
+
+    def __repr__(self) -> str:
+        first = self.values.argmax()
+        return (
+            f"AveragedSelfInfluence: {len(self)} training examples, mean of {self.models} models\n"
+            f"  values        largest: {self.values[first]:.3g} ± {self.error[first]:.2g} at position "
+            f"{first}; median {np.median(self.values):.3g}, in units of the loss times n"
+        )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = np.asarray(self.values, dtype)

@@ -152,7 +152,17 @@ class Settings:
         return solvers.get(self.method)
 
     def problem(self, model: Any, train: Any) -> Problem:
-        """The `Problem` of a model and its training data with these settings."""
+        """The `Problem` of a model and its training data with these settings.
+
+        Raises:
+            TypeError: it is a list of models; the message says what takes one.
+        """
+        if isinstance(model, (list, tuple)):
+            raise TypeError(
+                "`model` should be one model here. A list is taken by `influence` (whose scores rank "
+                "by `.top(k)`), `self_influence`, `averaged_self_influence` and `trak_influence`. "
+                f"Received: a {type(model).__name__} of {len(model)}"
+            )
         return Problem(
             model,
             train,

@@ -60,6 +60,22 @@ def test_the_error_is_saved_and_one_model_has_none(models, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_takes_no_list_says_what_does(models):
+    models, train, test = models
+    with pytest.raises(TypeError, match="one model here.*`influence`.*Received: a list of 3"):
+        ki.top_influence(models, test, train)
+    with pytest.raises(TypeError, match="one model here.*`self_influence`"):
+        ki.find_label_issues(models, train)
+
+
+def test_an_average_has_a_short_repr():
+    values = np.linspace(0.0, 1.0, 5000)[::-1]
+    text = repr(ki.AveragedSelfInfluence(values, 0.1 * values, 3))
+    assert "AveragedSelfInfluence: 5000 training examples, mean of 3 models" in text
+    assert "largest: 1 ± 0.1 at position 0; median 0.5" in text
+    assert len(text) < 300
+
+
 def test_replays_are_averaged_too(rng):
     x, y = rng.normal(size=(12, 4)), rng.normal(size=(12, 1))
     replays, parts = [], []
