@@ -112,6 +112,16 @@ def _look_for_restored(checkpoints: list[Checkpoint], model: Any) -> None:
         )
 
 
+def epochs_per_step(checkpoints: list[Checkpoint], model: Any) -> float:
+    """How far one step of a training goes, at rate 1, along the gradient of a loss that is summed.
+
+    An epoch takes each example once, and a step the mean of the batches that it accumulates.
+    """
+    last, optimizer = checkpoints[-1], model.optimizer
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return last.epoch / last.steps / (getattr(optimizer, "gradient_accumulation_steps", 0) or 1)
+
+
 def same_arrays(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
     """Whether two lists of arrays are equal, to the last bit."""
     return len(some) == len(others) and all(map(np.array_equal, some, others))

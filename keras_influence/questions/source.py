@@ -22,7 +22,12 @@ from keras_influence.linalg.factors.kronecker import Channels, Kronecker
 from keras_influence.linalg.solvers import EKFAC, Direct
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
-from keras_influence.questions.checkpoints import Checkpoint, check_checkpoints, weights_restored
+from keras_influence.questions.checkpoints import (
+    Checkpoint,
+    check_checkpoints,
+    epochs_per_step,
+    weights_restored,
+)
 from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
@@ -152,9 +157,7 @@ class _Steps:
                 f"`segments` should be at most {len(intervals)}, the number of intervals between "
                 f"checkpoints. Received: segments={segments}. TracIn(every=1) keeps more of them."
             )
-        # Of a summed loss an epoch is one step along the gradient of all of the data.
-        last = checkpoints[-1]
-        unit = last.epoch / last.steps if problem.facts.sums else 1.0
+        unit = epochs_per_step(checkpoints, model) if problem.facts.sums else 1.0
         edges = np.linspace(0, len(intervals), segments + 1).round().astype(int)
         pairs = list(zip(edges, edges[1:]))
         times = np.array([intervals[a:b].sum() for a, b in pairs])

@@ -18,6 +18,7 @@ from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import (
     Checkpoint,
     check_checkpoints,
+    epochs_per_step,
     same_arrays,
     weights_restored,
 )
@@ -223,8 +224,8 @@ class TracIn(keras.callbacks.Callback):
     ) -> np.ndarray:
         """∫ function dt along the checkpoints; for a summed loss, dt counts visits instead."""
         check_checkpoints(self.checkpoints, problem.model)
-        last = self.checkpoints[-1]
-        per_step = last.epoch / last.steps if problem.facts.sums else 1.0
+        sums = problem.facts.sums
+        per_step = epochs_per_step(self.checkpoints, problem.model) if sums else 1.0
         count = len(self.checkpoints)
         shown = progress.over(self.checkpoints, f"TracIn, {count} checkpoints", count)
         total = np.zeros(())

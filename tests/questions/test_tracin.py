@@ -120,6 +120,20 @@ def test_all_examples_together_account_for_the_drop(reduction, batch_size, rate,
     assert truth.relative_error(total, drop) < bound
 
 
+def test_a_summed_loss_with_accumulated_gradients_is_the_same_training(data, test):
+    """Steps of an eighth of the rate along sums over 8 are those along means, for SOURCE too."""
+    found = []
+    for reduction, rate in (("sum_over_batch_size", 0.08), ("sum", 0.01)):
+        model = net(keras.optimizers.SGD(rate, gradient_accumulation_steps=3), reduction)
+        tracin = ki.TracIn()
+        model.fit(*data, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=[tracin])
+        asked = {"segments": 1, "method": "direct"}
+        source = ki.source_influence(model, test, data, tracin, **asked).values
+        found.append((tracin.influence(model, test, data).values, source))
+    for mean, total in zip(*found):
+        assert truth.relative_error(total, mean) < 1e-4
+
+
 def test_self_influence_is_that_of_the_example_on_itself(data):
     model, tracin = net(keras.optimizers.SGD(0.1)), ki.TracIn()
     recorder = Recorder()
