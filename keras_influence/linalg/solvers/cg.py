@@ -53,7 +53,7 @@ class CG(Solver):
 
     advice = (
         "Raise `max_iter`, `tol` or `damping` (damping='auto' takes it from the scale of the "
-        "curvature, which targets that are not scaled make large)."
+        "curvature, which features and targets that are not scaled make large)."
     )
 
     def __init__(

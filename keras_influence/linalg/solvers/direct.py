@@ -22,7 +22,10 @@ class Direct(Solver):
     """
 
     tol, by_bounds = 1e-3, True
-    advice = "The matrix is close to singular: raise `damping`."
+    advice = (
+        "The matrix is close to singular: raise `damping`, or scale features and targets that are large "
+        "(its largest eigenvalue leaves no digits for the damping)."
+    )
 
     def __init__(self, max_size: int = 10_000) -> None:
         check_number("max_size", max_size, low=1, integer=True)
