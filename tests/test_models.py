@@ -219,6 +219,19 @@ def test_from_model_shares_weights_compile_state_and_class(data):
     assert type(original) is Net
 
 
+def test_a_train_step_is_said_to_be_of_the_class_that_has_it(data):
+    class Stepping(Net):
+        def train_step(self, inputs):
+            return super().train_step(inputs)
+
+    original = Stepping()
+    original(data[0][:1])
+    original.compile("adam", "sparse_categorical_crossentropy")
+    model = ki.InfluenceModel.from_model(original)
+    with pytest.warns(ki.ObjectiveWarning, match="^Stepping has a `train_step` of its own"):
+        model.hvp(np.ones(model.count_params()), data)
+
+
 def test_from_model_of_an_influence_model_is_itself(data):
     model = ready("Functional", data)
     assert ki.InfluenceModel.from_model(model) is model

@@ -29,6 +29,7 @@ from keras_influence._keras.parts import empty, has_parts, parts_of, put_togethe
 from keras_influence._keras.randomness import global_generators_kept
 from keras_influence._keras.training import (
     averages_of,
+    class_with_train_step,
     learning_rate_of,
     loss_in_training,
     schedule_of,
@@ -42,6 +43,7 @@ __all__ = [
     "added_losses",
     "averages_of",
     "build_compiled_loss",
+    "class_with_train_step",
     "call_model",
     "calls_as_keras_does",
     "calls_of_compiled_loss",

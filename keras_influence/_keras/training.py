@@ -28,6 +28,12 @@ def loss_in_training(model, x, y, sample_weight):
         )
 
 
+def class_with_train_step(model):
+    """The name of the class of the user's that gives a model its `train_step`; "" where it is Keras's."""
+    giver = next(cls for cls in type(model).__mro__ if "train_step" in vars(cls))
+    return "" if giver.train_step is keras.Model.train_step else giver.__name__
+
+
 @contextlib.contextmanager
 def _weights_by_example():
     """One weight for each example is for all steps of a sequence; Keras wants them as (b, 1)."""

@@ -76,10 +76,11 @@ def _is_built(layer):
 
 def _warn_about_hidden_objective(model):
     """Training may minimise more than `compute_loss`, which is all that can be seen here."""
-    if type(model).train_step is not keras.Model.train_step:
+    trains = _keras.class_with_train_step(model)
+    if trains:
         _say_once(
             model,
-            f"{type(model).__name__} has a `train_step` of its own. Influence is about "
+            f"{trains} has a `train_step` of its own. Influence is about "
             "`compute_loss`; a loss that only `train_step` knows is not in it.",
         )
     # Mixed precision wraps the optimizer.

@@ -143,9 +143,10 @@ def _contents(x):
 
 def _hint(model):
     """Why a model that `fit` could train may not be callable, as another sentence, or nothing."""
-    if type(model).train_step is not keras.Model.train_step:
+    trains = _keras.class_with_train_step(model)
+    if trains:
         return (
-            f"\nIt is called as `model(x)`, with x as in the data; {type(model).__name__} has a "
+            f"\nIt is called as `model(x)`, with x as in the data; {trains} has a "
             "`train_step` of its own, which may call it otherwise. Give it a `call` that takes the "
             "x of the data, and a `compute_loss`."
         )

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_influence import checksums
+from keras_influence import _keras, checksums
 from keras_influence.engine.data import sources
 from keras_influence.engine.data.orders import Order, in_epochs
 from keras_influence.engine.data.rows import size as rows_of
@@ -182,10 +182,9 @@ def _step_of(model: Any) -> TrainingStep:
     checks.check_model(model, hidden=False)
     optimizer = model.optimizer
     reason = None
-    if type(model).train_step is not keras.Model.train_step:
-        reason = (
-            f"{type(model).__name__} has a `train_step` of its own, which cannot be looked into"
-        )
+    trains = _keras.class_with_train_step(model)
+    if trains:
+        reason = f"{trains} has a `train_step` of its own, which cannot be looked into"
     elif optimizer is None:
         reason = "the model has no optimizer"
     elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
