@@ -29,8 +29,9 @@ class InfluenceCallback(keras.callbacks.Callback):
     are as without the callback. The data are read once before it begins, so that what is wrong
     with them does not wait for its end.
 
-    A second `fit` that goes on with the same model goes on counting epochs: history and files are
-    added to. Any other begins anew, with a warning, and does not write over the files of another.
+    A second `fit` that goes on with the same optimizer, or with the weights that the first one left,
+    goes on counting epochs: history and files are added to. Any other begins anew, with a warning,
+    and is refused where `folder` holds the scores of another training.
 
     Args:
         test: examples to explain, as in `influence`.
