@@ -146,7 +146,15 @@ def _is_users(value):
 
 
 def _source(function):
+    """Its text, or its class's; where there is none, as of what is typed at a prompt, its name and bytecode."""
     for source in (function, type(function)):
         with contextlib.suppress(OSError, TypeError):
             return inspect.getsource(source)
-    return getattr(function, "__qualname__", type(function).__qualname__)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    steps = () if code is None else tuple((s.opname, _plain(s.argval)) for s in _steps(code))
+    return getattr(function, "__qualname__", type(function).__qualname__), steps
+
+
+def _plain(argument):
+    """What an instruction is about, without where it lies in memory."""
+    return argument.co_name if isinstance(argument, types.CodeType) else repr(argument)

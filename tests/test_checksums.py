@@ -222,3 +222,16 @@ def test_a_function_is_the_same_in_each_process():
     )
     known = [checksums.fingerprint_of_function(f) for f in (reads_globals, Fitted(1))]
     assert found.stdout.strip() == str(known), found.stderr
+
+
+def test_functions_without_source_differ_by_what_they_do():
+    """As typed at a prompt."""
+
+    def typed(text):
+        names = {}
+        exec(text, names)
+        return checksums.fingerprint_of_function(names["f"])
+
+    assert typed("f = lambda y: y[:, 0]") == typed("f = lambda y: y[:, 0]")
+    assert typed("f = lambda y: y[:, 0]") != typed("f = lambda y: y[:, 1]")
+    assert typed("f = lambda y: [v + 1 for v in y]") != typed("f = lambda y: [v + 2 for v in y]")
