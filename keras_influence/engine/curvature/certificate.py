@@ -92,7 +92,9 @@ def _message(objective, few):
     where = f" It is in the layer {layer}." if layer else ""
     return (
         "A product with the curvature does not agree with differences of the gradient: some "
-        f"operation of the model or its loss has a wrong second derivative in TensorFlow.{where} "
+        "operation of the model or its loss has a wrong second derivative in TensorFlow, or hands on "
+        "another gradient than that of its value, as `stop_gradient` and custom gradients do."
+        f"{where} "
         "Replace it by one whose gradient can be differentiated, or leave its weights and those "
         "before it out by `variables=`."
     )
