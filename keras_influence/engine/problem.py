@@ -10,26 +10,19 @@ from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.curvature.convex import check_convex
 from keras_influence.engine.data import batches as data
-from keras_influence.engine.kernels.loops import work_alone
 from keras_influence.engine.kernels.targets import Targets, check_finite, check_target
 from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
 from keras_influence.engine.layers.scoring import Scorer
-from keras_influence.engine.layers.worth import (
-    are_worth_it,
-    assembling,
-    contributions_worth_it,
-    operations,
-    tracing,
-)
+from keras_influence.engine.layers.worth import Worth
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
 from keras_influence.engine.loss.finding import check_loss, find_facts
 from keras_influence.engine.loss.looks import computing, few_of, near, remembering
 from keras_influence.engine.loss.runs import check_runs
 from keras_influence.engine.passes.ground import Ground
-from keras_influence.engine.passes.passes import each, spread, total
+from keras_influence.engine.passes.passes import each, total
 from keras_influence.engine.selection import select
 from keras_influence.progress import Progress
 
@@ -279,19 +272,7 @@ class Problem:
 
     def costs(self):
         """What products with the curvature cost, for who chooses a solver by that; see `Auto`."""
-        workers = spread(self.train)
-        worth_it = are_worth_it(self.objective, self.footprint.work * self.n)
-        assembled = assembling(self.objective, self.footprint, self.train)
-        return {
-            "work": self.footprint.work,
-            "contributions": contributions_worth_it(self.objective, self.footprint, self.n),
-            "bases": operations(self.objective) if worth_it else None,
-            "batches": len(self.train) / max(1, workers),
-            "alone": work_alone(self.model),
-            "tracing": tracing(self.objective),
-            "assembling": assembled and assembled.operations,
-            "workers": workers,
-        }
+        return Worth(self.objective, self.footprint, self.train).costs()
 
     def as_rows(self, rows):
         """Vectors in the layout and dtype of the kernels."""

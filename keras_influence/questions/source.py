@@ -187,7 +187,8 @@ class _Steps:
         matrix, places = problem.curvature("gauss_newton"), np.flatnonzero(share).tolist()
         if isinstance(how, EKFAC):
             moments = [(share[i], functools.partial(self.standing, i)) for i in places]
-            return Kronecker(matrix.kronecker_over(moments, how.pseudo_gradients, how.seed), 0.0)
+            about = how.pseudo_gradients, how.seed, moments
+            return Kronecker(matrix.network.kronecker(*about), 0.0)
         if matrix.size > how.max_size:
             raise ValueError(
                 f"method='direct' would write out matrices of {matrix.size} x {matrix.size}. Use "

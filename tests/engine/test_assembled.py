@@ -37,7 +37,7 @@ def test_the_matrix_is_the_gauss_newton_matrix(name, scalar, float64, rng, monke
     operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
     monkeypatch.setattr(type(operator), "to_dense", _refused)
     # Fewer examples at a time than there are in a batch.
-    monkeypatch.setattr(assembled, "_NUMBERS", 3 * operator._assembling().numbers)
+    monkeypatch.setattr(assembled, "_NUMBERS", 3 * operator.network.worth.assembling().numbers)
     matrix, passes = operator.written_out()
     assert truth.relative_error(matrix, rows.T @ rows) < 1e-10
     assert (matrix == matrix.T).all()

@@ -66,7 +66,7 @@ def test_all_contributions_are_the_gauss_newton_matrix(name, scalar, float64, rn
     model, train = _case(name, rng, scalar)
     rows, _ = _roots(model, train[0], train[2], scalar)
     operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
-    parts = operator.contributions(100, 2**30)
+    parts = operator.network.contributions(100, 2**30)
     found = _written_out(parts, operator.size)
     assert len(found) == (N - 1) * (1 if scalar else 3)
     assert truth.relative_error(found.T @ found, rows.T @ rows) < 1e-10
@@ -79,7 +79,7 @@ def test_the_strongest_are_taken(float64, rng):
     model, train = _case("dense", rng, scalar=False)
     rows, strengths = _roots(model, train[0], train[2], scalar=False)
     operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
-    found = _written_out(operator.contributions(7, 2**30), operator.size)
+    found = _written_out(operator.network.contributions(7, 2**30), operator.size)
     strongest = rows[np.argsort(-strengths)[:7]]
     assert truth.relative_error(found.T @ found, strongest.T @ strongest) < 1e-10
 
@@ -140,7 +140,7 @@ def _softmax(*widths):
 def test_whether_they_are_worth_it(widths, n, expected, rng):
     train = rng.normal(size=(n, 20)), rng.integers(0, 10, n)
     problem = Problem(_softmax(*widths), train)
-    found = problem.curvature("gauss_newton").contributions_worth_it()
+    found = problem.curvature("gauss_newton").network.contributions_worth_it()
     assert (found and found[:2]) == expected
     assert found == problem.costs()["contributions"]
 
@@ -188,8 +188,8 @@ def test_weights_of_the_model_leave_both_preconditioners_out(rng):
         operator = Problem(model, (rng.normal(size=(40, 20)), rng.normal(size=(40, 1)))).curvature(
             "gauss_newton"
         )
-        assert (operator.contributions_worth_it() is not None) == expected
-        assert operator.layers_are_worth_it() == expected
+        assert (operator.network.contributions_worth_it() is not None) == expected
+        assert operator.network.layers_are_worth_it() == expected
 
 
 def test_weights_of_the_model_are_refused(float64, rng):
@@ -218,7 +218,7 @@ def test_no_more_memory_than_is_allowed(float64, rng):
     model, train = _case("dense", rng, scalar=False)
     operator = Problem(model, train).curvature("gauss_newton")
     # The first layer's (6 + 6) numbers, the second's (7 + 3), four bytes each.
-    parts = operator.contributions(100, 5 * 8 * 22)
+    parts = operator.network.contributions(100, 5 * 8 * 22)
     assert len(parts[0]) == 5
     assert sum(part.nbytes for part in parts) == 5 * 8 * 22
 
@@ -232,7 +232,7 @@ def test_what_has_no_examples_is_refused(float64, rng):
     train = rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 1))
     rows, _ = _roots(model, train[0], np.ones(N), scalar=True)
     operator = Problem(model, train, batch_size=4).curvature("gauss_newton")
-    assert operator.contributions(100, 2**30) == ()
+    assert operator.network.contributions(100, 2**30) == ()
     v = rng.normal(size=(1, operator.size))
     with pytest.raises(SolverError, match="example gradients are known"):
         Woodbury().solve(Damped(operator, 0.1), v)

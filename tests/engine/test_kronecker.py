@@ -171,7 +171,7 @@ def test_eigenvalues_are_the_diagonal_in_the_basis(name, float64, rng):
     model = _model(name)
     operator = _operator(model, _data(name, rng))
     dense = operator.to_dense()
-    blocks = operator.kronecker(pseudo_gradients=1, seed=0)
+    blocks = operator.network.kronecker(pseudo_gradients=1, seed=0)
     covered = np.concatenate([b.positions.ravel() for b in blocks])
     assert sorted(covered) == list(range(operator.size))
     assert not any(getattr(block, "outside", False) for block in blocks)
@@ -182,7 +182,7 @@ def test_eigenvalues_are_the_diagonal_in_the_basis(name, float64, rng):
 def test_examples_that_do_not_fit_together_are_taken_in_slices(name, float64, rng, monkeypatch):
     monkeypatch.setattr(matrix_part, "_NUMBERS", 1)
     operator = _operator(_model(name), _data(name, rng))
-    blocks = operator.kronecker(pseudo_gradients=1, seed=0)
+    blocks = operator.network.kronecker(pseudo_gradients=1, seed=0)
     dense = operator.to_dense()
     assert all(_is_right(block, dense) for block in blocks)
 
@@ -196,7 +196,7 @@ def test_bases_are_of_all_inputs_whole_or_in_slices(numbers, batch_size, float64
     model.compile("sgd", "mse")
     x = rng.normal(size=(23, 4)) * [1, 2, 3, 4]
     problem = Problem(model, (x, rng.normal(size=(23, 3))), batch_size=batch_size)
-    (block,) = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    (block,) = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     a = np.hstack([x, np.ones((23, 1))])
     turned = block.q_inputs.T @ (a.T @ a) @ block.q_inputs
     assert np.abs(turned - np.diag(np.diag(turned))).max() < 1e-9 * np.abs(turned).max()
@@ -207,7 +207,7 @@ def test_several_outputs_are_right_on_average(float64, rng):
     model = _model("dense", scalar=False)
     operator = _operator(model, _data("dense", rng, scalar=False))
     dense = operator.to_dense()
-    for block in operator.kronecker(pseudo_gradients=100, seed=0):
+    for block in operator.network.kronecker(pseudo_gradients=100, seed=0):
         expected = _diagonal_in_basis(block, dense)
         error = np.abs(block.eigenvalues - expected) / expected.max()
         # The standard error of 100 samples of a square, of 24 examples each, is far below √(2 / 400) of it
@@ -223,7 +223,7 @@ def test_regularisers_and_sums_are_in_the_eigenvalues(float64, rng):
     for loss in ("mse", keras.losses.MeanSquaredError(reduction="sum")):
         model.compile("sgd", loss)
         operator = _operator(model, _data("linear", rng))
-        (block,) = operator.kronecker(1, 0)
+        (block,) = operator.network.kronecker(1, 0)
         expected = _diagonal_in_basis(block, operator.to_dense())
         assert block.eigenvalues == pytest.approx(expected, rel=1e-8)
 
@@ -293,7 +293,7 @@ def test_few_weights_outside_all_layers_are_solved_exactly(float64, rng):
 def test_of_many_weights_outside_all_layers_the_diagonal_is_right_on_average(float64, rng):
     model, rest = _custom()
     operator = _operator(model, (rng.normal(size=(N, 5)), rng.normal(size=(N, 1))), batch_size=2)
-    (outside,) = (b for b in operator.kronecker(80, seed=0) if getattr(b, "outside", False))
+    (outside,) = (b for b in operator.network.kronecker(80, seed=0) if getattr(b, "outside", False))
     assert sorted(outside.positions.ravel()) == list(rest)
     expected = np.diag(operator.to_dense())[outside.positions]
     # 80 squares of sums over 12 batches: the standard error of their mean is 5 per cent.
@@ -319,7 +319,7 @@ def test_weights_that_are_borrowed_are_in_no_layer(float64, rng):
     model.compile("sgd", "mse")
     operator = _operator(model, (rng.normal(size=(N, 5)), rng.normal(size=(N, 1))))
     # No part knows an example's gradient with respect to the kernel, which comes first.
-    assert not operator.contributions(N, 1e6)
+    assert not operator.network.contributions(N, 1e6)
     operator, kernel = Damped(operator, 0.01), np.arange(15)
     v = rng.normal(size=(2, operator.size))
     solution = EKFAC().solve(operator, v)
@@ -352,7 +352,7 @@ def test_closed_forms_are_found_and_give_the_curvature(name, float64, rng):
     model.compile("sgd", loss())
     y = rng.integers(0, 4, N) if name == "logits" else np.eye(4)[rng.integers(0, 4, N)]
     operator = _operator(model, (rng.normal(size=(N, 3)), y, rng.uniform(0.5, 2, N)))
-    (block,) = operator.kronecker(75, seed=1)
+    (block,) = operator.network.kronecker(75, seed=1)
     assert operator._ground.objective.made(PseudoGradients)._roots == (root,)
     expected = _diagonal_in_basis(block, operator.to_dense())
     assert np.abs(block.eigenvalues - expected).max() < 4 * np.sqrt(2 / 300) * expected.max()
@@ -368,7 +368,7 @@ def test_confident_models_keep_the_closed_form_in_float32(classes, scale, rng):
     model.set_weights([kernel * scale, bias])
     x = rng.normal(size=(64, 8)).astype("float32")
     operator = _operator(model, (x, model.predict(x, verbose=0).argmax(1)), batch_size=64)
-    (block,) = operator.kronecker(100, seed=1)
+    (block,) = operator.network.kronecker(100, seed=1)
     assert operator._ground.objective.made(PseudoGradients)._roots == ("softmax",)
     z = x.astype("float64") @ (kernel * scale).astype("float64")
     p = np.exp(z - z.max(1, keepdims=True))
@@ -383,7 +383,7 @@ def test_a_form_that_does_not_hold_for_later_data_is_given_up(float64, rng):
     x, y, _ = _data("linear", rng, scalar=False)
     w = np.concatenate([np.zeros(7), np.ones(N - 7)])
     operator = _operator(model, (x, y, w))
-    (block,) = operator.kronecker(75, seed=1)
+    (block,) = operator.network.kronecker(75, seed=1)
     assert operator._ground.objective.made(PseudoGradients)._roots == ("softmax",)
     expected = _diagonal_in_basis(block, operator.to_dense())
     assert np.abs(block.eigenvalues - expected).max() < 4 * np.sqrt(2 / 300) * expected.max()
@@ -392,12 +392,12 @@ def test_a_form_that_does_not_hold_for_later_data_is_given_up(float64, rng):
 def test_coupling_is_the_matrix_in_the_coordinates_of_the_blocks(float64, rng):
     model = _model("batch normalisation")
     operator = _operator(model, _data("batch normalisation", rng))
-    factor = Kronecker(operator.kronecker(1, seed=0), 0.0)
+    factor = Kronecker(operator.network.kronecker(1, seed=0), 0.0)
     chosen = np.sort(rng.choice(operator.size, 12, replace=False))
     basis = factor.turned(np.eye(operator.size)).T
     expected = basis @ operator.to_dense() @ basis.T
     # With one output no noise is left where all examples are asked.
-    found = operator.coupling(factor.blocks, chosen, N, seed=0)
+    found = operator.network.coupling(factor.blocks, chosen, N, seed=0)
     assert found == pytest.approx(expected[np.ix_(chosen, chosen)], rel=1e-8, abs=1e-10)
 
 
@@ -457,7 +457,7 @@ def test_layers_whose_first_axis_is_not_that_of_the_examples(name, batch_size, f
     """Batches of four have as many examples as there are positions."""
     model = _by_no_example(name)
     operator = _operator(model, (rng.normal(size=(N, 4, 3)), rng.normal(size=(N, 1))), batch_size)
-    blocks = operator.kronecker(60 if name == "positions" else 1, seed=0)
+    blocks = operator.network.kronecker(60 if name == "positions" else 1, seed=0)
     odd = [b for b in blocks if not b.by_example]
     assert len(odd) == 1
     assert sum(b.positions.size for b in blocks) == operator.size
@@ -552,9 +552,11 @@ def test_threads_that_ask_one_model_about_other_data_do_not_meet(float64, rng):
     model = _normalised()
     data = [(rng.normal(size=(N, 5)), rng.integers(0, 3, N)) for _ in range(3)]
     operators = [_operator(model, train) for train in data]
-    alone = [operator.kronecker(2, seed=0) for operator in operators]
+    alone = [operator.network.kronecker(2, seed=0) for operator in operators]
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        together = list(pool.map(lambda operator: operator.kronecker(2, seed=0), operators * 2))
+        together = list(
+            pool.map(lambda operator: operator.network.kronecker(2, seed=0), operators * 2)
+        )
     for blocks, expected in zip(together, alone * 2):
         for block, other in zip(blocks, expected):
             assert block.eigenvalues == pytest.approx(other.eigenvalues, rel=1e-9, abs=1e-12)

@@ -179,7 +179,7 @@ def test_blocks_are_the_second_moments_of_single_examples(name, rng):
     model, (x, y, w) = _model(name), _data(rng)
     g = truth.gradients_of_each(model, x, lambda z, i: z[0, 0]) * np.sqrt(2 * w / N)[:, None]
     problem = Problem(model, (x, y, w), batch_size=3)
-    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     assert sorted(np.concatenate([b.positions.ravel() for b in blocks])) == list(range(g.shape[1]))
     assert all(isinstance(block, Block) for block in blocks)
     mine = [block for block in blocks if block.name.endswith("_own")]
@@ -268,7 +268,7 @@ def test_a_layer_that_hides_its_examples_is_taken_the_plain_way(name, rng, monke
     found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
     assert not scorer.fast
     assert truth.relative_error(found, expected) < 1e-10
-    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     outside = [block for block in blocks if getattr(block, "outside", False)]
     assert [block.positions.size for block in outside] == [WIDTH**2]
     assert not caplog.records
@@ -307,7 +307,7 @@ def test_too_many_weights_are_taken_the_plain_way(rng, monkeypatch):
     monkeypatch.setattr(own, "_LARGEST", 3)
     model, data = _model("added outside"), _data(rng)
     problem = Problem(model, data, batch_size=4)
-    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     outside = [block for block in blocks if getattr(block, "outside", False)]
     assert [block.positions.size for block in outside] == [STEPS * WIDTH]
     v = rng.normal(size=(2, model.count_params()))
@@ -341,7 +341,7 @@ def test_the_layer_is_as_before(rng):
     model, data = _model("around"), _data(rng)
     layer = next(layer for layer in model.layers if isinstance(layer, Around))
     own_before, values = dict(vars(layer)), model.predict(data[0], verbose=0)
-    Problem(model, data).curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    Problem(model, data).curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     after = vars(layer)
     assert after.keys() == own_before.keys()
     assert all(after[key] is value for key, value in own_before.items())

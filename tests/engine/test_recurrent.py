@@ -143,7 +143,7 @@ def test_blocks_and_gradients_are_those_of_single_examples(case, rng):
     x, y, w = _data(rng, masked)
     values, g = _output_gradients(model, x)
     problem = Problem(model, (x, y, w), batch_size=5)
-    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     assert sum(isinstance(block, Block) for block in blocks) == count + 1
     assert not any(getattr(block, "outside", False) for block in blocks)
     covered = np.concatenate([block.positions.ravel() for block in blocks])
@@ -163,7 +163,7 @@ def test_others_have_their_diagonal_and_take_the_plain_path(name, rng):
     x, y, w = _data(rng)
     values, g = _output_gradients(model, x)
     problem = Problem(model, (x, y, w), batch_size=N)
-    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     rest = [block for block in blocks if getattr(block, "outside", False)]
     assert [list(block.positions.ravel()) for block in rest] == [list(range(outside))]
     scorer = problem.scorer(problem.facts.own(), "train")
@@ -181,7 +181,7 @@ def test_the_layer_is_as_before(rng):
     own, inner = dict(vars(layer)), dict(vars(layer.cell))
     state = layer.cell.seed_generator.state.numpy()
     problem = Problem(model, (x, y, w))
-    problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     assert vars(layer).keys() == own.keys() and vars(layer.cell).keys() == inner.keys()
     assert all(vars(layer.cell)[key] is value for key, value in inner.items())
     assert (layer.cell.seed_generator.state.numpy() == state).all()

@@ -64,7 +64,7 @@ def test_blocks_are_the_second_moments_of_single_examples(name, numbers, rng, mo
     x, w = _tokens(rng), rng.uniform(0.5, 2, N)
     g = truth.gradients_of_each(model, x, lambda y, i: y[0, 0]) * np.sqrt(2 * w / N)[:, None]
     problem = Problem(model, (x, rng.normal(size=(N, 1)), w), batch_size=3)
-    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     assert sorted(np.concatenate([b.positions.ravel() for b in blocks])) == list(range(g.shape[1]))
     assert all(isinstance(block, Block) for block in blocks) and len(blocks) == count
     for block in blocks:
@@ -134,7 +134,7 @@ def test_a_class_that_adds_nothing_is_the_same(kind, same, rng):
     found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
     assert scorer.fast
     assert truth.relative_error(found, expected) < 1e-10
-    blocks = problem.curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     # One of another is seen as a whole.
     assert any(block.name.endswith("_own") for block in blocks) != same
 
@@ -145,6 +145,6 @@ def test_the_layer_is_as_before(rng):
     x = _tokens(rng)
     layer, before = model.layers[1], model.predict(x, verbose=0)
     own = dict(vars(layer))
-    Problem(model, (x, x)).curvature("gauss_newton").kronecker(pseudo_gradients=1, seed=0)
+    Problem(model, (x, x)).curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     assert vars(layer).keys() == own.keys() and all(vars(layer)[k] is v for k, v in own.items())
     assert (model.predict(x, verbose=0) == before).all()

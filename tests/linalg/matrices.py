@@ -45,9 +45,10 @@ class Layers(Dense):
 
     Args:
         coupling: size of the entries that are in no block.
+        kind: a class like `Network`, the default.
     """
 
-    def __init__(self, rng, coupling=0.0):
+    def __init__(self, rng, coupling=0.0, kind=None):
         order = rng.permutation(23)
         self.rest = np.sort(order[18:])
         self.layers = (
@@ -63,8 +64,8 @@ class Layers(Dense):
             self.matrix[np.ix_(part, part)] = (q * block.eigenvalues.ravel()) @ q.T
         self.matrix[np.ix_(self.rest, self.rest)] = spectral(np.linspace(0.5, 2, 5))[0]
         self.cover(self.layers)
-        self.n = 100
         super().__init__(self.matrix)
+        self.network = (kind or Network)(self)
 
     def cover(self, layers):
         """Have these layers for blocks, and all other positions in the rest."""
@@ -76,11 +77,20 @@ class Layers(Dense):
         about = {"by_example": False, "outside": True}
         self.blocks = (*layers, Channels("rest", self.rest[:, None], ones, diagonal, **about))
 
+
+class Network:
+    """What is known of the layers of `Layers`, as of 100 examples."""
+
+    n = 100
+
+    def __init__(self, operator):
+        self._operator = operator
+
     def kronecker(self, pseudo_gradients, seed):
-        return self.blocks
+        return self._operator.blocks
 
     def layers_are_worth_it(self):
-        return bool(self.layers)
+        return bool(self._operator.layers)
 
     def contributions_worth_it(self):
         return None
@@ -89,13 +99,13 @@ class Layers(Dense):
         return np.zeros(23)
 
     def contributions(self, most, nbytes):
-        values, vectors = np.linalg.eigh(self.matrix)
+        values, vectors = np.linalg.eigh(self._operator.matrix)
         rows = (vectors * np.sqrt(np.maximum(values, 0))).T[::-1]
         return (Formed(np.arange(23), rows[:most]),)
 
     def coupling(self, blocks, chosen, draws, seed):
-        basis = Kronecker(self.blocks, 0.0).turned(np.eye(23)).T[chosen]
-        return basis @ self.matrix @ basis.T
+        basis = Kronecker(self._operator.blocks, 0.0).turned(np.eye(23)).T[chosen]
+        return basis @ self._operator.matrix @ basis.T
 
 
 def _block(rng, name, positions, indices=False):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_influence import ASTRA, CG, EKFAC, Arnoldi, Auto, Direct
-from keras_influence.linalg.operators.layered import Contributions
+from keras_influence.linalg.operators.network import Contributions
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from keras_influence.errors import SingularError
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators import Damped, Dense
 from tests import truth
-from tests.linalg.matrices import Layers, Watched, dense_solve, spectral
+from tests.linalg.matrices import Layers, Network, Watched, dense_solve, spectral
 
 
 def test_converged_rows_drop_out_of_the_passes(rng):
@@ -137,10 +137,9 @@ def test_what_is_negative_is_no_preconditioner_when_written_out(rng):
     assert not isinstance(solution.factor, DenseFactor)
 
 
-class Doubtful(Layers):
-    """Layers of a doubtful matrix, which counts how often they are asked for."""
+class Counted(Network):
+    """Counts how often its blocks are asked for."""
 
-    doubtful = True
     asked = 0
 
     def kronecker(self, pseudo_gradients, seed):
@@ -149,19 +148,21 @@ class Doubtful(Layers):
 
 
 def test_of_what_is_doubtful_layers_are_asked_for_after_one_iteration(rng):
-    v, definite, negative = rng.normal(size=(2, 23)), Doubtful(rng, 0.02), Doubtful(rng, 0.02)
+    v = rng.normal(size=(2, 23))
+    definite, negative = Layers(rng, 0.02, Counted), Layers(rng, 0.02, Counted)
+    definite.doubtful = negative.doubtful = True
     solution = CG(tol=1e-8).solve(Damped(definite, 0.1), v)
     assert truth.relative_error(solution.x, dense_solve(definite.matrix, v, 0.1)) < 1e-7
-    assert definite.asked == 1
+    assert definite.network.asked == 1
     assert solution.factor is not None
     again = CG(tol=1e-8).solve(Damped(definite, 0.1), v, factor=solution.factor)
-    assert definite.asked == 1
+    assert definite.network.asked == 1
     assert again.passes < solution.passes
 
     negative.matrix -= 3 * np.eye(23)
     with pytest.raises(ki.SolverError, match="negative curvature"):
         CG().solve(Damped(negative, 0.1), v)
-    assert negative.asked == 0
+    assert negative.network.asked == 0
 
 
 def test_an_operator_keeps_what_it_gives_back(rng):

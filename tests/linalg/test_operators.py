@@ -9,12 +9,13 @@ import scipy.sparse.linalg
 from keras_influence.linalg.operators import (
     Damped,
     Dense,
-    Layered,
     LinearOperator,
     Metered,
     Restricted,
+    layered,
     undamped,
 )
+from keras_influence.linalg.solvers import EKFAC, TwoLevel, Woodbury
 from tests import truth
 from tests.linalg import matrices
 from tests.linalg.matrices import Layers, spectral
@@ -130,19 +131,24 @@ def test_without_noise_an_estimate_is_the_operator_itself(matrix):
     assert all(s is operator for s in itertools.islice(operator.samples(3, 0), 3))
 
 
-def test_two_passes_for_each_pseudo_gradient(rng):
-    layers = Layers(rng)
-    meter = Metered(layers)
-    assert meter.kronecker(3, seed=0) is layers.blocks
-    assert meter.passes == 6
+def test_what_the_layers_take_is_counted(rng):
+    """Two passes for each pseudo-gradient, and a product of what is outside; nine of a hundred examples."""
+    for solver, passes in ((TwoLevel(pseudo_gradients=3), 6), (EKFAC(3), 7), (Woodbury(9), 0.09)):
+        layers = Layers(rng)
+        meter = Metered(layers)
+        solver.factorise(meter, 0.1)
+        assert meter.network is layers.network
+        assert meter.passes == passes
+        solver.factorise(layers, 0.1)  # Where nobody counts.
 
 
 def test_what_has_no_layers_says_so(matrix):
-    assert isinstance(Layers(np.random.default_rng(0)), Layered)
-    assert not isinstance(Dense(matrix), Layered)
-    assert not isinstance(Damped(Dense(matrix), 0.1), Layered)
+    assert layered(Layers(np.random.default_rng(0))).n == 100
     assert not hasattr(LinearOperator, "kronecker")
     meter = Metered(Dense(matrix))
-    with pytest.raises(ValueError, match="EKFAC.*Received: Dense.*'cg'"):
-        meter.kronecker(1, 0)
+    for operator in (Dense(matrix), Damped(Dense(matrix), 0.1), meter):
+        assert operator.network is None
+    for operator in (Dense(matrix), meter):
+        with pytest.raises(ValueError, match="EKFAC.*Received: Dense.*'cg'"):
+            layered(operator)
     assert meter.passes == 0

@@ -18,9 +18,9 @@ from keras_influence import (
     Woodbury,
 )
 from keras_influence.linalg.operators import Damped, Dense
-from keras_influence.linalg.operators.layered import Contributions
+from keras_influence.linalg.operators.network import Contributions
 from tests import truth
-from tests.linalg.matrices import Layers, Watched, dense_solve, spectral
+from tests.linalg.matrices import Layers, Network, Watched, dense_solve, spectral
 
 # (solver, relative error it must reach on a well-conditioned system)
 EXACT = [
@@ -193,7 +193,7 @@ def test_passes_are_counted(rng):
         assert solution.passes == len(watched.widths) > 0
 
 
-class Unknown(Layers):
+class Unknown(Network):
     """Contributions that would be worth it, and turn out not to be known."""
 
     def contributions_worth_it(self):
@@ -205,7 +205,7 @@ class Unknown(Layers):
 
 def test_a_sketch_stands_in_for_contributions_that_are_not_known(rng):
     """All of the matrix fits into it, so that one iteration is left, or two for rounding."""
-    system, v = Damped(Unknown(rng), 1e-3), rng.normal(size=(1, 23))
+    system, v = Damped(Layers(rng, kind=Unknown), 1e-3), rng.normal(size=(1, 23))
     found = CG(tol=1e-10).solve(system, v)
     assert found.iterations.max() <= 2
     assert truth.relative_error(found.x, dense_solve(system.operator.matrix, v, 1e-3)) < 1e-8

@@ -9,7 +9,7 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import CG, EKFAC, Direct
-from keras_influence.engine.curvature.curvature import Curvature
+from keras_influence.engine.layers.network import Network
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import DivergenceError, SingularError, SolverError
 from keras_influence.questions.attempts import first_answer
@@ -214,7 +214,7 @@ def test_what_stands_in_takes_a_step_before_anything_is_made_for_it(monkeypatch)
     rng = np.random.default_rng(1)
     data, asked = (rng.normal(size=(20, 4)), 3 * rng.normal(size=(20, 1))), []
     for name in ("kronecker", "contributions"):
-        monkeypatch.setattr(Curvature, name, lambda *about: asked.append(about))
+        monkeypatch.setattr(Network, name, lambda *about: asked.append(about))
     with pytest.warns(ki.CurvatureWarning), pytest.raises(ki.SolverError, match="CG met negative"):
         ki.influence(model, data, data, damping=1e-3, method="cg", verbose=0)
     assert not asked
@@ -295,8 +295,8 @@ def test_a_loss_that_layers_add_is_solved_without_what_layers_know(float64, rng)
     exact = ki.influence(model, (x[:2],), (x,), method="direct", **about)
     found = ki.influence(model, (x[:2],), (x,), method=ki.CG(1e-8), **about)
     assert truth.relative_error(found.values, exact.values) < 1e-6
-    curvature = Problem(model, (x,)).curvature("hessian")
-    assert not curvature.layers_are_worth_it() and curvature.contributions_worth_it() is None
+    network = Problem(model, (x,)).curvature("hessian").network
+    assert not network.layers_are_worth_it() and network.contributions_worth_it() is None
     with pytest.raises(ki.SolverError, match="added by its layers.*nystrom"):
         ki.influence(model, (x[:2],), (x,), method="ekfac", **about)
 

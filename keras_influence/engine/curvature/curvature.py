@@ -2,16 +2,12 @@
 
 import numpy as np
 
-from keras_influence import _keras
 from keras_influence.engine.curvature.certificate import certify
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.assembled import assembled
-from keras_influence.engine.layers.averaged import AveragedStatistics
-from keras_influence.engine.layers.contributions import contributions
 from keras_influence.engine.layers.footprint import vectors_together
-from keras_influence.engine.layers.kronecker import Statistics
+from keras_influence.engine.layers.network import Network
 from keras_influence.engine.layers.scoring import check_gradients
-from keras_influence.engine.layers.worth import are_worth_it, assembling, contributions_worth_it
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import NotFiniteError
@@ -24,6 +20,38 @@ _ANEW = 1_000_003
 _SAME = 3
 
 
+class Average:
+    """Products with a curvature as means over batches of data.
+
+    Args:
+        kind: a class of `Curvature`.
+        ground: the `Ground`.
+        train: all of the training data, as `Batches`.
+        footprint: what one example takes, `Footprint`.
+    """
+
+    def __init__(self, kind, ground, train, footprint):
+        self._kind, self._ground, self._train = kind, ground, train
+        self._moving = footprint.moving
+
+    def __call__(self, rows, batches, count, weight):
+        """Σ_B C_B v / count for each row v, with the batches weighted by a `Weighting` of `Facts`."""
+        dtype = np.dtype(self._ground.objective.parameters.dtype.as_numpy_dtype)
+        rows = np.ascontiguousarray(rows, dtype)
+        # One batch is no sum: it takes no detour through float64.
+        alone = len(batches) == 1 and dtype.itemsize >= 4
+        about = self._kind, rows, weight, self._moving, alone
+        product = total(products, self._ground, batches, *about)
+        product = np.divide(product, float(count), out=product if product.flags.writeable else None)
+        # Of huge vectors, as an iteration that grows has them, a product may overflow.
+        if not np.isfinite(product).all() and np.abs(rows).max() < _HUGE:
+            # A ValueError that names the first example whose gradient is not finite, if any.
+            own = self._ground.facts.own()
+            check_gradients(self._ground.objective, self._train, own, "train")
+            raise NotFiniteError
+        return product.astype(dtype, copy=False)
+
+
 class Curvature(LinearOperator):
     """A curvature matrix of the loss of n training examples, as one batch.
 
@@ -34,6 +62,7 @@ class Curvature(LinearOperator):
         progress: as `Progress`, shows what takes long.
 
     Attributes:
+        network: what the layers know of it, `Network`.
         kernel: the method of `Objective` that gives a batch's part of n C v.
         differences: whether it is the derivative of the gradient along a vector.
     """
@@ -42,10 +71,11 @@ class Curvature(LinearOperator):
     differences = False
 
     def __init__(self, ground, batches, footprint, progress):
-        self._ground, self._batches = ground, batches
-        self._footprint, self._progress = footprint, progress
+        self._ground, self._batches, self._progress = ground, batches, progress
         parameters, self.n = ground.objective.parameters, batches.n
         self.size, self.dtype = parameters.size, np.dtype(parameters.dtype.as_numpy_dtype)
+        self._average = Average(type(self), ground, batches, footprint)
+        self.network = Network(ground, batches, footprint, progress, self._average)
 
     def matmat(self, rows):
         if np.ndim(rows) != 2 or np.shape(rows)[1] != self.size:
@@ -53,21 +83,7 @@ class Curvature(LinearOperator):
                 f"`rows` should be vectors of {self.size} numbers, (k, {self.size}). Received: "
                 f"shape {np.shape(rows)}"
             )
-        return self.average(rows, self._batches, self.n, self._ground.facts.train())
-
-    def average(self, rows, batches, count, weight):
-        """Σ_B C_B v / count, with the batches weighted by a `Weighting` of `Facts`."""
-        rows = np.ascontiguousarray(rows, self.dtype)
-        # One batch is no sum: it takes no detour through float64.
-        alone = len(batches) == 1 and self.dtype.itemsize >= 4
-        about = type(self), rows, weight, self._footprint.moving, alone
-        product = total(products, self._ground, batches, *about)
-        product = np.divide(product, float(count), out=product if product.flags.writeable else None)
-        # Of huge vectors, as an iteration that grows has them, a product may overflow.
-        if not np.isfinite(product).all() and np.abs(rows).max() < _HUGE:
-            self._refuse_bad_examples()
-            raise NotFiniteError
-        return product.astype(self.dtype, copy=False)
+        return self._average(rows, self._batches, self.n, self._ground.facts.train())
 
     def sampled(self, batch, rows):
         """C v for each row v, estimated from one minibatch."""
@@ -78,66 +94,13 @@ class Curvature(LinearOperator):
 
     def contributed(self, group, rows):
         """What some of the examples contribute to C v."""
-        return self.average(rows, group, self.n, self._ground.facts.examples())
+        return self._average(rows, group, self.n, self._ground.facts.examples())
 
     def samples(self, batch_size, seed):
         if batch_size >= self.n:
             yield from super().samples(batch_size, seed)
         for batch in self._batches.sampler(batch_size, seed):
             yield _Sample(self, batch)
-
-    def kronecker(self, pseudo_gradients, seed):
-        """Of the Gauss-Newton matrix, which approximates the Hessian too; see `Layered`."""
-        try:
-            return self._statistics(seed).blocks(pseudo_gradients, self.regulariser(seed))
-        except NotFiniteError:
-            self._refuse_bad_examples()
-            raise
-
-    def kronecker_over(self, moments, pseudo_gradients, seed):
-        """`kronecker` of the mean over moments of training, given as to `AveragedStatistics`."""
-        about = self._ground, self._batches, seed, self._progress
-        statistics = AveragedStatistics(moments, *about)
-        return statistics.blocks(pseudo_gradients, self.regulariser(seed))
-
-    def layers_are_worth_it(self):
-        return are_worth_it(self._ground.objective, self._footprint.work * self.n)
-
-    def coupling(self, blocks, chosen, draws, seed):
-        """Of the Gauss-Newton matrix, after `kronecker`; see `Layered`."""
-        each = -(-draws // self.n)
-        count = min(self.n, -(-draws // each))
-        positions = np.random.default_rng(seed).choice(self.n, count, replace=False)
-        # Other pseudo-gradients than the blocks are made of.
-        statistics = self._statistics(seed + _ANEW)
-        about = blocks, chosen, each, np.sort(positions)
-        return statistics.coarse(*about, self.regulariser(seed))
-
-    def contributions_worth_it(self):
-        return contributions_worth_it(self._ground.objective, self._footprint, self.n)
-
-    def contributions(self, most, nbytes):
-        """Of the Gauss-Newton matrix; see `Layered`."""
-        return contributions(self._ground, self._batches, most, nbytes, self._progress)
-
-    def _refuse_bad_examples(self):
-        """Raise a ValueError that names the first example whose gradient is not finite, if any."""
-        check_gradients(self._ground.objective, self._batches, self._ground.facts.own(), "train")
-
-    def _statistics(self, seed):
-        return Statistics(self._ground, self._batches, seed, self._progress)
-
-    def regulariser(self, seed=0):
-        """(p,) diagonal of the Hessian of what is there without any example.
-
-        Exact where it acts on each weight by itself.
-        """
-        objective, facts = self._ground.objective, self._ground.facts
-        if facts.leaves_no_remainder and not _keras.has_regularisers(objective.model()):
-            return np.zeros(self.size, self.dtype)
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (1, self.size))
-        one = self._batches.head(1)
-        return (signs * self.average(signs, [one], size_of(one), facts.remainder()))[0]
 
     def without(self, group):
         """The curvature with the examples of `group` (a `Batches`) taken out, n unchanged."""
@@ -161,27 +124,24 @@ class GaussNewton(Curvature):
     kernel = "gauss_newton"
 
     def vectors_to_write(self):
-        way = self._assembling()
+        way = self.network.worth.assembling()
         return float(self.size) if way is None else way.vectors
 
     def written_out(self):
         """As of any operator; where that costs less by the contributions of single examples."""
-        way, taken = self._assembling(), 0.0
+        way, taken = self.network.worth.assembling(), 0.0
         if way is not None:
             about = self._ground, self._batches, way.numbers, self._progress
             matrix, passes = assembled(*about)
             taken += passes
             if matrix is not None:
                 matrix /= self.n
-                np.einsum("ii->i", matrix)[:] += self.regulariser()
+                np.einsum("ii->i", matrix)[:] += self.network.regulariser()
                 taken += self.share
                 if self._gives_products(matrix):
                     return matrix, taken
         matrix, passes = super().written_out()
         return matrix, passes + taken
-
-    def _assembling(self):
-        return assembling(self._ground.objective, self._footprint, self._batches)
 
     def _gives_products(self, matrix):
         """Whether it does; not where a regulariser acts on several weights together."""
@@ -234,7 +194,7 @@ class _Sample(LinearOperator):
         self.share = size_of(batch) / whole.n
 
     def matmat(self, rows):
-        """As `average` over this one batch, without its detour through float64."""
+        """As `Average` over this one batch, without its detour through float64."""
         rows = np.ascontiguousarray(rows, self.dtype)
         return self._whole.sampled(self._batch, rows)
 

@@ -1,5 +1,6 @@
 """What the layers' blocks and the examples' contributions cost, and whether they are worth it."""
 
+import functools
 from typing import NamedTuple
 
 import keras
@@ -10,7 +11,7 @@ from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
 from keras_influence.engine.layers.sites import known_layers, weights_of
 from keras_influence.engine.passes.passes import spread
 from keras_influence.linalg.eigenvectors import LARGEST
-from keras_influence.linalg.operators.layered import BYTES, Contributions
+from keras_influence.linalg.operators.network import BYTES, Contributions
 
 # Multiplications of a product with the curvature, in those of a forward pass.
 _PRODUCT = 3
@@ -48,92 +49,119 @@ class Assembling(NamedTuple):
     numbers: float
 
 
-def are_worth_it(objective, work):
-    """Whether the layers' blocks precondition well for what they cost.
-
-    All of θ has to be in layers that are known: where a few weights were not, what they have to
-    do with the others left more iterations than a sketch does. And turning a vector into their
-    bases should take no longer than two products with the curvature.
-
-    Args:
-        objective: an `Objective`.
-        work: multiplications of a forward pass over all of the data.
-    """
-    turning = sum(2 * _size(v) * sum(_sides(v)) for v in _known(objective))
-    return _all_known(objective) and turning <= 2 * _PRODUCT * work
-
-
-def operations(objective):
-    """Floating-point operations that the bases of the blocks take, besides passes over the data."""
-    sides = [side for v in _known(objective) for side in _sides(v) if side <= LARGEST]
-    return sum(_EIGENVECTORS * 2.0 * side**3 for side in sides)
-
-
-def tracing(objective):
-    """Floating-point operations in the time that tracing what they are made of takes."""
-    return _TRACED * max(_FEWEST, objective.kernels.operations(objective.value_and_gradient))
-
-
-def contributions_worth_it(objective, footprint, n):
-    """Whether the strongest contributions of examples precondition well for what they cost.
-
-    They are to be a good part of all, as they are where examples and outputs are few, far fewer
-    than the parameters, and known of all of these.
-
-    Args:
-        objective: an `Objective`.
-        footprint: of one example.
-        n: examples.
-
-    Returns:
-        `Contributions`, or None where they are not worth it.
-    """
-    total = n * footprint.outputs
-    count = min(total, _MOST, _EACH * n)
-    layers = known_layers(objective.model(), objective.parameters.variables)
-    numbers = sum(_row(layer) for layer in layers)
-    nbytes = count * numbers * objective.parameters.dtype.size
-    operations = 2.0 * count**2 * numbers + count**3 / 3
-    worth_it = (
-        count >= _PART * total
-        and 2 * count <= objective.parameters.size
-        and _all_known(objective)
-        and nbytes <= BYTES
-        and operations <= _INNER * _PASS * footprint.work * n
-    )
-    return Contributions(count, count == total, operations) if worth_it else None
-
-
-def assembling(objective, footprint, batches):
-    """What it takes to write the matrix out by contributions, where that is less than by products.
+class Worth:
+    """What it costs to know a loss's curvature by its layers, and where that is less than by products.
 
     Args:
         objective: an `Objective`.
         footprint: of one example.
         batches: the training data.
-
-    Returns:
-        `Assembling`, or None where products are cheaper, not all contributions are known, numbers are
-        too coarse, or the data are elsewhere: the matrix would have to be sent for each part of them.
     """
-    model, variables, n = objective.model(), objective.parameters.variables, batches.n
-    if objective.parameters.dtype.size < _COARSE or spread(batches) or not _all_known(objective):
-        return None
-    layers, each = known_layers(model, variables), footprint.outputs
-    shared = [layer for layer in layers if each > 1 and _is_product(layer)]
-    products = float(sum(_own_size(layer) for layer in shared))
-    others = float(objective.parameters.size - products)
-    outputs = sum(layer.kernel.shape[-1] for layer in shared)
-    entries = outputs * (products / 2 + each * others)
-    multiplied = products**2 + 2 * products * others + each * others**2
-    passes = _EXAMPLE * each * _PASS * footprint.work
-    operations = n * (passes + multiplied / _LARGE + _ENTRY * entries)
-    operations += 0 if objective.has_made(PseudoGradients) else tracing(objective)
-    product = _VECTOR * footprint.work * n + work_alone(model) * len(batches)
-    if operations >= objective.parameters.size * product:
-        return None
-    numbers = sum(sum(layer.kernel.shape) for layer in shared) + each * (others + outputs)
-    return Assembling(operations, operations / product, numbers)
+
+    def __init__(self, objective, footprint, batches):
+        self._objective, self._footprint, self._batches = objective, footprint, batches
+
+    @functools.cached_property
+    def layers(self):
+        """The layers that are known, in pieces; see `known_layers`."""
+        return known_layers(self._objective.model(), self._objective.parameters.variables)
+
+    @functools.cached_property
+    def _known(self):
+        """The variables of θ that are in layers with blocks."""
+        held = {id(v) for layer in self.layers for v in weights_of(layer)}
+        return [v for v in self._objective.parameters.variables if id(v) in held]
+
+    @functools.cached_property
+    def all_known(self):
+        """Whether blocks and contributions are of all weights, and of a loss of the outputs."""
+        has_outputs = self._objective.reading.has_outputs(self._objective.model())
+        return has_outputs and len(self._known) == len(self._objective.parameters.variables)
+
+    def costs(self):
+        """What products cost, and what stands for them, for who chooses a solver by that; see `Auto`."""
+        workers, written_out = spread(self._batches), self.assembling()
+        return {
+            "work": self._footprint.work,
+            "contributions": self.contributions(),
+            "bases": self._operations() if self.blocks() else None,
+            "batches": len(self._batches) / max(1, workers),
+            "alone": work_alone(self._objective.model()),
+            "tracing": self._tracing(),
+            "assembling": written_out and written_out.operations,
+            "workers": workers,
+        }
+
+    def blocks(self):
+        """Whether the layers' blocks precondition well for what they cost.
+
+        All of θ has to be in layers that are known: where a few weights were not, what they have to
+        do with the others left more iterations than a sketch does. And turning a vector into their
+        bases should take no longer than two products with the curvature.
+        """
+        turning = sum(2 * _size(v) * sum(_sides(v)) for v in self._known)
+        return self.all_known and turning <= 2 * _PRODUCT * self._footprint.work * self._batches.n
+
+    def _operations(self):
+        """Floating-point operations that the bases of the blocks take, besides passes over the data."""
+        sides = [side for v in self._known for side in _sides(v) if side <= LARGEST]
+        return sum(_EIGENVECTORS * 2.0 * side**3 for side in sides)
+
+    def _tracing(self):
+        """Floating-point operations in the time that tracing what they are made of takes."""
+        objective = self._objective
+        return _TRACED * max(_FEWEST, objective.kernels.operations(objective.value_and_gradient))
+
+    def contributions(self):
+        """Whether the strongest contributions of examples precondition well for what they cost.
+
+        They are to be a good part of all, as they are where examples and outputs are few, far fewer
+        than the parameters, and known of all of these.
+
+        Returns:
+            `Contributions`, or None where they are not worth it.
+        """
+        n, parameters = self._batches.n, self._objective.parameters
+        total = n * self._footprint.outputs
+        count = min(total, _MOST, _EACH * n)
+        numbers = sum(_row(layer) for layer in self.layers)
+        nbytes = count * numbers * parameters.dtype.size
+        operations = 2.0 * count**2 * numbers + count**3 / 3
+        worth_it = (
+            count >= _PART * total
+            and 2 * count <= parameters.size
+            and self.all_known
+            and nbytes <= BYTES
+            and operations <= _INNER * _PASS * self._footprint.work * n
+        )
+        return Contributions(count, count == total, operations) if worth_it else None
+
+    def assembling(self):
+        """What it takes to write the matrix out by contributions, where that is less than by products.
+
+        Returns:
+            `Assembling`, or None where products are cheaper, not all contributions are known, numbers
+            are too coarse, or the data are elsewhere: the matrix would have to be sent for each part
+            of them.
+        """
+        objective, batches = self._objective, self._batches
+        if objective.parameters.dtype.size < _COARSE or spread(batches) or not self.all_known:
+            return None
+        each, work = self._footprint.outputs, self._footprint.work
+        shared = [layer for layer in self.layers if each > 1 and _is_product(layer)]
+        products = float(sum(_own_size(layer) for layer in shared))
+        others = float(objective.parameters.size - products)
+        outputs = sum(layer.kernel.shape[-1] for layer in shared)
+        entries = outputs * (products / 2 + each * others)
+        multiplied = products**2 + 2 * products * others + each * others**2
+        passes = _EXAMPLE * each * _PASS * work
+        operations = batches.n * (passes + multiplied / _LARGE + _ENTRY * entries)
+        operations += 0 if objective.has_made(PseudoGradients) else self._tracing()
+        product = _VECTOR * work * batches.n + work_alone(objective.model()) * len(batches)
+        if operations >= objective.parameters.size * product:
+            return None
+        numbers = sum(sum(layer.kernel.shape) for layer in shared) + each * (others + outputs)
+        return Assembling(operations, operations / product, numbers)
 
 
 def _is_product(layer):
@@ -160,20 +188,6 @@ def _row(layer):
     if isinstance(layer, keras.layers.Embedding) and shape and None not in shape[1:]:
         return 3 * int(np.prod(shape[1:]))
     return _own_size(layer)
-
-
-def _known(objective):
-    """The variables of θ that are in layers with blocks."""
-    variables = objective.parameters.variables
-    layers = known_layers(objective.model(), variables)
-    held = {id(v) for layer in layers for v in weights_of(layer)}
-    return [v for v in variables if id(v) in held]
-
-
-def _all_known(objective):
-    """Whether blocks and contributions are of all weights, and of a loss of the outputs."""
-    has_outputs = objective.reading.has_outputs(objective.model())
-    return has_outputs and len(_known(objective)) == len(objective.parameters.variables)
 
 
 def _size(variable):

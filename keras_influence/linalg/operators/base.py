@@ -8,6 +8,7 @@ import numpy.typing as npt
 import scipy.sparse.linalg
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.operators.network import Network
 from keras_influence.linalg.sweeps import add_transposed
 
 # Rows of a dense matrix that share a pass over the data: bounds the memory of a pass.
@@ -23,12 +24,14 @@ class LinearOperator:
         share: what a product costs, as a fraction of one pass over the full data.
         doubtful: whether it may well have negative eigenvalues, so that little should be made
             for it before that is seen.
+        network: what the layers know of it; None where it has none.
     """
 
     size: int
     dtype: np.dtype[Any]
     share: float = 1.0
     doubtful: bool = False
+    network: Network | None = None
 
     def matmat(self, rows: Array) -> Array:
         """The matrix times each row of a (k, p) array, as a (k, p) array that is the caller's."""
@@ -68,6 +71,9 @@ class LinearOperator:
     def vectors_to_write(self) -> float:
         """How many vectors are multiplied, many at a time, in the time that writing it out takes."""
         return float(self.size)
+
+    def spend(self, passes: float) -> None:
+        """Have passes over the full data counted that were taken besides products, if anybody counts."""
 
     def as_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """This operator as a `scipy.sparse.linalg.LinearOperator`, for SciPy's solvers.

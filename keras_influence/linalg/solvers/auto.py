@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from keras_influence.linalg.operators.layered import Contributions
+from keras_influence.linalg.operators.network import Contributions
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.cg import CG
 from keras_influence.linalg.solvers.direct import Direct

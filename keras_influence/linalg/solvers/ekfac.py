@@ -55,13 +55,14 @@ class EKFAC(Solver):
         self.seed = seed
 
     def factorise(self, curvature: LinearOperator, damping: float) -> Kronecker:
-        """The blocks of a `Layered` curvature.
+        """The blocks of a curvature whose layers are known.
 
         Raises:
-            ValueError: the curvature is not `Layered`.
+            ValueError: they are not.
             SolverError: the damped blocks are not positive definite.
         """
         found = layered(curvature).kronecker(self.pseudo_gradients, self.seed)
+        curvature.spend(2 * self.pseudo_gradients)
         blocks = tuple(_written_out(block, curvature, damping) for block in found)
         if damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
             raise SolverError("EKFAC met a singular block. Set `damping` to a positive number.")

@@ -5,7 +5,6 @@ from typing import Any, Literal, TypeAlias
 
 from keras_influence.errors import SolverError
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.layered import Layered
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.nystrom import Nystrom
 from keras_influence.linalg.solvers.two_level import TwoLevel
@@ -33,12 +32,13 @@ def check_preconditioner(preconditioner: Preconditioner) -> Preconditioner:
 
 def by_layers(curvature: LinearOperator) -> Solver | None:
     """What preconditions well for what it costs: a `Woodbury` or a `TwoLevel`, or None."""
-    if not isinstance(curvature, Layered):
+    network = curvature.network
+    if network is None:
         return None
-    contributions = curvature.contributions_worth_it()
+    contributions = network.contributions_worth_it()
     if contributions is not None:
         return Woodbury(contributions.rank)
-    return TwoLevel() if curvature.layers_are_worth_it() else None
+    return TwoLevel() if network.layers_are_worth_it() else None
 
 
 def factorise(

@@ -52,14 +52,15 @@ class TwoLevel(Solver):
     def factorise(
         self, curvature: LinearOperator, damping: float
     ) -> TwoLevelFactor | CoupledFactor:
-        """The factor of a `Layered` curvature.
+        """The factor of a curvature whose layers are known.
 
         Raises:
-            ValueError: the curvature is not `Layered`.
+            ValueError: they are not.
             SolverError: it is singular and there is no damping.
         """
         network = layered(curvature)
         fine = Kronecker(network.kronecker(self.pseudo_gradients, self.seed), damping)
+        curvature.spend(2 * self.pseudo_gradients)
         if damping == 0 and (fine.eigenvalues <= 0).any():
             raise SolverError("TwoLevel met a singular block. Set `damping` to a positive number.")
         chosen = self._chosen(fine, _most(network.n))

@@ -5,7 +5,8 @@ import numpy as np
 from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.operators.base import LinearOperator
-from keras_influence.linalg.operators.layered import BYTES, layered
+from keras_influence.linalg.operators.layered import layered
+from keras_influence.linalg.operators.network import BYTES
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.validate import check_number
@@ -41,10 +42,10 @@ class Woodbury(Solver):
         self.rank = rank
 
     def factorise(self, curvature: LinearOperator, damping: float) -> ContributionsFactor:
-        """The factor of a `Layered` curvature.
+        """The factor of a curvature whose layers are known.
 
         Raises:
-            ValueError: the curvature is not `Layered`.
+            ValueError: they are not.
             SolverError: there is no damping, or the contributions are not known.
         """
         network = layered(curvature)
@@ -57,6 +58,7 @@ class Woodbury(Solver):
                 "outputs, or some parameters are in no layer whose example gradients are known. "
                 "Use another method, such as 'cg'."
             )
+        curvature.spend(len(parts[0]) / network.n)
         worth = network.contributions_worth_it()
         whole = worth is not None and worth.whole and self.rank >= worth.rank
         # One more would have been taken, and would have had room.
