@@ -11,7 +11,7 @@ ROOMS = [
     ["questions"],
     ["report"],
     ["engine.problem"],
-    ["engine.curvature"],
+    ["engine.curvature", "engine.summing"],
     ["engine.layers"],
     ["engine.passes"],
     ["engine.kernels"],
