@@ -60,7 +60,7 @@ def same(model, change=None):
 def state_of(model):
     """What `restore` gives a copy of a model: its variables' values, and what `adapt` has left."""
     values = [variable.numpy() for variable in model.variables]
-    return values, [_left_in(layer) for layer in model._flatten_layers()]
+    return values, [_left_in(layer) for layer in _keras.layers_of(model)]
 
 
 def restore(copy, state):
@@ -72,7 +72,7 @@ def restore(copy, state):
     values, left = state
     for variable, value in zip(copy.variables, values):
         variable.assign(np.asarray(value, dtype=str(variable.dtype)))
-    for layer, found in zip(copy._flatten_layers(), left):
+    for layer, found in zip(_keras.layers_of(copy), left):
         _adapt(layer, found)
 
 

@@ -1,7 +1,10 @@
-"""The rule of imports: each room imports only from rooms below it, and linalg is pure NumPy."""
+"""The rules of rooms: each imports only from rooms below it, linalg is pure NumPy, `_keras` alone looks into Keras."""
 
 import ast
 import pathlib
+import re
+
+import keras
 
 ROOT = pathlib.Path(__file__).parents[1] / "keras_influence"
 # From the roof to the cellar; rooms on one line do not know each other.
@@ -63,3 +66,43 @@ def test_linalg_needs_neither_tensorflow_nor_keras():
                     assert package not in ("tensorflow", "keras"), f"{path} imports {name}"
                     needed |= {room_of(rest)} if package == "keras_influence" else set()
     assert needed == {"linalg", "errors", "validate"}
+
+
+def words_of_keras():
+    """Non-public names that Keras's sources use, its own modules apart."""
+    folder = pathlib.Path(keras.__file__).parent / "src"
+    texts = (path.read_text() for path in folder.rglob("*.py") if not path.stem.endswith("_test"))
+    return {word for text in texts for word in re.findall(r"\b_[a-z]\w*", text)}
+
+
+def private_names(path):
+    """Non-public names that a file takes from an object that is not its own, each with a line.
+
+    Of `self` and the like it is a name of the class in the file; so is one that the file defines.
+    """
+    tree = ast.parse(path.read_text())
+    known = {getattr(node, "name", None) for node in ast.walk(tree)}
+    found, own = [], {"_replace"}  # Public, of named tuples.
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                own.add(node.attr)
+            else:
+                found.append((node.attr, node.lineno))
+        # Names for `getattr` and the like, and in lists, to be asked for later.
+        texts = node.elts if isinstance(node, (ast.Tuple, ast.List)) else []
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("attr"):
+            texts = node.args[1:2]
+        found += [(text.value, node.lineno) for text in texts if isinstance(text, ast.Constant)]
+    names = [(name, line) for name, line in found if re.match(r"_[a-z]", str(name))]
+    return [(name, line) for name, line in names if name not in own | known]
+
+
+def test_non_public_names_of_keras_stand_in_one_room():
+    words, wrong = words_of_keras(), []
+    for path, parts in FILES.items():
+        if room_of(parts) == "_keras":
+            continue
+        wrong += [f"{path}:{n} {w}" for w, n in private_names(path) if w in words]
+        wrong += [f"{path} {name}" for name in imports(path) if name.startswith("keras.src")]
+    assert not wrong

@@ -5,6 +5,15 @@ from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.trainers.data_adapters import get_data_adapter
 
+from keras_influence._keras.layers import (
+    adds_losses,
+    holding,
+    holding_rows,
+    inputs_of,
+    layers_of,
+    leaves_of,
+    losses_added_by,
+)
 from keras_influence._keras.live import call_model, frozen_variables, lock, looking_into
 from keras_influence._keras.losses import (
     LossCall,
@@ -19,6 +28,7 @@ from keras_influence._keras.losses import (
     loss_state,
     loss_values,
     only_uses_losses,
+    options_of,
     regularisers,
     takes_logits,
     twin_of,
@@ -27,6 +37,14 @@ from keras_influence._keras.losses import (
 )
 from keras_influence._keras.parts import empty, has_parts, parts_of, put_together
 from keras_influence._keras.randomness import global_generators_kept
+from keras_influence._keras.tensors import (
+    carried_by,
+    carry,
+    logits_of,
+    mask_of,
+    set_logits,
+    set_mask,
+)
 from keras_influence._keras.training import (
     averages_of,
     class_with_train_step,
@@ -41,12 +59,15 @@ __all__ = [
     "LossCall",
     "Variable",
     "added_losses",
+    "adds_losses",
     "averages_of",
     "build_compiled_loss",
     "class_with_train_step",
     "call_model",
     "calls_as_keras_does",
     "calls_of_compiled_loss",
+    "carried_by",
+    "carry",
     "compute_loss",
     "empty",
     "frozen_variables",
@@ -57,19 +78,30 @@ __all__ = [
     "has_default_loss",
     "has_parts",
     "has_regularisers",
+    "holding",
+    "holding_rows",
+    "inputs_of",
+    "layers_of",
     "learning_rate_of",
+    "leaves_of",
     "lock",
+    "logits_of",
     "looking_into",
     "loss_in_training",
     "loss_state",
     "loss_values",
+    "losses_added_by",
+    "mask_of",
     "only_uses_losses",
+    "options_of",
     "parts_of",
     "put_together",
     "regularisers",
-    "takes_logits",
     "schedule_of",
+    "set_logits",
+    "set_mask",
     "stateless",
+    "takes_logits",
     "twin_of",
     "uses_loss",
     "weighted_values",

@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 from keras.src.losses import loss as loss_module
 
+from keras_influence._keras.layers import inputs_of, layers_of
+
 # Held by whoever looks into a live model: while it is traced or run outside of kernels.
 lock = threading.RLock()
 
@@ -24,7 +26,7 @@ def call_model(model, x):
 
 def frozen_variables(model):
     """The variables of layers that are not trainable."""
-    return [v for layer in model._flatten_layers() if not layer.trainable for v in layer.variables]
+    return [v for layer in layers_of(model) if not layer.trainable for v in layer.variables]
 
 
 @contextlib.contextmanager
@@ -87,7 +89,7 @@ def _full_precision(model):
 
     Second derivatives in float16 or bfloat16 are too coarse to solve with.
     """
-    layers = model._flatten_layers()
+    layers = layers_of(model)
     # What a Sequential model runs is not among its layers.
     layers += [f for layer in layers if (f := getattr(layer, "_functional", None)) is not None]
     mixed = [
@@ -97,7 +99,7 @@ def _full_precision(model):
     ]
     policies = [layer.dtype_policy for layer in mixed]
     # A graph inside the model casts its inputs to the precision that it was made in.
-    entries = [t for layer in layers for t in getattr(layer, "_inputs", None) or ()]
+    entries = [t for layer in layers for t in inputs_of(layer)]
     entries += [layer for layer in layers if isinstance(layer, keras.layers.InputLayer)]
     entries = [t for t in entries if t.dtype in ("float16", "bfloat16")] if mixed else []
     dtypes = [t.dtype for t in entries]

@@ -9,6 +9,7 @@ from keras import ops, tree
 from keras.src.backend import get_keras_mask
 from keras.src.losses import loss as loss_module
 
+from keras_influence._keras.layers import layers_of, losses_added_by
 from keras_influence.described import described
 
 
@@ -153,7 +154,7 @@ def weighted_values(loss, values, weight, mask):
 
 def added_losses(model):
     """The sum of what layers added by `add_loss` and activity regularisers, a scalar."""
-    found = [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]
+    found = [loss for layer in layers_of(model) for loss in losses_added_by(layer)]
     return (
         ops.sum([ops.sum(loss) for loss in found]) if found else tf.zeros([], keras.config.floatx())
     )
@@ -179,4 +180,9 @@ def takes_logits(model):
     found = [entry.loss for entry in entries]
     if not found and isinstance(model.loss, keras.losses.Loss):
         found = [model.loss]
-    return any(getattr(loss, "_fn_kwargs", {}).get("from_logits") for loss in found)
+    return any(options_of(loss).get("from_logits") for loss in found)
+
+
+def options_of(loss):
+    """What a loss object gives its function besides labels and outputs, by name."""
+    return getattr(loss, "_fn_kwargs", {})

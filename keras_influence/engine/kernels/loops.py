@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_influence import _keras
+
 # A vectorised map turns each convolution into a wider one, which was slower than
 # a loop on CPU, and it cannot follow the while-loops of recurrent layers.
 _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
@@ -19,7 +21,7 @@ def prefers_loop(model):
 
 def work_alone(model):
     """Operations in the time that a vector takes at least, where it does not go with others; else 0."""
-    layers = model._flatten_layers()
+    layers = _keras.layers_of(model)
     if any(isinstance(layer, _LOOPED) for layer in layers):
         return RECURRENT
     return _CONVOLVED if any("Conv" in type(layer).__name__ for layer in layers) else 0.0

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_influence import _keras
+
 _SOFTMAX = (keras.losses.categorical_crossentropy, keras.losses.sparse_categorical_crossentropy)
 _SIGMOID = (keras.losses.binary_crossentropy,)
 # Keeps the logarithm of an output that has vanished finite.
@@ -68,7 +70,7 @@ def _curved(reading, model, batch, y_pred):
         if id(output) in seen:
             continue
         seen.add(id(output))
-        behind = getattr(output, "_keras_logits", None)
+        behind = _keras.logits_of(output)
         logits = _logits(output, fn) if behind is None else behind
         found.append((output, logits, _activation(fn) if loses else None))
     return found
@@ -110,7 +112,7 @@ def slope_at(objective, outputs, weight):
                 if activation is not None:
                     free[id(output)] = (activation(behind), behind)
                 elif behind is not None:
-                    leaf._keras_logits = behind
+                    _keras.set_logits(leaf, behind)
             held = tf.nest.map_structure(lambda t: _held(t, free), outputs.y_pred)
             about = outputs.model, outputs.parts, held, omega, weight
             value = objective.reading.examples(*about)
@@ -129,9 +131,9 @@ def slope_at(objective, outputs, weight):
 
 def _held(tensor, free):
     leaf = free[id(tensor)][0] if id(tensor) in free else tf.stop_gradient(tensor)
-    mask = getattr(tensor, "_keras_mask", None)
+    mask = _keras.mask_of(tensor)
     if mask is not None:
-        leaf._keras_mask = mask
+        _keras.set_mask(leaf, mask)
     return leaf
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.layers.sites import recording
 
@@ -20,7 +21,7 @@ def culprit(objective, batch):
     Returns:
         A path, or None where no layer by itself is wrong.
     """
-    leaves = [layer for layer in objective.model()._flatten_layers() if not layer._layers]
+    leaves = _keras.leaves_of(objective.model())
     with primitives.replaced(), objective.at(objective.parameters.tensors()):
         with recording(leaves) as sites:
             objective.called(batch)

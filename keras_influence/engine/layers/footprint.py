@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.own import Own
 from keras_influence.engine.layers.pieces import in_pieces
@@ -48,7 +49,7 @@ class Footprint(NamedTuple):
 
 def footprint_of(model, few, name="train"):
     """The `Footprint` of an example, as seen on a few; `name` is what messages call the data."""
-    leaves = [layer for layer in model._flatten_layers() if not layer._layers]
+    leaves = _keras.leaves_of(model)
     with recording(leaves) as sites, called(model, few, name, anew=True) as (_, y_pred):
         outputs = sum(map(_size, tf.nest.flatten(y_pred)))
     count = size_of(few)
@@ -75,7 +76,7 @@ def vectors_together(moving, itemsize, count, size):
 
 def _own_weights(model):
     """How many weights have gradients that are formed for each example."""
-    layers = model._flatten_layers(include_self=False)
+    layers = _keras.layers_of(model, itself=False)
     pieces = [piece for layer in layers for piece in in_pieces(layer) if isinstance(piece, Own)]
     return sum(int(np.prod(v.shape)) for piece in pieces for v in piece.owned)
 

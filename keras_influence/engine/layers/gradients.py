@@ -130,7 +130,7 @@ def _of_own(objective, site, delta, weights):
     """The same of the call of an `Own`, in a kernel."""
     given = tf.nest.flatten(site.inputs)
     places = [i for i, t in enumerate(given) if own.has_examples(t)]
-    masked = [i for i in places if getattr(given[i], "_keras_mask", None) is not None]
+    masked = [i for i in places if _keras.mask_of(given[i]) is not None]
     last = tf.shape(delta)[0]
 
     def call(rows):
@@ -138,11 +138,11 @@ def _of_own(objective, site, delta, weights):
         for i, row in zip(places, rows):
             alone[i] = row
         for i, mask in zip(masked, rows[len(places) :]):
-            alone[i]._keras_mask = mask
+            _keras.set_mask(alone[i], mask)
         return site.layer.call(tf.nest.pack_sequence_as(site.inputs, alone))
 
     # An input with other rows than δ is no example's, and the result not used: see `own.counts`.
-    tensors = [given[i] for i in places] + [given[i]._keras_mask for i in masked]
+    tensors = [given[i] for i in places] + [_keras.mask_of(given[i]) for i in masked]
     tensors = [tf.gather(t, tf.minimum(tf.range(last), tf.shape(t)[0] - 1)) for t in tensors]
     delta = tf.ensure_shape(delta, site.outputs.shape)
     try:

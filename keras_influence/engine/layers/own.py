@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_influence import _keras
+
 # With more weights than this the gradients of a batch of examples are too large.
 _LARGEST = 2**18
 
@@ -38,7 +40,7 @@ def covers(layer):
 
 
 def _own(layer):
-    inner = {id(v) for sub in layer._flatten_layers(include_self=False) for v in sub.variables}
+    inner = {id(v) for sub in _keras.layers_of(layer, itself=False) for v in sub.variables}
     return [v for v in layer.trainable_variables if id(v) not in inner]
 
 

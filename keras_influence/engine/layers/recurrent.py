@@ -18,6 +18,7 @@ candidate, h_{t-1} U + b'. There δ is another one, and the loop is given zeros 
 import keras
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.layers.steps import Steps
 
 layers = keras.layers
@@ -86,8 +87,7 @@ def _dense(name, kernel, bias, dtype):
         dtype=dtype,
         name=name,
     )
-    dense._kernel, dense.bias, dense.built = kernel, bias, True
-    return dense
+    return _keras.holding(dense, kernel, bias)
 
 
 def _convolution(layer, name, kernel, bias, options):
@@ -100,8 +100,7 @@ def _convolution(layer, name, kernel, bias, options):
         dtype=layer.dtype_policy,
         **options,
     )
-    convolution._kernel, convolution.bias, convolution.built = kernel, bias, True
-    return Steps(convolution, dtype=layer.dtype_policy, name=name)
+    return Steps(_keras.holding(convolution, kernel, bias), dtype=layer.dtype_policy, name=name)
 
 
 def called(layer, pieces, see):

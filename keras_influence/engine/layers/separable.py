@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_influence import _keras
+
 layers = keras.layers
 _PARTS = {
     layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
@@ -37,9 +39,8 @@ def made(layer):
         **options,
     )
     first.kernel, first.bias = layer.depthwise_kernel, None
-    second._kernel, second.bias = layer.pointwise_kernel, layer.bias
-    first.built = second.built = True
-    return first, second
+    first.built = True
+    return first, _keras.holding(second, layer.pointwise_kernel, layer.bias)
 
 
 def called(layer, pieces, see):

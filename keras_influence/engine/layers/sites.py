@@ -53,7 +53,7 @@ def known_layers(model, variables):
     known = {id(v) for v in variables}
     return [
         layer
-        for whole in model._flatten_layers(include_self=False)
+        for whole in _keras.layers_of(model, itself=False)
         for layer in in_pieces(whole)
         if any(id(v) in known for v in weights_of(layer))
     ]

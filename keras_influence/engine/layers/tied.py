@@ -8,6 +8,8 @@ Where the two are tied, E is in both: an example's gradient is the sum of theirs
 import keras
 import tensorflow as tf
 
+from keras_influence import _keras
+
 layers = keras.layers
 # Not in the oldest versions of Keras.
 _LAYER = getattr(layers, "ReversibleEmbedding", None)
@@ -45,13 +47,12 @@ def made(layer):
         dtype=dtype,
         name=f"{name}_rows",
     )
-    rows._embeddings, rows.built = layer.embeddings, True
+    _keras.holding_rows(rows, layer.embeddings)
     about = {"dtype": layer.reverse_dtype or dtype, "name": f"{name}_logits"}
     if layer.tie_weights:
         return rows, Reversed(layer.embeddings, **about)
     logits = layers.Dense(layer.input_dim, use_bias=False, kernel_initializer="zeros", **about)
-    logits._kernel, logits.bias, logits.built = layer.reverse_embeddings, None, True
-    return rows, logits
+    return rows, _keras.holding(logits, layer.reverse_embeddings, None)
 
 
 def called(layer, pieces, see):
@@ -64,7 +65,7 @@ def called(layer, pieces, see):
             found = rows.call(inputs)
             mask = layers.Embedding.compute_mask(layer, inputs)
             if mask is not None:
-                found._keras_mask = mask
+                _keras.set_mask(found, mask)
             return found
         x = tf.cast(inputs, logits.compute_dtype)
         z, cap = logits.call(x), layer.logit_soft_cap

@@ -83,7 +83,7 @@ def _agree(kind, whole, found, sizes):
 
 
 def _warn_of_mixed(model):
-    names = [layer.name for layer in model._flatten_layers() if layer._loss_ids]
+    names = [layer.name for layer in _keras.layers_of(model) if _keras.adds_losses(layer)]
     warn(
         f"What {', '.join(names) or 'the model'} adds to the loss by `add_loss` is neither a mean "
         "nor a sum over the examples of a batch: it is in the curvature, as the batches that it is "
@@ -109,8 +109,8 @@ def _warn_of_constants(model, few, name):
 def _each(model, few, rows, name):
     """Pairs of a layer and one of the numbers that it adds for some rows."""
     with called(model, take(few, rows), name):
-        layers = model._flatten_layers()
-        added = [(layer, loss) for layer in layers for loss in layer._get_own_losses()]
+        layers = _keras.layers_of(model)
+        added = [(layer, loss) for layer in layers for loss in _keras.losses_added_by(layer)]
         return [(layer, float(np.sum(loss))) for layer, loss in added]
 
 
@@ -121,6 +121,6 @@ def _rows(batch):
 def _added(model, few, rows, name):
     """The sum of what is added for some rows, or None."""
     with called(model, take(few, rows), name):
-        if not any(layer._get_own_losses() for layer in model._flatten_layers()):
+        if not any(map(_keras.losses_added_by, _keras.layers_of(model))):
             return None
         return float(_keras.added_losses(model))

@@ -19,7 +19,7 @@ def check_model(model, hidden=True):
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
     if not model.built and (
-        not model.variables or not all(map(_is_built, model._flatten_layers()))
+        not model.variables or not all(map(_is_built, _keras.layers_of(model)))
     ):
         raise ValueError(
             "`model` should be built. Call it on a batch, `model.build(input_shape)` or "
@@ -51,7 +51,7 @@ def check_followed(model, chosen):
     """Raise where a weight is read in a way that no derivative can be taken of: by a saved TensorFlow function."""
     known = {id(v) for v in chosen}
     saved = [
-        layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TFSMLayer)
+        layer for layer in _keras.layers_of(model) if isinstance(layer, keras.layers.TFSMLayer)
     ]
     names = [s.name for s in saved if any(id(v) in known for v in s.trainable_variables)]
     if names:

@@ -15,8 +15,6 @@ from keras_influence import _keras
 
 # Layers from which on a trace takes less time than the calls that it stands in for.
 _MANY = 20
-# What Keras's losses look for on an output.
-_CARRIED = ("_keras_mask", "_keras_logits")
 # Differences of outputs, relative to the largest, that are rounding: graphs add in another order.
 _ROUNDING = 1e-4
 
@@ -45,7 +43,7 @@ def forward_of(model, x, y_pred):
 
 
 def _is_large(model):
-    layers = model._flatten_layers()
+    layers = _keras.layers_of(model)
     return len(layers) > _MANY or any(isinstance(layer, keras.layers.RNN) for layer in layers)
 
 
@@ -70,8 +68,7 @@ class _Forward:
         leaves = []
         for carried in names:
             leaf = next(found)
-            for name in carried:
-                setattr(leaf, name, next(found))
+            _keras.carry(leaf, {name: next(found) for name in carried})
             leaves.append(leaf)
         return tf.nest.pack_sequence_as(structure, leaves)
 
@@ -82,13 +79,9 @@ class _Forward:
             with keras.StatelessScope():  # What a layer assigns does not leave the trace.
                 y_pred = _keras.call_model(self._model(), tf.nest.pack_sequence_as(x, flat))
             leaves = tf.nest.flatten(y_pred)
-            names = [[n for n in _CARRIED if getattr(t, n, None) is not None] for t in leaves]
-            seen.append((tf.nest.map_structure(lambda _: 0, y_pred), names))
-            return [
-                part
-                for leaf, carried in zip(leaves, names)
-                for part in (leaf, *(getattr(leaf, n) for n in carried))
-            ]
+            carried = [_keras.carried_by(leaf) for leaf in leaves]
+            seen.append((tf.nest.map_structure(lambda _: 0, y_pred), list(map(list, carried))))
+            return [part for leaf, c in zip(leaves, carried) for part in (leaf, *c.values())]
 
         function = tf.function(trace, autograph=False).get_concrete_function(*specs)
         return function, *seen[-1]

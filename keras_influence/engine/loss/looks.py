@@ -53,7 +53,7 @@ def remembering(model):
     A large one is called once, and on further examples by a `forward` that agrees with that. Both
     only where what all of its layers do is Keras's own: it leaves nothing behind.
     """
-    plain = all(map(_is_plain, model._flatten_layers()))
+    plain = all(map(_is_plain, _keras.layers_of(model)))
     token = _remembered.set(_Memory() if plain else None)
     try:
         yield
@@ -150,7 +150,7 @@ def _hint(model):
             "`train_step` of its own, which may call it otherwise. Give it a `call` that takes the "
             "x of the data, and a `compute_loss`."
         )
-    if any(getattr(t, "sparse", False) for t in getattr(model, "_inputs", None) or ()):
+    if any(getattr(t, "sparse", False) for t in _keras.inputs_of(model)):
         return "\nSparse tensors are handed to it dense: its layers have to take both."
     return ""
 

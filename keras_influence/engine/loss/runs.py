@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_influence import _keras
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.data.rows import take
 from keras_influence.engine.loss.looks import called, halves, near
@@ -42,7 +43,7 @@ def check_runs(model, few, name, chance=True):
 
 def _check_chance(model, few, name, outputs):
     """Raise if the outputs are random at training=False."""
-    generators = [(layer, g) for layer in model._flatten_layers() for g in _generators(layer)]
+    generators = [(layer, g) for layer in _keras.layers_of(model) for g in _generators(layer)]
     # A seed of its own may stay as it is from call to call.
     other_seeds = [(g.state, g.state.value + 1) for _, g in generators]
     again = _outputs(model, few, name, other_seeds, anew=True)

@@ -121,12 +121,11 @@ def _unweighted(loss):
 
 
 def _function_of_probabilities(loss):
-    options = getattr(loss, "_fn_kwargs", {})
-    return None if options.get("from_logits") else getattr(loss, "fn", None)
+    return None if _keras.options_of(loss).get("from_logits") else getattr(loss, "fn", None)
 
 
 def _loses_logits(loss, output):
-    ignores = getattr(loss, "_fn_kwargs", {}).get("ignore_class") is not None
+    ignores = _keras.options_of(loss).get("ignore_class") is not None
     dtype = getattr(loss, "dtype", None)
     return ignores or any(dtype not in (None, t.dtype.name) for t in tf.nest.flatten(output))
 
@@ -154,16 +153,16 @@ def each_alone(function, y_true, y_pred, weight):
     structure = (y_true, y_pred, weight)
     leaves = tf.nest.flatten(structure)
     given = [i for i, leaf in enumerate(leaves) if leaf is not None]
-    logits = [i for i in given if getattr(leaves[i], "_keras_logits", None) is not None]
+    logits = [i for i in given if _keras.logits_of(leaves[i]) is not None]
     rows = [tf.convert_to_tensor(leaves[i]) for i in given]
-    rows += [leaves[i]._keras_logits for i in logits]
+    rows += [_keras.logits_of(leaves[i]) for i in logits]
 
     def alone(row):
         parts = [None] * len(leaves)
         for i, part in zip(given, row):
             parts[i] = part[None]
         for i, part in zip(logits, row[len(given) :]):
-            parts[i]._keras_logits = part[None]
+            _keras.set_logits(parts[i], part[None])
         return tf.reduce_sum(function(*tf.nest.pack_sequence_as(structure, parts)))
 
     if tf.executing_eagerly() and len(rows[0]) <= _FEW:  # A map would be traced at each call.

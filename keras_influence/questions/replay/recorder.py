@@ -189,7 +189,7 @@ def _step_of(model: Any) -> TrainingStep:
         reason = "the model has no optimizer"
     elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         reason = "a LossScaleOptimizer leaves steps out; compile with auto_scale_loss=False"
-    elif any(layer.compute_dtype != layer.variable_dtype for layer in model._flatten_layers()):
+    elif any(layer.compute_dtype != layer.variable_dtype for layer in _keras.layers_of(model)):
         reason = "mixed precision is too coarse to differentiate a run through; train in float32"
     elif any(v.dtype in ("float16", "bfloat16") for v in model.trainable_variables):
         reason = "half precision is too coarse to differentiate a run through; train in float32"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_influence import _keras
 from keras_influence.agreement import orders_agree, pearson, sizes_agree, slope
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def without(n: int, group: np.ndarray) -> np.ndarray:
 
 def _advice(model: Any) -> list[str]:
     """What makes a run smoother, of what this one has (Engstrom et al. 2025, section 4)."""
-    layers, optimizer = model._flatten_layers(), model.optimizer
+    layers, optimizer = _keras.layers_of(model), model.optimizer
     found = [
         "a lower learning rate: steps that nearly diverge make much of small differences; "
         "or a warm-up, and a decay to zero",
