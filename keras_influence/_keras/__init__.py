@@ -14,7 +14,7 @@ from keras_influence._keras.layers import (
     leaves_of,
     losses_added_by,
 )
-from keras_influence._keras.live import call_model, frozen_variables, lock, looking_into
+from keras_influence._keras.live import call_model, frozen_variables, lock, standing_at
 from keras_influence._keras.losses import (
     LossCall,
     added_losses,
@@ -86,7 +86,6 @@ __all__ = [
     "leaves_of",
     "lock",
     "logits_of",
-    "looking_into",
     "loss_in_training",
     "loss_state",
     "loss_values",
@@ -100,6 +99,7 @@ __all__ = [
     "schedule_of",
     "set_logits",
     "set_mask",
+    "standing_at",
     "stateless",
     "takes_logits",
     "twin_of",

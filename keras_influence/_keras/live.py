@@ -30,8 +30,18 @@ def frozen_variables(model):
 
 
 @contextlib.contextmanager
-def looking_into(model):
-    """A model as its kernels see it: in full precision, in one piece, the same on any strategy.
+def standing_at(model, mapping):
+    """A model as its kernels see it, with other values for some variables: pairs of a variable and a tensor.
+
+    Yields the scope, which keeps what is assigned and what is added to the loss meanwhile.
+    """
+    with _looking_into(model), keras.StatelessScope(mapping, collect_losses=True) as scope:
+        yield scope
+
+
+@contextlib.contextmanager
+def _looking_into(model):
+    """A model in full precision, in one piece, the same on any strategy.
 
     Functions that the user compiled with `tf.function` run in line: once traced, they hold the
     variables themselves, and a trace made here would be found by the next `fit`.

@@ -121,10 +121,7 @@ class TrainingStep:
         mapping = [*zip(self.state.variables, values), *zip(self.given, given)]
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
         model, theta = self._model, values[: self._count]
-        with (
-            _keras.looking_into(model),
-            keras.StatelessScope(mapping, collect_losses=True) as scope,
-        ):
+        with _keras.standing_at(model, mapping) as scope:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(theta)
                 loss = _keras.loss_in_training(model, x, y, _weighted(weight, omega))

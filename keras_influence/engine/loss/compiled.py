@@ -159,10 +159,7 @@ class CompiledLoss:
     @contextlib.contextmanager
     def with_values(self, mapping):
         """The model in full precision with other values for some variables: `(variable, tensor)`."""
-        with (
-            _keras.looking_into(self._model()),
-            keras.StatelessScope(mapping, collect_losses=True),
-        ):
+        with _keras.standing_at(self._model(), mapping):
             yield
 
     def ones(self, batch):

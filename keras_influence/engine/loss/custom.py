@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -84,7 +83,7 @@ def _holds_rest(model, parts, y_pred, whole, rest):
     """
     x, y, w = parts
     other = [(v, 1.1 * tf.convert_to_tensor(v.value)) for v in model.trainable_variables]
-    with _keras.looking_into(model), keras.StatelessScope(other, collect_losses=True):
+    with _keras.standing_at(model, other):
         left = float(_keras.compute_loss(model, x, y, y_pred, w))
         regularised = float(_keras.regularisers(model))
     if close(whole, left) and not close(rest, regularised):

@@ -108,8 +108,7 @@ def called(model, batch, name="train", state=(), anew=False):
     # Of whole batches nothing is held.
     few = known is not None and size_of(batch) <= 2 * FEW
     key = _contents(parts[0]) if few else None
-    scope = keras.StatelessScope(values, collect_losses=True)
-    with _keras.looking_into(model), scope:
+    with _keras.standing_at(model, values) as scope:
         y_pred = None if known is None or anew else known.recall(model, key, parts[0])
         if y_pred is None:
             try:
