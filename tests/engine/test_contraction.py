@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_influence.engine.layers import contraction
 from keras_influence.engine.layers.pseudo import pseudo_signals
 from keras_influence.engine.layers.sites import known_layers, signals
 from keras_influence.engine.problem import Problem
@@ -270,6 +271,55 @@ def test_a_weight_that_is_also_used_elsewhere_is_noticed(rng):
     model = _token_model(tied=True)
     train = rng.integers(0, 7, (N, 4)), rng.integers(0, 3, N)
     _check(model, train, _example_gradients(model, *train), contracted=False)
+
+
+class Gated(keras.Model):
+    """Multiplies by a layer's kernel once more where the first input is above 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = layers.Dense(3, "tanh"), layers.Dense(3, "softmax")
+
+    def call(self, x):
+        gate = keras.ops.cast(x[:, :1] > 2, x.dtype)
+        return self.last(self.inner(x) + gate * keras.ops.matmul(x, self.inner.kernel))
+
+
+def test_another_use_that_few_examples_make_is_noticed(rng):
+    """What is certified of a batch is a part of it."""
+    model, x = Gated(), rng.uniform(-1, 1, (128, 4))
+    x[41, 0] = 3.0
+    y = rng.integers(0, 3, 128)
+    model(x)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    problem = Problem(model, (x, y), batch_size=128)
+    found = problem.example_gradients(problem.train)[41]
+    assert truth.relative_error(found, truth.gradient(model, x[[41]], y[[41]])) < 1e-8
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_layer_with_small_gradients_is_certified_too(rng, monkeypatch, single):
+    """Beside an input of another size the contraction of its layer may be wrong in all its digits."""
+    set_precision("float32" if single else "float64")
+    inputs = keras.Input((4,))
+    small = layers.Dense(3, "tanh", name="small")(inputs[:, 1:])
+    model = keras.Model(inputs, layers.Dense(1)(small) + layers.Dense(1)(inputs[:, :1]))
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(N, 4)) * [3000.0, 1, 1, 1], rng.normal(size=(N, 1))
+    right = contraction.weight_gradients
+
+    def doubled(objective, site, delta, weights):
+        factor = 2.0 if site.layer.name == "small" else 1.0
+        return [factor * g for g in right(objective, site, delta, weights)]
+
+    monkeypatch.setattr(contraction, "weight_gradients", doubled)
+    problem = Problem(model, (x, y))
+    found = problem.example_gradients(problem.train)
+    for i in range(N):
+        expected = truth.gradient(model, x[[i]], y[[i]])
+        for place, part in enumerate(np.split(found[i], np.cumsum(problem.parameters.sizes)[:-1])):
+            mine = np.split(expected, np.cumsum(problem.parameters.sizes)[:-1])[place]
+            assert truth.relative_error(part, mine) < (1e-4 if single else 1e-8)
 
 
 def test_a_batch_axis_folded_into_another_is_noticed(rng):

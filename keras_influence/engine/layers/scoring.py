@@ -24,6 +24,8 @@ _SEED = 20_170_305
 # The identity is asked of one in so many of a batch's examples, and of so many at least: an
 # ordinary gradient of all of them costs as much as what it certifies.
 _PART, _LEAST = 16, 8
+# A variable whose gradient is a smaller part of all may have nothing but rounding in it.
+_SMALL = 1e-4
 # Bytes that a kernel's arrays may take besides the layers' inputs, and examples at least.
 _BYTES, _FEWEST = 2**28, 16
 # Scores may come from a kernel that is there for something else. From that of example gradients, of
@@ -53,14 +55,10 @@ class Scorer:
         self.fast = self._contraction.covers
         self._rng = np.random.default_rng(_SEED)
         self._start = start
-        self._probe = self._random(objective.parameters.size)
+        self._probe, self._vectors = None, vectors
         self._nowhere = tf.zeros([objective.parameters.size], objective.parameters.dtype)
         if vectors is not None:
-            self._vectors = vectors
-            first, *others = self._blocks()
-            # With the others goes a random one, through the very kernel that takes them.
-            self._probed = [tf.concat([first, self._probe[None]], 0), *others]
-            self._borrows = len(self._probed) == 1
+            self._borrows = len(vectors) <= VECTORS
             few = len(vectors) <= _FEW and work_alone(objective.model()) == RECURRENT
             self._by_products = _BATCHES if few else 0
 
@@ -76,10 +74,11 @@ class Scorer:
 
     def _gradients(self, batch):
         rows = None
+        self._look_at(batch)
         if self.fast:
             rows = self._try(self._contraction.example_gradients, batch)
             if rows is not None:
-                self.fast = self._certified(batch, rows @ self._probe, self._probe)
+                self.fast = self._certified(batch, rows @ self._probe)
         if not self.fast:
             rows = self._objective.example_gradients(batch, self._weight).numpy()
         self._check(rows, batch)
@@ -88,6 +87,7 @@ class Scorer:
     def scores(self, batch):
         """⟨∇_j, s⟩ for each example j and each of the vectors, list of (b, k) for the blocks."""
         with computing(self._name):
+            self._look_at(batch)
             found = [self._scores(part) for part in self._parts(batch)]
         return found[0] if len(found) == 1 else [np.concatenate(block) for block in zip(*found)]
 
@@ -111,7 +111,7 @@ class Scorer:
         if values is not None:
             values = [part.numpy() for part in values]
             first, probed = values[0][:, :-1], values[0][:, -1]
-            self.fast = self._certified(batch, probed, self._probe)
+            self.fast = self._certified(batch, probed)
             values[0] = first
         if not self.fast:
             kernel = self._objective.scores
@@ -132,7 +132,7 @@ class Scorer:
         if found is None and self._by_products:
             self._by_products -= 1
             found = self._from_products(batch)
-        if found is None or not self._certified(batch, found[-1], self._probe):
+        if found is None or not self._certified(batch, found[-1]):
             self._borrows = False
             return None
         self._check(found[:-1].T, batch)
@@ -173,23 +173,44 @@ class Scorer:
             return None
         return found if isinstance(found, list) else found.numpy()
 
-    def _certified(self, batch, paired, s):
+    def _look_at(self, first):
+        """Draw s, from what the gradients of a first batch are: no weights are to be lost beside others."""
+        if self._probe is not None:
+            return
+        parameters = self._objective.parameters
+        self._starts = np.cumsum([0, *parameters.sizes[:-1]])
+        _, truth = self._truth(first, _LEAST)
+        found = np.sqrt(np.add.reduceat(np.square(truth, dtype=np.float64), self._starts))
+        # What is smaller than this part of all may be rounding.
+        self._sizes = np.maximum(found, _SMALL * np.linalg.norm(found))
+        self._sizes[self._sizes == 0] = 1.0
+        s = self._rng.standard_normal(parameters.size) / np.repeat(self._sizes, parameters.sizes)
+        self._probe = s.astype(parameters.dtype.as_numpy_dtype)
+        if self._vectors is not None:
+            first, *others = self._blocks()
+            # With the others goes this one, through the very kernel that takes them.
+            self._probed = [tf.concat([first, self._probe[None]], 0), *others]
+
+    def _certified(self, batch, paired):
         """Whether the identity holds for what the contraction gave, paired with s."""
         count = min(len(paired), max(_LEAST, len(paired) // _PART))
-        asked = np.sort(self._rng.choice(len(paired), count, replace=False))
-        some, paired = take(batch, asked), paired[asked]
-        omega = self._rng.uniform(0.5, 1.5, count).astype(s.dtype)
-        kernel = self._objective.value_and_gradient
+        (asked, omega), truth = self._truth(batch, count)
+        paired = paired[asked]
+        squares = np.add.reduceat(np.square(truth, dtype=np.float64), self._starts)
+        size = np.sqrt(np.sum(squares / self._sizes**2)) + 1e-3 * np.linalg.norm(paired)
+        tolerance = 1e-3 if truth.dtype.itemsize <= 4 else 1e-7
+        return bool(abs(omega @ paired - truth @ self._probe) <= tolerance * size + 1e-30)
+
+    def _truth(self, batch, count):
+        """Some of the examples with random weights ω, and the gradient of their losses together."""
+        count, dtype = min(count, size_of(batch)), self._nowhere.dtype.as_numpy_dtype
+        asked = np.sort(self._rng.choice(size_of(batch), count, replace=False))
+        omega = self._rng.uniform(0.5, 1.5, count).astype(dtype)
+        some, kernel = take(batch, asked), self._objective.value_and_gradient
         truth = kernel(some, self._weight, omega, self._nowhere).numpy()[1:]
         if not np.isfinite(truth).all():
             self._refuse_bad(self._objective.example_gradients(batch, self._weight).numpy())
-        size = np.linalg.norm(truth) + 1e-3 * np.linalg.norm(paired)
-        tolerance = 1e-3 if s.dtype.itemsize <= 4 else 1e-7
-        return bool(abs(omega @ paired - truth @ s) <= tolerance * size + 1e-30)
-
-    def _random(self, size):
-        dtype = self._objective.parameters.dtype.as_numpy_dtype
-        return self._rng.standard_normal(size).astype(dtype)
+        return (asked, omega), truth
 
     def _check(self, rows, batch):
         self._refuse_bad(rows)

@@ -150,6 +150,7 @@ def signals(objective, layers, batch, weight):
 
     Raises:
         InnerCallError: a layer is called inside a loop or a branch.
+        ValueError: the outputs depend on some of the weights by another way too.
     """
     theta, omega = objective.parameters.tensors(), objective.ones(batch)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -157,6 +158,8 @@ def signals(objective, layers, batch, weight):
         with objective.at(theta), recording(layers) as sites:
             model, parts, y_pred = objective.called(batch)
             loss = objective.reading.examples(model, parts, y_pred, omega, weight)
+    if any(used_elsewhere(y_pred, theta, sites)):
+        raise ValueError("some weights are used by other ways than a call of their layer")
     return gradients_at(tape, loss, sites)
 
 
