@@ -67,7 +67,7 @@ class SingularError(SolverError):
         super().__init__(
             f"{solver} met a matrix that is singular but for rounding: it has an eigenvalue of "
             f"{eigenvalue:.2g}, and what is below {least:.2g} is rounding. Set `damping` to more "
-            "than that"
+            "than that, or scale features and targets that are large"
         )
 
 

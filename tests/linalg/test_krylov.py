@@ -72,6 +72,13 @@ def test_what_rounding_may_be_is_not_called_negative(dtype, error, words):
     assert caught.type is error
 
 
+def test_rounding_is_that_of_the_largest_eigenvalue_whatever_the_directions_are():
+    """As where a preconditioner keeps them away from it."""
+    matrix, q = spectral(np.r_[-2e-7, np.linspace(0.5, 1, 9)])
+    with pytest.raises(SingularError, match="singular but for rounding"):
+        CG(preconditioner=None).solve(Dense(matrix.astype("float32")), q[:, :1].T)
+
+
 def test_cg_estimates_the_most_negative_eigenvalue_well():
     matrix, q = spectral(np.r_[-1.0, np.linspace(3, 4, 9)])
     v = 0.2 * q[:, 0] + q[:, 1:].sum(1)

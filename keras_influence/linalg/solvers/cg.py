@@ -15,7 +15,7 @@ from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.patience import FirstStep, Patience, factors_to_come, waits
 from keras_influence.linalg.solvers.problem import Answer, Problem
-from keras_influence.linalg.solvers.rounding import not_definite
+from keras_influence.linalg.solvers.rounding import largest_eigenvalue, not_definite
 from keras_influence.linalg.sweeps import conjugated, overlaps, row_norms, stepped, turned
 from keras_influence.validate import check_number
 
@@ -218,8 +218,10 @@ class _Block:
         try:
             self._factor = scipy.linalg.cho_factor((energy + energy.T) / 2)
         except np.linalg.LinAlgError as error:
-            about = self._smallest(before), self._largest
-            raise not_definite(*about, self.p.dtype, "CG") from error
+            # A preconditioner keeps the largest directions away from these.
+            largest = max(self._largest, largest_eigenvalue(problem.system, self.p.dtype))
+            about = self._smallest(before), largest, self.p.dtype, "CG"
+            raise not_definite(*about) from error
 
     def coefficients(self, overlaps: Array) -> Array:
         """(P A Pᵀ)⁻¹ times (m, k) overlaps."""
