@@ -22,7 +22,8 @@ ROOMS = [
     ["engine.data", "engine.parameters", "engine.selection"],
     ["linalg", "copies"],
     ["rebuilding", "storage", "checksums"],
-    ["agreement", "described", "errors", "validate", "progress", "_keras", "version"],
+    ["agreement", "errors", "validate", "progress", "_keras", "version"],
+    ["described"],
 ]
 LEVEL = {room: -level for level, rooms in enumerate(ROOMS) for room in rooms}
 FILES = {path: path.relative_to(ROOT).with_suffix("").parts for path in ROOT.rglob("*.py")}

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_influence as ki
 from tests import truth
+from tests.conftest import set_precision
 from tests.pool import pooled
 
 losses = keras.losses
@@ -386,3 +387,24 @@ def test_a_global_that_a_loss_reads_may_change(rng, monkeypatch):
         weights = np.where(y > 5, value, 1.0)
         found = ki.hvp(model, np.eye(3), (x, y))
         assert truth.relative_error(found, 2 * x.T @ (weights * x) / 60) < 1e-5
+
+
+@pytest.mark.filterwarnings("error::keras_influence.CurvatureWarning")
+@pytest.mark.parametrize("scale", [100.0, 1000.0])
+@pytest.mark.parametrize("curvature", ["gauss_newton", "auto"])
+def test_saturated_probabilities_have_a_curvature_of_nothing(scale, curvature, rng):
+    """In float32 all are 0 and 1 and rounding is all that is left of it: scores are those of gradients."""
+    set_precision("float32")
+    x = rng.normal(size=(40, 3)) + 3 * np.eye(3)[rng.integers(0, 3, 40)]
+    y = x.argmax(1)
+    y[0] = (y[0] + 1) % 3
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, "softmax", use_bias=False)])
+    model.set_weights([scale * np.eye(3)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    p = truth.softmax(scale * x)
+    g = np.einsum("nd,nc->ndc", x, p - np.eye(3)[y]).reshape(40, 9)
+    bent = np.einsum("nc,ce->nce", p, np.eye(3)) - np.einsum("nc,ne->nce", p, p)
+    hessian = np.einsum("nd,nce,nf->dcfe", x, bent, x).reshape(9, 9) / 40
+    expected = g[:2] @ np.linalg.solve(hessian + 0.1 * np.eye(9), g.T) / 40
+    found = ki.influence(model, (x[:2], y[:2]), (x, y), curvature=curvature, damping=0.1)
+    assert truth.relative_error(found.values, expected) < 1e-3

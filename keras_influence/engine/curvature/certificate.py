@@ -61,7 +61,7 @@ def certify(objective, few, weight, product, many, differences):
     wrong = abs(inner[0, 1] - inner[1, 0]) > 10 * _MISS[size] * scale
     if differences and not wrong:
         wrong = _misses(objective, few, weight, pair[0], images[0], size)
-    if not differences and not images.any():
+    if not differences and (wrong or not images.any()):
         wrong = is_curved_in_weights(objective, few, weight)
     if wrong:
         raise WrongProductError(_message(objective, few))

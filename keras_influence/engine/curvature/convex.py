@@ -13,6 +13,14 @@ from keras_influence.errors import UndefinedCurvatureError
 # Curvature along an output's direction, in units of the largest, that is more than rounding; and
 # that of the least convex one which damping and the other examples may yet outweigh.
 _CONCAVE, _OUTWEIGHED = 1e-4, 0.1
+# Losses that are convex where they are looked at, cross-entropies in the logits. Of saturated ones, whose
+# curvature is rounding, nothing else would tell.
+_CONVEX = (
+    keras.losses.categorical_crossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+    keras.losses.binary_crossentropy,
+    keras.losses.mean_squared_error,
+)
 # Examples that are looked at where a loss is flat for a few: an outlier's Huber loss is, a hinge far from its kink.
 _MORE = 256
 
@@ -28,6 +36,8 @@ def check_convex(ground, train):
         ValueError: the loss is flat or not convex in the outputs.
     """
     model, own = ground.objective.model(), ground.facts.own()
+    if _keras.only_uses_losses(model, _CONVEX):
+        return
     typical, *others = output_curvatures(ground.objective, ground.few, own)
     if not np.any(others):
         typical, *others = output_curvatures(ground.objective, few_of(train, _MORE), own)

@@ -149,6 +149,12 @@ def _hint(model):
             "`train_step` of its own, which may call it otherwise. Give it a `call` that takes the "
             "x of the data, and a `compute_loss`."
         )
+    fixed = {t.shape[0] for t in _keras.inputs_of(model)} - {None}
+    if fixed:
+        return (
+            f"\nThe model takes batches of {max(fixed)} examples alone; here it is asked about fewer and "
+            "more. Build it anew for batches of any size (stateful=False), with the same weights."
+        )
     if any(getattr(t, "sparse", False) for t in _keras.inputs_of(model)):
         return "\nSparse tensors are handed to it dense: its layers have to take both."
     return ""

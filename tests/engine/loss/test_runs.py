@@ -100,6 +100,16 @@ def test_a_layer_that_takes_only_sparse_tensors_is_told(rng):
         ki.influence(model, (x, y), (x, y))
 
 
+def test_a_model_for_batches_of_one_size_is_told(rng):
+    inputs = keras.Input(batch_shape=(4, 3, 2))
+    hidden = keras.layers.SimpleRNN(2, stateful=True)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", "mse")
+    data = rng.normal(size=(8, 3, 2)), rng.normal(size=(8, 1))
+    with pytest.raises(ValueError, match="takes batches of 4 examples alone(.|\n)*stateful=False"):
+        ki.influence(model, data, data, batch_size=4)
+
+
 def test_more_inputs_than_a_model_takes_are_not_warned_about(rng):
     """Keras warns of them at every shape of a batch; `fit` has said so."""
     inputs = {"a": keras.Input((2,), name="a")}
