@@ -108,9 +108,8 @@ class InfluenceCallback(keras.callbacks.Callback):
         return int(self.model.optimizer.iterations)
 
     def on_train_begin(self, logs=None):
-        problem = Settings.of(self._settings).problem(self.model, self._train)
-        read_test(problem, self._test, self._options.get("target"))
-        self._before = None
+        self._looked, self._before = False, None
+        self._look()
         if self._goes_on():
             self._optimizer = self.model.optimizer
             if self._stale():
@@ -128,6 +127,16 @@ class InfluenceCallback(keras.callbacks.Callback):
                 UserWarning,
             )
         self._begin_anew(self.model.optimizer)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._look()
+
+    def _look(self):
+        """Say what is wrong with the data: at once, or of a model that is not built yet after a batch."""
+        if not self._looked and self.model.built:
+            self._looked = True
+            problem = Settings.of(self._settings).problem(self.model, self._train)
+            read_test(problem, self._test, self._options.get("target"))
 
     def _goes_on(self):
         """Whether training goes on with the optimizer or the weights of the one before it."""

@@ -162,6 +162,25 @@ def read_events(folder):
     return found
 
 
+def test_a_model_that_fit_builds_is_asked_about_after_a_batch(data):
+    def fit(train):
+        model = keras.Sequential([keras.layers.Dense(3, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        callback = ki.InfluenceCallback(data, train)
+        seen = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: batches.append(batch)
+        )
+        model.fit(*data, batch_size=4, verbose=0, callbacks=[callback, seen])
+        return callback
+
+    batches = []
+    assert list(fit(data).history) == [1]
+    batches.clear()
+    with pytest.raises(ValueError, match="`train`"):
+        fit((data[0][:, :2], data[1]))
+    assert not batches
+
+
 def test_tensorboard_gets_gallery_histograms_and_residuals(data, tmp_path):
     pytest.importorskip("tensorboard")
     images = data[0].reshape(20, 2, 2), data[1]
