@@ -389,6 +389,20 @@ def test_a_global_that_a_loss_reads_may_change(rng, monkeypatch):
         assert truth.relative_error(found, 2 * x.T @ (weights * x) / 60) < 1e-5
 
 
+@pytest.mark.parametrize("by", ["loss_weights", "sample_weight"])
+def test_a_cross_entropy_that_counts_negatively_is_refused(by, rng):
+    """It is convex, but what it is multiplied by need not be positive."""
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [keras.layers.Dense(3, "softmax")(inputs) for _ in range(2)])
+    weights = [1.0, -1.0] if by == "loss_weights" else [1.0, 1.0]
+    model.compile("sgd", ["sparse_categorical_crossentropy"] * 2, loss_weights=weights)
+    x, y = rng.normal(size=(12, 4)), rng.integers(0, 3, 12)
+    sign = np.where(np.arange(12) % 2, 1.0, -1.0) if by == "sample_weight" else np.ones(12)
+    train = x, (y, y), (sign, sign)
+    with pytest.raises(ValueError, match="which is not convex"):
+        ki.influence(model, (x, (y, y)), train, curvature="gauss_newton", method="ekfac")
+
+
 @pytest.mark.filterwarnings("error::keras_influence.CurvatureWarning")
 @pytest.mark.parametrize("scale", [100.0, 1000.0])
 @pytest.mark.parametrize("curvature", ["gauss_newton", "auto"])

@@ -9,13 +9,13 @@ from keras_influence.engine.kernels.curved import output_curvatures
 from keras_influence.engine.loss.looks import few_of
 from keras_influence.engine.loss.smooth import SMOOTH
 from keras_influence.errors import UndefinedCurvatureError
+from keras_influence.linalg.solvers.rounding import rounding_of
 
 # Curvature along an output's direction, in units of the largest, that is more than rounding; and
 # that of the least convex one which damping and the other examples may yet outweigh.
 _CONCAVE, _OUTWEIGHED = 1e-4, 0.1
-# Losses that are convex where they are looked at, cross-entropies in the logits. Of saturated ones, whose
-# curvature is rounding, nothing else would tell.
-_CONVEX = (
+# Losses that are curved though it may not be seen: of saturated cross-entropies in the logits nothing is left.
+_CURVED = (
     keras.losses.categorical_crossentropy,
     keras.losses.sparse_categorical_crossentropy,
     keras.losses.binary_crossentropy,
@@ -36,15 +36,16 @@ def check_convex(ground, train):
         ValueError: the loss is flat or not convex in the outputs.
     """
     model, own = ground.objective.model(), ground.facts.own()
-    if _keras.only_uses_losses(model, _CONVEX):
-        return
+    # That of entries of a size of one, as probabilities have: less says nothing of a sign.
+    rounding = rounding_of(ground.objective.parameters.dtype.as_numpy_dtype)
     typical, *others = output_curvatures(ground.objective, ground.few, own)
     if not np.any(others):
         typical, *others = output_curvatures(ground.objective, few_of(train, _MORE), own)
     largest = np.abs(others).max()
-    if largest == 0:
+    concave, outweighed = (max(part * largest, rounding) for part in (_CONCAVE, _OUTWEIGHED))
+    if largest == 0 and not _keras.only_uses_losses(model, _CURVED):
         why = "has no second derivative in the model's outputs"
-    elif typical < -_CONCAVE * largest or min(others) < -_OUTWEIGHED * largest:
+    elif typical < -concave or min(others) < -outweighed:
         why = "is not convex in the model's outputs"
     else:
         return

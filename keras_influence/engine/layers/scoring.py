@@ -74,8 +74,8 @@ class Scorer:
 
     def _gradients(self, batch):
         rows = None
-        self._look_at(batch)
         if self.fast:
+            self._look_at(batch)
             rows = self._try(self._contraction.example_gradients, batch)
             if rows is not None:
                 self.fast = self._certified(batch, rows @ self._probe)
@@ -87,7 +87,8 @@ class Scorer:
     def scores(self, batch):
         """⟨∇_j, s⟩ for each example j and each of the vectors, list of (b, k) for the blocks."""
         with computing(self._name):
-            self._look_at(batch)
+            if self.fast or self._borrows:
+                self._look_at(batch)
             found = [self._scores(part) for part in self._parts(batch)]
         return found[0] if len(found) == 1 else [np.concatenate(block) for block in zip(*found)]
 
