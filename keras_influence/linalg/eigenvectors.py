@@ -14,16 +14,8 @@ LARGEST = 6000
 _SMALL, _SHORT = 500, 1500
 # What is smaller than this part of the largest second moment is rounding in float32.
 _NOISE = 1e-6
-
-
-def eigenvectors_of(moments: list[Array]) -> list[Array]:
-    """Those of each moment; the moments are taken out of their list, and let go of."""
-    waiting: list[Array] = moments[::-1]
-    bases: list[Array] = []
-    moments.clear()
-    while waiting:
-        bases.append(eigenvectors(waiting.pop()))
-    return bases
+# Of rows themselves, this part of the longest direction.
+_ROUNDING = 1e-6
 
 
 def eigenvectors(moment: Array) -> Array:
@@ -40,6 +32,16 @@ def eigenvectors(moment: Array) -> Array:
         # In the precision of the moments: `numpy.linalg.eigh` would take twice the time and
         # memory. Turned, for LAPACK then works in this very array.
         return scipy.linalg.eigh(moment.T, driver="evd", overwrite_a=True, check_finite=False)[1]
+
+
+def eigenvectors_of_rows(rows: Array) -> Array:
+    """Orthonormal eigenvectors of Σ r rᵀ for (m, K) rows, those of its range alone: (K, r), one at least."""
+    columns = np.asarray(rows.T, np.result_type(rows, np.float32))
+    with taking_turns():
+        vectors, lengths, _ = scipy.linalg.svd(columns, full_matrices=False, check_finite=False)
+    rank = int((lengths > _ROUNDING * lengths[0]).sum())
+    basis: Array = vectors[:, : max(1, rank)].copy()
+    return basis
 
 
 def _low_rank(moment: Array) -> Array | None:

@@ -207,11 +207,15 @@ class _Steps:
         parts = np.empty((len(curvatures), *rows.shape))
         for place in reversed(range(len(curvatures))):
             curvature, time = curvatures[place], self.times[place]
-            passed = time * (np.maximum(curvature.eigenvalues, 0) + self.decay)
-            coordinates, size = curvature.turned(rows), rows.shape[1]
-            past = coordinates * (time * _mean_decay(passed))
-            parts[place] = curvature.turned_back(past, size)
-            rows = curvature.turned_back(coordinates * np.exp(-passed), size)
+
+            def passed(values: np.ndarray, time: float = time) -> np.ndarray:
+                return time * (np.maximum(values, 0) + self.decay)
+
+            def past(values: np.ndarray, time: float = time) -> np.ndarray:
+                return time * _mean_decay(passed(values, time))
+
+            parts[place] = curvature.function(rows, past)
+            rows = curvature.function(rows, lambda values: np.exp(-passed(values)))
         return parts
 
 

@@ -8,10 +8,10 @@ import pytest
 
 import keras_influence as ki
 from keras_influence import ASTRA, CG, EKFAC, TwoLevel
-from keras_influence.engine.layers import matrix_part
+from keras_influence.engine.layers import matrix_part, moment
 from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
 from keras_influence.engine.problem import Problem
-from keras_influence.linalg.eigenvectors import eigenvectors
+from keras_influence.linalg.eigenvectors import eigenvectors, eigenvectors_of_rows
 from keras_influence.linalg.factors.kronecker import Block, Kronecker
 from keras_influence.linalg.operators import Damped
 from tests import truth
@@ -143,20 +143,24 @@ def _operator(model, train, batch_size=7):
     return Problem(model, train, batch_size=batch_size).curvature("gauss_newton")
 
 
+def _basis(block):
+    """Q_A ⊗ Q_S, written out."""
+    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
+    return np.kron(q_inputs, block.q_outputs)
+
+
 def _diagonal_in_basis(block, dense):
     """diag((Q_A ⊗ Q_S)ᵀ G (Q_A ⊗ Q_S)) of the block's part of a dense G."""
-    part = block.positions.ravel()
-    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
-    basis = np.kron(q_inputs, block.q_outputs)
+    part, basis = block.positions.ravel(), _basis(block)
     diagonal = np.einsum("ij,ij->j", basis, dense[np.ix_(part, part)] @ basis)
-    return diagonal.reshape(block.positions.shape)
+    return diagonal.reshape(block.eigenvalues.shape)
 
 
 def _is_right(block, dense):
     """Whether a block is that of a dense G: its diagonal in the basis, or the whole of channels."""
     if isinstance(block, Block):
         for q in (block.q_inputs, block.q_outputs):
-            assert q.T @ q == pytest.approx(np.eye(len(q)), abs=1e-10)
+            assert q.T @ q == pytest.approx(np.eye(q.shape[1]), abs=1e-10)
         expected = _diagonal_in_basis(block, dense)
         return block.eigenvalues == pytest.approx(expected, rel=1e-8, abs=1e-10)
     parts = zip(block.positions, block.vectors, block.eigenvalues)
@@ -200,6 +204,59 @@ def test_bases_are_of_all_inputs_whole_or_in_slices(numbers, batch_size, float64
     a = np.hstack([x, np.ones((23, 1))])
     turned = block.q_inputs.T @ (a.T @ a) @ block.q_inputs
     assert np.abs(turned - np.diag(np.diag(turned))).max() < 1e-9 * np.abs(turned).max()
+
+
+class _Scaled(layers.Layer):
+    """A user's own dense layer, without a bias."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 3), name="w")
+
+    def call(self, x):
+        return x @ self.w
+
+
+WIDE = {
+    "dense": ((70,), lambda: layers.Dense(3, "tanh")),
+    "convolution": ((3, 3, 40), lambda: layers.Conv2D(3, 2, activation="tanh")),
+    "own": ((70,), _Scaled),
+    "very wide": ((70,), lambda: layers.Dense(3, "tanh")),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_of_few_examples_bases_are_as_narrow_as_they_are(name, float64, rng, monkeypatch):
+    """Outside of them the matrix is what the regulariser makes it; with one output no noise is left."""
+    if name == "very wide":
+        monkeypatch.setattr(moment, "LARGEST", 40)
+    shape, layer = WIDE[name]
+    l2 = keras.regularizers.L2(1 / 16)
+    first = layer()
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(first(inputs))))
+    (first.w if name == "own" else first.kernel).regularizer = l2
+    model.compile("sgd", "mse")
+    n = 5
+    train = rng.normal(size=(n, *shape)), rng.normal(size=(n, 1))
+    operator = _operator(model, train, batch_size=2)
+    dense = operator.to_dense()
+    block = next(b for b in operator.network.kronecker(1, 0) if len(b.positions) >= 70)
+    assert block.q_inputs.shape[1] < len(block.positions) // 3
+    assert _is_right(block, dense)
+    part, basis = block.positions.ravel(), _basis(block)
+    mine = dense[np.ix_(part, part)]
+    others = np.eye(len(part)) - basis @ basis.T
+    assert np.trace(mine @ others) == pytest.approx(block.rest * block.missing, rel=1e-8)
+    # No direction outside has more, whatever the regulariser leaves out.
+    assert np.linalg.eigvalsh(others @ mine @ others)[-1] <= 0.125 * (1 + 1e-8)
+    v = rng.normal(size=(2, operator.size))
+    found = EKFAC().solve(Damped(operator, 0.3), v).x[:, part]
+    inverse = basis @ np.diag(1 / (block.eigenvalues.ravel() + 0.3)) @ basis.T
+    expected = v[:, part] @ (inverse + others / (block.rest + 0.3))
+    assert truth.relative_error(found, expected) < 1e-6
+    solver = CG(tol=1e-10, preconditioner=TwoLevel(rank=8))
+    solution = solver.solve(Damped(operator, 1e-4), v)
+    assert truth.relative_error(solution.x, dense_solve(dense, v, 1e-4)) < 1e-7
 
 
 @pytest.mark.slow
@@ -578,3 +635,43 @@ def test_eigenvectors_of_a_wide_layer_with_few_rows(rng, rows, mean):
     assert np.abs(found - np.diag(values)).max() <= 1e-5 * values.max()
     expected, noise = np.linalg.svd(a)[1] ** 2, 1e-5 * values.max()
     assert np.allclose(np.sort(values)[::-1][:rows][:600], expected, rtol=1e-3, atol=noise)
+
+
+@pytest.mark.parametrize("mean", [0, 300])
+@pytest.mark.parametrize("rows", [1, 40, 200])
+def test_eigenvectors_of_few_rows_span_these_alone(rng, rows, mean):
+    a = (mean + rng.normal(size=(rows, 600))) * np.exp(rng.normal(size=600))
+    a[::3] = a[0]
+    q = eigenvectors_of_rows(a.astype(np.float32)).astype(np.float64)
+    assert q.shape == (600, np.linalg.matrix_rank(a))
+    assert np.abs(q.T @ q - np.eye(q.shape[1])).max() < 1e-5
+    found = q.T @ (a.T @ a) @ q
+    assert np.abs(found - np.diag(np.diag(found))).max() <= 1e-5 * found.max()
+    assert np.abs(a - a @ q @ q.T).max() <= 1e-5 * np.abs(a).max()
+
+
+def test_rows_of_nothing_have_one_direction():
+    q = eigenvectors_of_rows(np.zeros((3, 600), np.float32))
+    assert q.T @ q == pytest.approx(np.eye(1))
+
+
+def test_moments_are_the_same_however_rows_are_put_together(rng):
+    """Few rows and many, one after another, added up and weighed, beside all of them at once."""
+    a = rng.normal(size=(60, 12)).astype(np.float32)
+
+    def of(*parts):
+        found = moment.Moment(12)
+        for part in parts:
+            found.add(part)
+        return found
+
+    few, many = of(a[:1], a[1:3]), of(a[3:30], a[30:])
+    for total in (few + many, many + few, of(a[:30]) + of(a[30:]), of(a), of(*a[:, None])):
+        (matrix,) = total.arrays
+        assert matrix == pytest.approx(a.T @ a, rel=1e-5, abs=1e-4)
+    assert np.concatenate(few.arrays) == pytest.approx(a[:3])
+    half = 0.5 * few + 0.5 * of(a[3:4])
+    rows = np.concatenate(half.arrays)
+    assert rows.T @ rows == pytest.approx(a[:4].T @ a[:4] / 2, rel=1e-5, abs=1e-6)
+    (matrix,) = (0.25 * many).arrays
+    assert matrix == pytest.approx(a[3:].T @ a[3:] / 4, rel=1e-5, abs=1e-4)

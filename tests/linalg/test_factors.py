@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from keras_influence.linalg.factors import packing
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
-from keras_influence.linalg.factors.kronecker import Channels, Kronecker
+from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
@@ -95,6 +96,41 @@ def test_kronecker_inverts_a_block_diagonal_matrix(rng):
     rows = rng.normal(size=(4, 23))
     found = _kronecker(layers, 0.3).precondition(rows)
     assert truth.relative_error(found, dense_solve(layers.matrix, rows, 0.3)) < 1e-12
+
+
+def test_a_block_of_few_directions_is_a_multiple_of_the_identity_in_all_others(rng):
+    inputs, outputs = (np.linalg.qr(rng.normal(size=shape))[0] for shape in ((6, 2), (4, 3)))
+    positions = rng.permutation(24).reshape(6, 4)
+    block = Block("", positions, inputs, outputs, rng.uniform(1, 2, (2, 3)), rest=0.5)
+    basis = np.zeros((24, 6))
+    basis[positions.ravel()] = np.kron(inputs, outputs)
+    others = np.eye(24) - basis @ basis.T
+    matrix = (basis * block.eigenvalues.ravel()) @ basis.T + 0.5 * others
+    fine, rows = Kronecker((block,), 0.3), rng.normal(size=(4, 24))
+    expected = dense_solve(matrix, rows, 0.3)
+    assert truth.relative_error(fine.precondition(rows), expected) < 1e-12
+    root = scipy.linalg.sqrtm(matrix)
+    assert truth.relative_error(fine.function(rows, np.sqrt), rows @ root) < 1e-12
+    assert fine.without(np.array([0])) == pytest.approx(
+        (block.eigenvalues.ravel()[1:].max(), (np.trace(matrix) - block.eigenvalues[0, 0]) / 23)
+    )
+    coarse, core = np.array([0, 2, 5]), spectral(np.linspace(1, 4, 3))[0]
+    chosen = basis[:, coarse]
+    coupled = matrix + chosen @ (core - np.diag(block.eigenvalues.ravel()[coarse])) @ chosen.T
+    factor = TwoLevelFactor(fine, coarse, np.linalg.cholesky(core + 0.3 * np.eye(3)))
+    expected = dense_solve(coupled, rows, 0.3)
+    assert truth.relative_error(factor.precondition(rows), expected) < 1e-12
+
+
+def test_a_diagonal_is_added_with_its_whole_trace(rng):
+    inputs, outputs = (np.linalg.qr(rng.normal(size=shape))[0] for shape in ((6, 2), (4, 3)))
+    positions, d = rng.permutation(24).reshape(6, 4), rng.uniform(1, 2, 24)
+    block = Block("", positions, inputs, outputs, rng.uniform(1, 2, (2, 3)), rest=0.5)
+    found = block.with_diagonal(d)
+    basis = np.kron(inputs, outputs)
+    more = np.diag(basis.T @ np.diag(d[positions.ravel()]) @ basis).reshape(2, 3)
+    assert found.eigenvalues == pytest.approx(block.eigenvalues + more)
+    assert found.rest == pytest.approx(0.5 + (d.sum() - more.sum()) / 18)
 
 
 def test_channels_invert_small_blocks_side_by_side(rng):

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.gradients import weight_gradients
+from keras_influence.engine.layers.moment import Moment
 from keras_influence.engine.layers.part import EigenPart
-from keras_influence.linalg.eigenvectors import LARGEST
 from keras_influence.linalg.factors.rows import Formed
 
 
@@ -46,19 +46,14 @@ class GradientPart(EigenPart):
         return [int(count) for count in raw[1]]
 
     def moments(self, raw):
-        """[Σ G Gᵀ, Σ Gᵀ G]; empty where there is to be no basis."""
-        g, sides = raw[0], self._positions.shape
-        flat = [
-            tf.reshape(tf.transpose(g, order), [side, -1]) for order, side in zip(_ORDERS, sides)
-        ]
-        no_basis = np.zeros((0, 0), np.float32)
-        return [
-            tf.matmul(rows, rows, transpose_b=True).numpy() if side <= LARGEST else no_basis
-            for rows, side in zip(flat, sides)
-        ]
+        """The `Moment` of the columns of G and that of its rows."""
+        g, found = raw[0], [Moment(side) for side in self._positions.shape]
+        for moment, order, side in zip(found, _ORDERS, self._positions.shape):
+            moment.add(tf.reshape(tf.transpose(g, order), [-1, side]))
+        return found
 
     def squares(self, raw, block):
-        """[Σ over examples of (Q_Aᵀ G Q_S)²], (K, O)."""
+        """[Σ over examples of (Q_Aᵀ G Q_S)²], as the eigenvalues."""
         return [tf.reduce_sum(tf.square(_turned(raw[0], block)), 0).numpy()]
 
     def coordinates(self, raw, block, chosen):
@@ -72,8 +67,8 @@ class GradientPart(EigenPart):
         return Formed(self._positions.ravel(), gradients.reshape(len(gradients), -1))
 
 
-# The axes of (b, K, O) with that of a side first.
-_ORDERS = [1, 0, 2], [2, 0, 1]
+# The axes of (b, K, O) with that of a side last.
+_ORDERS = [0, 2, 1], [0, 1, 2]
 
 
 def _as_rows(array, variable):

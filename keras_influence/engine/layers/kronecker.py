@@ -52,10 +52,11 @@ class Statistics:
         title = f"Moments of the pseudo-gradients of {n} examples"
         found = self._sum("moments", pseudo_gradients, title)
         moments, rows = [arrays[:-1] for arrays in found], [arrays[-1] for arrays in found]
-        if not all(np.isfinite(array).all() for arrays in moments for array in arrays):
+        parts, waiting = self._pseudo.parts, moments[::-1]
+        known = (array for part, some in zip(parts, moments) for array in part.arrays(some))
+        if not all(np.isfinite(array).all() for array in known):
             raise NotFiniteError("a gradient of the model's outputs")
         del found
-        parts, waiting = self._pseudo.parts, moments[::-1]
         del moments
         shown = self._progress.over(parts, f"Eigenvectors of {len(parts)} blocks", len(parts))
         # Moments are let go of one by one: eigenvectors are as many numbers.
@@ -67,7 +68,7 @@ class Statistics:
         whole = n * pseudo_gradients
         return tuple(
             dataclasses.replace(
-                _with_extra(part.measured(block, sums, per_example), regulariser),
+                part.measured(block, sums, per_example).with_diagonal(regulariser),
                 by_example=part.by_example and bool(count == whole),
             )
             for part, block, sums, count in zip(self._pseudo.parts, blocks, squares, rows)
@@ -85,7 +86,7 @@ class Statistics:
         """
         total = np.zeros((len(chosen), len(chosen)))
         some = self._batches.subset(positions).in_batches_of(self._batches.largest)
-        starts = np.cumsum([0, *(block.positions.size for block in blocks)])
+        starts = np.cumsum([0, *(block.eigenvalues.size for block in blocks)])
         edges = np.searchsorted(chosen, starts)
         mine = [chosen[a:b] - start for a, b, start in zip(edges, edges[1:], starts)]
         title = "Coupling of the largest directions"
@@ -126,8 +127,8 @@ def _statistics(ground, run, statistic, seed, pseudo_gradients, blocks):
             if i == len(sums):
                 sums.append(found)
             else:
-                for known, array in zip(sums[i], found):
-                    np.add(known, array, out=known)
+                for known, new in zip(sums[i], found):
+                    known += new
     return sums or None
 
 
@@ -144,8 +145,3 @@ def _each(ground, run, seed, pseudo_gradients):
 def _moments_and_rows(part, raw):
     """A part's moments, and how many examples it took the batch for, (1,)."""
     return [*part.moments(raw), np.array([sum(set(part.rows(raw)))])]
-
-
-def _with_extra(block, regulariser):
-    values = block.eigenvalues + block.of_diagonal(regulariser)
-    return dataclasses.replace(block, eigenvalues=values.astype(block.eigenvalues.dtype))

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_influence.engine.layers.moment import Moment
 from keras_influence.engine.layers.part import EigenPart
 from keras_influence.engine.layers.sites import Site
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix
-from keras_influence.linalg.eigenvectors import LARGEST
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
@@ -30,6 +30,8 @@ class MatrixPart(EigenPart):
         if view.bias is not None and parameters.index(view.bias) is not None:
             self.weights.append(view.bias)
         self._positions = view.positions(parameters).astype(np.int32)
+        # Beside other inputs, indices are unit vectors.
+        self._spread = any(isinstance(layer, Reversed) for layer in self.layers)
 
     def raw(self, objective, signals):
         """Pairs of the input and δ of each call."""
@@ -41,21 +43,19 @@ class MatrixPart(EigenPart):
         return [len(delta) for _, delta in raw]
 
     def moments(self, raw):
-        """[Σ a aᵀ, Σ δ δᵀ] over examples and positions; empty where there is to be no basis."""
+        """The `Moment` of a and that of δ, over examples and positions; none of indices."""
         height, width = self._positions.shape
-        no_basis = np.zeros((0, 0), np.float32)
-        total = [no_basis, no_basis]
+        inputs, deltas = Moment(height), Moment(width)
         for a, delta in self._slices(raw, 0):
-            if width <= LARGEST:
-                total[1] = _with_squares(total[1], tf.reshape(delta, [-1, width]))
-            if height <= LARGEST and not a.dtype.is_integer:
+            deltas.add(tf.reshape(delta, [-1, width]))
+            if not a.dtype.is_integer:
                 # An example without weight has no δ; its input should not count either.
                 a = a * tf.cast(tf.reduce_any(delta != 0, 2, keepdims=True), a.dtype)
-                total[0] = _with_squares(total[0], tf.reshape(a, [-1, height]))
-        return total
+                inputs.add(tf.reshape(a, [-1, height]))
+        return [inputs, deltas]
 
     def squares(self, raw, block):
-        """[Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²], (K, O)."""
+        """[Σ over examples of (Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S)²], as the eigenvalues."""
         total = 0.0
         for a, delta in self._slices(raw, self._positions.size):
             delta = _turned(delta, block.q_outputs)
@@ -73,7 +73,7 @@ class MatrixPart(EigenPart):
 
     def coordinates(self, raw, block, chosen):
         """Entries of Q_Aᵀ (Σ_t a_t δ_tᵀ) Q_S of each example, (len(chosen), b)."""
-        rows, columns = np.divmod(chosen, self._positions.shape[1])
+        rows, columns = np.divmod(chosen, block.eigenvalues.shape[1])
         # Few columns of the bases have a part in what is chosen: nothing is turned into the others.
         rows, row_of = np.unique(rows, return_inverse=True)
         columns, column_of = np.unique(columns, return_inverse=True)
@@ -120,8 +120,6 @@ class MatrixPart(EigenPart):
         height, width = self._positions.shape
         calls = [(layer, *pair) for layer, pair in zip(self.layers, raw)]
         count = int(raw[0][1].shape[0])
-        # Beside other inputs, indices are unit vectors.
-        spread = any(isinstance(layer, Reversed) for layer in self.layers)
         positions = sum(_positions_in(*call, width) for call in calls)
         step = max(1, _NUMBERS // max(positions * (height + width) + each, 1))
         for start in range(0, count, step):
@@ -130,14 +128,8 @@ class MatrixPart(EigenPart):
                 # A slice that is all of a tensor would still take a millisecond.
                 a, delta = (a, delta) if step >= count else (a[some], delta[some])
                 view = as_matrix(Site(layer, (a,), {}, None))
-                found.append(view.signals(delta, height, spread))
+                found.append(view.signals(delta, height, self._spread))
             yield found[0] if len(found) == 1 else tuple(tf.concat(c, 1) for c in zip(*found))
-
-
-def _with_squares(total, rows):
-    """A sum of squares Σ r rᵀ, in place, with those of some rows; an empty one is new."""
-    squares = tf.matmul(rows, rows, transpose_a=True).numpy()
-    return np.add(total, squares, out=total) if total.size else squares
 
 
 def _positions_in(layer, a, delta, width):

@@ -9,7 +9,6 @@ import dataclasses
 
 import numpy as np
 
-from keras_influence.linalg.eigenvectors import eigenvectors_of
 from keras_influence.linalg.factors.kronecker import Block
 
 
@@ -32,6 +31,10 @@ class Part:
         """What its block is called."""
         return self.layers[0].path or self.layers[0].name
 
+    def arrays(self, moments):
+        """What its moments are made of."""
+        return moments
+
     def squares(self, raw, block):
         """Nothing: the eigenvalues are known."""
         return []
@@ -48,8 +51,13 @@ class EigenPart(Part):
 
     def settled(self, moments, per_example):
         """A `Block` with the eigenbases of the moments, its eigenvalues still to be measured."""
-        bases = eigenvectors_of(moments)
-        return Block(self.name, self._positions, *bases, np.zeros(self._positions.shape))
+        bases = [moment.settled() for moment in moments]
+        sizes = [b.shape[1] if b.size else n for b, n in zip(bases, self._positions.shape)]
+        return Block(self.name, self._positions, *bases, np.zeros(sizes))
+
+    def arrays(self, moments):
+        """As of all parts."""
+        return [array for moment in moments for array in moment.arrays]
 
     def measured(self, block, squares, per_example):
         """The block with its eigenvalues."""

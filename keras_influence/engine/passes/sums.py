@@ -1,23 +1,22 @@
 """Sums of many parts in a fixed order that a cluster can follow: eights, and eights of those."""
 
 import itertools
-
-import numpy as np
+import operator
 
 _FAN = 8
 
 
 def added(parts):
-    """The sum of some parts, each an array or a list of parts, one after another."""
+    """The sum of some parts, each an array, or another sum, or a list of parts, one after another."""
     parts = iter(parts)
     total = next(parts)
     second = next(parts, None)
     if second is None:
         return total
-    # What is given may be held by others: only the new arrays are added to in place.
-    total = _map(np.add, total, second)
+    # What is given may be held by others: only what is new is added to in place.
+    total = _map(operator.add, total, second)
     for part in parts:
-        _map(lambda t, a: np.add(t, a, out=t), total, part)
+        total = _map(operator.iadd, total, part)
     return total
 
 

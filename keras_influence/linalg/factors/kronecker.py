@@ -1,7 +1,8 @@
-"""A block-diagonal matrix whose blocks are diagonal in known bases, and its inverse."""
+"""A block-diagonal matrix whose blocks are diagonal in known bases, and functions of it."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -17,13 +18,17 @@ _NUMBERS = 2**23
 class Block:
     """One layer's block of the matrix: (Q_A ⊗ Q_S) diag(Λ) (Q_A ⊗ Q_S)ᵀ.
 
+    Bases may have fewer columns than rows, r and s of them, where few examples span no more: in all
+    other directions the block is a multiple of the identity.
+
     Attributes:
         name: the layer's path.
         positions: (K, O) positions in θ of W, the bias as its last row.
-        q_inputs: Q_A, (K, K); empty for the identity, where inputs are indices.
-        q_outputs: Q_S, (O, O); empty for the identity, where there are too many outputs.
-        eigenvalues: Λ, (K, O).
+        q_inputs: Q_A, (K, r); empty for the identity, where inputs are indices.
+        q_outputs: Q_S, (O, s); empty for the identity, where there are too many outputs.
+        eigenvalues: Λ, (r, s).
         by_example: whether coordinates of single examples' gradients are known.
+        rest: the eigenvalue of all directions that are not in the bases.
         outside: as of `Channels`: never.
     """
 
@@ -35,14 +40,30 @@ class Block:
     q_outputs: Array
     eigenvalues: Array
     by_example: bool = True
+    rest: float = 0.0
+
+    @property
+    def missing(self) -> int:
+        """How many directions are not in the bases."""
+        return int(self.positions.size - self.eigenvalues.size)
 
     def turned(self, v: Array) -> Array:
-        """Q_Aᵀ v Q_S for each of (k, K, O): coordinates in the basis."""
+        """Q_Aᵀ v Q_S for each of (k, K, O): coordinates in the bases, (k, r, s)."""
         return _multiplied(self.q_inputs.T, v, self.q_outputs)
 
     def turned_back(self, v: Array) -> Array:
-        """Q_A v Q_Sᵀ for each of (k, K, O): from coordinates in the basis."""
+        """Q_A v Q_Sᵀ for each of (k, r, s): from coordinates in the bases."""
         return _multiplied(self.q_inputs, v, self.q_outputs.T)
+
+    def with_diagonal(self, d: Array) -> "Block":
+        """With a diagonal (p,) matrix added, of which the diagonal in the bases is taken."""
+        values = self.eigenvalues + self.of_diagonal(d)
+        rest = self.rest
+        if self.missing:
+            extra = d[self.positions].sum() - self.of_diagonal(d).sum()
+            rest += max(0.0, float(extra)) / self.missing
+        values = values.astype(self.eigenvalues.dtype, copy=False)
+        return dataclasses.replace(self, eigenvalues=values, rest=rest)
 
     def of_diagonal(self, d: Array) -> Array:
         """The diagonal of Qᵀ diag(d) Q for a (p,) vector, like `eigenvalues`."""
@@ -84,7 +105,11 @@ class Channels:
         eigenvalues: (m, w).
         by_example: as of `Block`.
         outside: whether they stand for weights in no layer that is covered.
+        missing, rest: as of `Block`: there are no other directions.
     """
+
+    missing: ClassVar[int] = 0
+    rest: ClassVar[float] = 0.0
 
     name: str
     positions: Array
@@ -104,6 +129,11 @@ class Channels:
     def of_diagonal(self, d: Array) -> Array:
         """The diagonal of Qᵀ diag(d) Q for a (p,) vector, like `eigenvalues`."""
         return np.einsum("mvw,mv->mw", self.vectors**2, d[self.positions])
+
+    def with_diagonal(self, d: Array) -> "Channels":
+        """As of `Block`."""
+        values = self.eigenvalues + self.of_diagonal(d)
+        return dataclasses.replace(self, eigenvalues=values.astype(self.eigenvalues.dtype))
 
     def narrowed(self, chosen: Array) -> tuple["Channels", Array]:
         """Itself, and the same places: it is small."""
@@ -131,19 +161,51 @@ class Kronecker:
 
     def precondition(self, rows: Array) -> Array:
         """The matrix's inverse times (k, p) rows."""
+        return self.function(rows, self.inverse)
+
+    def inverse(self, eigenvalues: Array) -> Array:
+        """What eigenvalues without damping are in the inverse."""
+        return np.asarray(1 / (eigenvalues + self.damping))
+
+    def function(self, rows: Array, of: Callable[[Array], Array]) -> Array:
+        """A function of the undamped matrix times (k, p) rows.
+
+        Args:
+            rows: (k, p).
+            of: the function, of eigenvalues.
+        """
         x = np.empty_like(rows)
         for block, where in zip(self.blocks, self.places):
-            damped = (block.eigenvalues + self.damping).astype(rows.dtype, copy=False)
-            step = max(1, _NUMBERS // damped.size)
+            factors = of(block.eigenvalues).astype(rows.dtype, copy=False)
+            outside = of(np.array(block.rest))
+            step = max(1, _NUMBERS // block.positions.size)
             for start in range(0, len(rows), step):
                 some = slice(start, start + step)
-                v = block.turned(rows[some][:, where].reshape(-1, *block.positions.shape))
+                v = rows[some][:, where].reshape(-1, *block.positions.shape)
+                y = block.turned(v)
                 # Not in place: coordinates may be the very rows.
-                x[some, where] = block.turned_back(v / damped).reshape(len(v), -1)
+                back = _back(block, v, y, factors * y, outside)
+                x[some, where] = back.reshape(len(v), -1)
+        return x
+
+    def solved(self, rows: Array, y: Array, z: Array) -> Array:
+        """The inverse times rows, where it is known what that is in the coordinates of the bases.
+
+        Args:
+            rows: (k, p).
+            y: their coordinates.
+            z: those of what is asked for, which need not be the inverse's.
+        """
+        x = np.empty_like(rows)
+        for block, where, own in zip(self.blocks, self.places, _slices(self.blocks)):
+            v = rows[:, where].reshape(-1, *block.positions.shape)
+            inside = [part[:, own].reshape(-1, *block.eigenvalues.shape) for part in (y, z)]
+            back = _back(block, v, inside[0], inside[1], self.inverse(np.array(block.rest)))
+            x[:, where] = back.reshape(len(rows), -1)
         return x
 
     def turned(self, rows: Array) -> Array:
-        """Coordinates of (k, p) rows in the bases of all blocks, block after block, (k, p)."""
+        """Coordinates of (k, p) rows in the bases of all blocks, block after block."""
         parts = [
             block.turned(rows[:, where].reshape(-1, *block.positions.shape)).reshape(len(rows), -1)
             for block, where in zip(self.blocks, self.places)
@@ -177,8 +239,29 @@ class Kronecker:
 
     @functools.cached_property
     def eigenvalues(self) -> Array:
-        """(p,) of the undamped matrix, in the order of `turned`."""
+        """Those of the undamped matrix in the bases, in the order of `turned`."""
         return np.concatenate([block.eigenvalues.ravel() for block in self.blocks])
+
+    @property
+    def singular(self) -> bool:
+        """Whether some eigenvalue is not positive without damping."""
+        rests = [block.rest for block in self.blocks if block.missing]
+        return bool((self.eigenvalues <= 0).any()) or any(rest <= 0 for rest in rests)
+
+    def without(self, chosen: Array) -> tuple[float, float]:
+        """The largest eigenvalue outside of some coordinates, and the mean of all there; infinite if there are none.
+
+        Args:
+            chosen: as of `narrowed`.
+        """
+        others = np.delete(self.eigenvalues, chosen)
+        rests = [(block.rest, block.missing) for block in self.blocks if block.missing]
+        count = len(others) + sum(missing for _, missing in rests)
+        if not count:
+            return np.inf, np.inf
+        total = others.sum(dtype=float) + sum(rest * missing for rest, missing in rests)
+        largest = max([others.max(initial=-np.inf), *(rest for rest, _ in rests)])
+        return float(largest), float(total / count)
 
     @functools.cached_property
     def places(self) -> tuple[slice | Array, ...]:
@@ -188,6 +271,14 @@ class Kronecker:
     def astype(self, dtype: npt.DTypeLike) -> "Kronecker":
         """The same with its blocks in another precision."""
         return Kronecker(tuple(block.astype(dtype) for block in self.blocks), self.damping)
+
+
+def _back(block: AnyBlock, v: Array, y: Array, z: Array, outside: Array) -> Array:
+    """What has the coordinates z, and outside of the bases is a multiple of v, whose coordinates are y."""
+    if not block.missing:
+        return block.turned_back(z)
+    level = v.dtype.type(outside)
+    return level * v + block.turned_back(z - level * y)
 
 
 def _multiplied(left: Array, v: Array, right: Array) -> Array:

@@ -29,9 +29,9 @@ class TwoLevelFactor:
             return self.fine.precondition(rows)
         y = self.fine.turned(rows)
         inside = scipy.linalg.cho_solve((self.cholesky, True), y[:, self.coarse].T).T
-        y /= (self.fine.eigenvalues + self.fine.damping).astype(y.dtype, copy=False)
-        y[:, self.coarse] = inside
-        return self.fine.turned_back(y, rows.shape[1])
+        z = y * self.fine.inverse(self.fine.eigenvalues).astype(y.dtype, copy=False)
+        z[:, self.coarse] = inside
+        return self.fine.solved(rows, y, z)
 
     def astype(self, dtype: npt.DTypeLike) -> "TwoLevelFactor":
         """The same in another precision."""

@@ -64,9 +64,10 @@ class EKFAC(Solver):
         found = layered(curvature).kronecker(self.pseudo_gradients, self.seed)
         curvature.spend(2 * self.pseudo_gradients)
         blocks = tuple(_written_out(block, curvature, damping) for block in found)
-        if damping == 0 and any((b.eigenvalues <= 0).any() for b in blocks):
+        factor = Kronecker(blocks, damping)
+        if damping == 0 and factor.singular:
             raise SolverError("EKFAC met a singular block. Set `damping` to a positive number.")
-        return Kronecker(blocks, damping).astype(np.result_type(curvature.dtype, np.float32))
+        return factor.astype(np.result_type(curvature.dtype, np.float32))
 
     def _solve(self, problem: Problem) -> Answer:
         factor = problem.factor

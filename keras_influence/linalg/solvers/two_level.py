@@ -61,7 +61,7 @@ class TwoLevel(Solver):
         network = layered(curvature)
         fine = Kronecker(network.kronecker(self.pseudo_gradients, self.seed), damping)
         curvature.spend(2 * self.pseudo_gradients)
-        if damping == 0 and (fine.eigenvalues <= 0).any():
+        if damping == 0 and fine.singular:
             raise SolverError("TwoLevel met a singular block. Set `damping` to a positive number.")
         chosen = self._chosen(fine, _most(network.n))
         matrix = np.zeros((0, 0))
@@ -75,10 +75,10 @@ class TwoLevel(Solver):
             raise SolverError(
                 "TwoLevel needs a positive definite matrix. Set `damping` to a positive number."
             ) from error
-        outside = np.delete(fine.eigenvalues, chosen)
-        if not (chosen.size and outside.size) or outside.max() > _EVEN * damping:
+        largest, mean = fine.without(chosen)
+        if not chosen.size or largest > _EVEN * damping:
             return TwoLevelFactor(fine, chosen, matrix).astype(curvature.dtype)
-        level = damping + float(outside.mean())
+        level = damping + mean
         return CoupledFactor(*fine.narrowed(chosen), matrix, level).astype(curvature.dtype)
 
     def _chosen(self, fine: Kronecker, most: int) -> np.ndarray:
