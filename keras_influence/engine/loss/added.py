@@ -1,5 +1,8 @@
 """What layers add to the loss by `add_loss` and activity regularisers, as the batch sees it."""
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
 
 from keras_influence import _keras
@@ -11,13 +14,32 @@ from keras_influence.errors import ObjectiveWarning, warn
 
 # Examples in a part of a batch at least: never a batch of one.
 _LEAST, _SEED = 2, 1_303
+# What is the same for any examples is so up to rounding: beside a constant those that differ do so by little.
+_EXACT = 1e-6
+
+
+class _Look(NamedTuple):
+    """What is added for a batch, and for parts of it that hold each of its examples so many times.
+
+    Attributes:
+        whole: what is added for the batch.
+        parts: what is added for each part.
+        sizes: how many examples each part has.
+        times: how often an example is in them.
+    """
+
+    whole: float
+    parts: np.ndarray
+    sizes: np.ndarray
+    times: int
 
 
 def what_is_added(model, few, batches, name):
     """One of "nothing", "constant", `MEAN`, `SUM`, "mixed": see `facts.Facts`.
 
-    A few examples tell which, and it is held against all of the batches: a mean over those that are
-    not masked is one over the examples as long as none of the few is.
+    The first of those that a few examples and all of the batches leave, so that what is seen of none
+    of them is concluded from none: a mean over those that are not masked is one over the examples as
+    long as none is, and rows that add nothing say nothing.
 
     Args:
         model: the model.
@@ -27,59 +49,49 @@ def what_is_added(model, few, batches, name):
     """
     if _added(model, few, _rows(few), name) is None:
         return "nothing"
-    kind = _kind(model, few, name)
-    for batch in batches:
-        if kind == "mixed":
-            break
-        if size_of(batch) < 2 * _LEAST or _is(kind, model, batch, name):
-            continue
-        kind = _kind(model, batch, name) if kind == "nothing" else "mixed"
-    if kind == "mixed":
-        _warn_of_mixed(model)
-    if kind in (MEAN, SUM):
+    kinds = list(_FITS)
+    for batch in itertools.chain([few], batches):
+        looks = _looks(model, batch, name)
+        kinds = [kind for kind in kinds if all(map(_FITS[kind], looks))]
+        if not kinds:
+            _warn_of_mixed(model)
+            return "mixed"
+    if kinds[0] in (MEAN, SUM):
         _warn_of_constants(model, few, name)
-    return kind
+    return kinds[0]
 
 
-def _kind(model, few, name):
-    """What is added for a few examples, as they are, twice each, and in halves."""
-    rows = _rows(few)
-    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    # Each row twice: never a batch of one, the mean stays and the sum doubles.
-    parts = (rows, rows * 2, first * 2, second * 2)
-    whole, twice, a, b = (_added(model, few, part, name) for part in parts)
-    if whole == 0 == twice == a == b:
-        return "nothing"
-    if close(twice, whole) and close(a, whole) and close(b, whole):
-        return "constant"
-    if close(twice, whole) and close(whole, (len(first) * a + len(second) * b) / len(rows)):
-        return MEAN
-    if close(twice, 2 * whole) and close(whole, (a + b) / 2):
-        return SUM
-    return "mixed"
-
-
-def _is(kind, model, batch, name):
-    """Whether what is added for a batch is of this kind, seen on its halves and on parts drawn at random."""
+def _looks(model, batch, name):
+    """`_Look`s at a batch: twice, in halves, and in parts drawn at random; a small one, example by example."""
     rows = _rows(batch)
-    drawn = np.random.default_rng(_SEED).permutation(rows).tolist()
+    if len(rows) < _LEAST:
+        return []
+    cuts = [([rows * 2], 2)]
+    if len(rows) < 2 * _LEAST:
+        cuts.append(([[row] * 2 for row in rows], 2))
+    else:
+        drawn = np.random.default_rng(_SEED).permutation(rows).tolist()
+        for order, cut in ((rows, len(rows) // 2), (drawn, max(_LEAST, len(rows) // 3))):
+            cuts.append(([sorted(order[:cut]), sorted(order[cut:])], 1))
     whole = _added(model, batch, rows, name)
-    for order, cut in ((rows, len(rows) // 2), (drawn, max(_LEAST, len(rows) // 3))):
-        parts = sorted(order[:cut]), sorted(order[cut:])
-        a, b = (_added(model, batch, part, name) for part in parts)
-        if not _agree(kind, whole, (a, b), [len(part) for part in parts]):
-            return False
-    return True
+    return [
+        _Look(
+            whole,
+            np.array([_added(model, batch, part, name) for part in parts]),
+            np.array([len(part) for part in parts]),
+            times,
+        )
+        for parts, times in cuts
+    ]
 
 
-def _agree(kind, whole, found, sizes):
-    """Whether what two parts of a batch add is what this kind makes of all of it."""
-    if kind == "nothing":
-        return whole == 0 == found[0] == found[1]
-    if kind == "constant":
-        return close(found[0], whole) and close(found[1], whole)
-    together = sum(found) if kind == SUM else np.dot(found, sizes) / sum(sizes)
-    return close(whole, together)
+# Whether a look is what each kind makes of it.
+_FITS = {
+    "nothing": lambda look: look.whole == 0 and not look.parts.any(),
+    "constant": lambda look: all(close(part, look.whole, _EXACT) for part in look.parts),
+    MEAN: lambda look: close(look.whole, look.parts @ look.sizes / look.sizes.sum()),
+    SUM: lambda look: close(look.whole, look.parts.sum() / look.times),
+}
 
 
 def _warn_of_mixed(model):

@@ -1,6 +1,7 @@
 """How a `compute_loss` of the user's is read: by sample weights, or example by example."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -19,18 +20,30 @@ from keras_influence.engine.loss.looks import (
 )
 from keras_influence.engine.loss.readings import Alone, Weighted
 from keras_influence.engine.loss.terms import RefusedLoss
+from keras_influence.errors import ObjectiveWarning, warn
+
+# How closely what layers add is to account for what the loss holds of it, as a part of the largest value.
+_FIT = 1e-4
 
 
 def custom_reading(model, batches, few, name):
     """A `Weighted` or an `Alone` that gives what `compute_loss` gives, on all of the data.
 
     Which one is decided on a few examples, and held against every batch: labels that are ignored
-    or masked, which change what a loss divides by, may be in few of them.
+    or masked, which change what a loss divides by, weights that are clipped, or outputs that are
+    penalised beyond a bound may be in few of them.
 
     Raises:
         ValueError: neither does.
     """
-    reading = _weighted(model, few, name) or _alone(model, few, name)
+    reading = _weighted(model, few, name)
+    if reading is not None and all(
+        _is_all_weighted(model, reading, beside(batch, few), name)
+        for batch in itertools.chain([few], batches)
+    ):
+        reading = dataclasses.replace(reading, adds=_adds(model, reading, batches, few, name))
+    else:
+        reading = _alone(model, few, name)
     holds = _weighs_evenly if isinstance(reading, Weighted) else _adds_up
     for batch in batches:
         if not holds(model, reading, beside(batch, few), name):
@@ -52,7 +65,6 @@ def _weighted(model, few, name):
                 continue
         except (ValueError, TypeError, tf.errors.OpError):  # Weights of another shape, perhaps.
             continue
-        reading = dataclasses.replace(reading, adds=_adds(model, reading, few, name))
         for sums in (False, True):
             kind = dataclasses.replace(reading, sums=sums)
             if _weighs_evenly(model, kind, few, name):
@@ -66,13 +78,57 @@ def _rank(model, few, name):
         return max(1, *(leaf.shape.rank - 1 for leaf in tf.nest.flatten(y_pred)))
 
 
-def _adds(model, reading, few, name):
-    """Whether the loss holds what layers add and the weights' regularisers, seen at weights of 0."""
-    with called(model, few, name) as (parts, y_pred), fitting(name, parts, y_pred):
-        nothing = tf.zeros([size_of(few)], tf.nest.flatten(y_pred)[0].dtype)
-        rest = float(reading.loss(model, parts, y_pred, nothing))
-        added = float(_keras.added_losses(model))
-        return added != 0 and close(rest, added + float(_keras.regularisers(model)))
+def _is_all_weighted(model, reading, batch, name):
+    """Whether a loss is linear in the weights of these examples, and of their outputs holds nothing else."""
+    if not _is_linear(model, reading, batch, name, or_flat=True):
+        return False
+    with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
+        leaves = tf.nest.flatten(y_pred)
+        nothing = tf.zeros([size_of(batch)], leaves[0].dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(leaves)
+            rest = reading.loss(model, parts, y_pred, nothing)
+        slopes = [g for g in tape.gradient(rest, leaves) if g is not None]
+    return not any((np.abs(tf.convert_to_tensor(g).numpy()) > 0).any() for g in slopes)
+
+
+def _adds(model, reading, batches, few, name):
+    """How often the loss holds what layers add, seen at weights of 0 where that changes.
+
+    Once as a rule, beside the weights' regularisers; a multiple of Keras's own loss holds it so many
+    times, and a loss that leaves it out never.
+    """
+    pairs = []
+    for batch in itertools.chain([few], batches):
+        whole = list(range(size_of(batch)))
+        for rows in (whole, *halves(len(whole))) if len(whole) > 1 else ():
+            with (
+                called(model, take(batch, rows), name) as (parts, y_pred),
+                fitting(name, parts, y_pred),
+            ):
+                nothing = tf.zeros([len(rows)], tf.nest.flatten(y_pred)[0].dtype)
+                rest = float(reading.loss(model, parts, y_pred, nothing))
+                pairs.append((float(_keras.added_losses(model)), rest))
+    added, rest = np.array(pairs).T
+    if not added.any():
+        return 0.0
+    regularised = float(_keras.regularisers(model))
+    if all(map(close, rest, added + regularised)):
+        return 1.0
+    change = added - added.mean()
+    factor = 0.0
+    if not all(map(close, added, np.full(len(added), added.mean()))):
+        factor = float(change @ rest / (change @ change))
+    left = rest - factor * added
+    if not np.allclose(left, left.mean(), rtol=0, atol=_FIT * np.abs(rest).max()):
+        warn(
+            "The model's `compute_loss` takes what layers add by `add_loss` in another way than by a "
+            "factor: it is in the curvature, and in no example's own part. Add `sum(self.losses)` to "
+            "the loss.",
+            ObjectiveWarning,
+        )
+        return 0.0
+    return factor if abs(factor) > _FIT else 0.0
 
 
 def _holds_rest(model, parts, y_pred, whole, rest):
@@ -91,14 +147,14 @@ def _holds_rest(model, parts, y_pred, whole, rest):
     if close(whole - left, rest - regularised):
         return rest != 0
     raise RefusedLoss(
-        "The model's `compute_loss` ignores `sample_weight`, and depends on the weights not by the "
-        "model's output alone, so the part of one example cannot be told. Multiply each example's "
-        "loss by `sample_weight` before the mean."
+        "The model's `compute_loss` holds something that `sample_weight` does not multiply and that depends "
+        "on the weights not by the model's output alone, so the part of one example cannot be told. "
+        "Multiply all of each example's loss by `sample_weight` before the mean."
     )
 
 
-def _is_linear(model, reading, few, name):
-    """Euler's identity: L(ω) = L(0) + Σ ω_i ∂L/∂ω_i, with a slope that is not zero."""
+def _is_linear(model, reading, few, name, or_flat=False):
+    """Euler's identity: L(ω) = L(0) + Σ ω_i ∂L/∂ω_i, with a slope that is not zero, or may be."""
     with called(model, few, name) as (parts, y_pred):
         dtype = tf.nest.flatten(y_pred)[0].dtype
         omega = tf.constant(np.linspace(0.5, 1.5, size_of(few)), dtype)
@@ -106,7 +162,7 @@ def _is_linear(model, reading, few, name):
             tape.watch(omega)
             value = reading.loss(model, parts, y_pred, omega)
         slope = tape.gradient(value, omega)
-        if slope is None or not np.abs(slope.numpy()).max() > 0:
+        if slope is None or not (or_flat or np.abs(slope.numpy()).max() > 0):
             return False
         contributed = float(tf.reduce_sum(omega * slope))
         rest = float(value - reading.loss(model, parts, y_pred, 0 * omega))

@@ -25,10 +25,21 @@ _remembered = contextvars.ContextVar("remembered", default=None)
 
 
 def few_of(batches, count=FEW):
-    """A batch of a few examples from all of the data; of a single one, twice that one."""
-    rows = np.unique(np.linspace(0, batches.n - 1, count).astype(int))
-    first = next(iter(batches.subset(rows)))
-    return take(first, [0, 0]) if size_of(first) == 1 else first
+    """A batch of a few examples from all of the data; of a single one, twice that one.
+
+    Where examples are of several shapes, as many as there are of one.
+    """
+    few = max(batches.subset(_spread(batches.n, count)), key=size_of)
+    if size_of(few) < min(count, batches.n) and not batches.alike:
+        largest = max(batches, key=size_of)
+        if size_of(largest) > size_of(few):
+            few = take(largest, _spread(size_of(largest), count).tolist())
+    return take(few, [0, 0]) if size_of(few) == 1 else few
+
+
+def _spread(size, count):
+    """Positions of `count` of so many examples, at even distances."""
+    return np.unique(np.linspace(0, size - 1, count).astype(int))
 
 
 def beside(batch, few):

@@ -66,12 +66,12 @@ class Weighted:
 
     Attributes:
         sums: whether it is a sum over the batch, not a mean.
-        adds: whether what layers add by `add_loss` is in it.
+        adds: how often what layers add by `add_loss` is in it.
         axes: axes that ω has beyond the first: an example's weight is for all of its steps.
     """
 
     sums: bool = False
-    adds: bool = True
+    adds: float = 1.0
     axes: int = 0
 
     def total(self, n):
@@ -87,7 +87,7 @@ class Weighted:
     def rest(self, model, batch, y_pred):
         nothing = tf.zeros([rows_of(y_pred)], tf.nest.flatten(y_pred)[0].dtype)
         rest = self.loss(model, batch, tf.nest.map_structure(tf.stop_gradient, y_pred), nothing)
-        added = _keras.added_losses(model) if self.adds else 0.0
+        added = self.adds * _keras.added_losses(model) if self.adds else 0.0
         return added, rest - tf.cast(added, rest.dtype)
 
     def has_outputs(self, model):
