@@ -55,6 +55,19 @@ def uses_loss(model, functions):
     return sorted({fn.__name__ for fn in found if fn is not None and _in(fn, functions)})
 
 
+def has_losses_of_keras(model):
+    """Whether all compiled losses of a model are Keras's own, classes and functions."""
+    if not has_default_loss(model) or model._compile_loss is None:
+        return has_default_loss(model)
+    losses = [entry.loss for entry in model._compile_loss._flat_losses or ()]
+    functions = [getattr(loss, "fn", None) or type(loss).call for loss in losses]
+    return all(_is_of_keras(made) for made in (*map(type, losses), *functions))
+
+
+def _is_of_keras(made):
+    return getattr(made, "__module__", "").partition(".")[0] == "keras"
+
+
 def only_uses_losses(model, functions):
     """Whether a model is compiled with losses, each of which is one of these functions."""
     if not has_default_loss(model) or model._compile_loss is None:

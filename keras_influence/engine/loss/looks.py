@@ -29,15 +29,15 @@ def few_of(batches, count=FEW):
 
     Where examples are of several shapes, as many as there are of one.
     """
-    few = max(batches.subset(_spread(batches.n, count)), key=size_of)
+    few = max(batches.subset(spread(batches.n, count)), key=size_of)
     if size_of(few) < min(count, batches.n) and not batches.alike:
         largest = max(batches, key=size_of)
         if size_of(largest) > size_of(few):
-            few = take(largest, _spread(size_of(largest), count).tolist())
+            few = take(largest, spread(size_of(largest), count).tolist())
     return take(few, [0, 0]) if size_of(few) == 1 else few
 
 
-def _spread(size, count):
+def spread(size, count):
     """Positions of `count` of so many examples, at even distances."""
     return np.unique(np.linspace(0, size - 1, count).astype(int))
 
@@ -64,7 +64,7 @@ def remembering(model):
     A large one is called once, and on further examples by a `forward` that agrees with that. Both
     only where what all of its layers do is Keras's own: it leaves nothing behind.
     """
-    plain = all(map(_is_plain, _keras.layers_of(model)))
+    plain = all(map(is_plain, _keras.layers_of(model)))
     token = _remembered.set(_Memory() if plain else None)
     try:
         yield
@@ -134,7 +134,7 @@ def called(model, batch, name="train", state=(), anew=False):
         yield parts, y_pred
 
 
-def _is_plain(layer):
+def is_plain(layer):
     """Whether a layer's call is Keras's own code throughout."""
     own = (getattr(type(layer), name).__module__ for name in ("call", "__call__"))
     return not isinstance(layer, keras.layers.Lambda) and all(m.startswith("keras.") for m in own)

@@ -34,11 +34,16 @@ def check_runs(model, few, name, chance=True):
     for rows in halves(size):
         apart = _outputs(model, take(few, rows), name)
         if not all(near(a.numpy()[rows], b.numpy()) for a, b in zip(outputs, apart)):
-            raise ValueError(
-                "The model's output for an example depends on the other examples of its batch "
-                f"(seen on `{name}`): some layer mixes the rows of a batch at training=False, so "
-                f"the part of one example cannot be told. {see('mixed-examples')}"
-            )
+            raise ValueError(mixes_message(name))
+
+
+def mixes_message(name):
+    """What to say of a model that mixes examples."""
+    return (
+        "The model's output for an example depends on the other examples of its batch "
+        f"(seen on `{name}`): some layer mixes the rows of a batch at training=False, so "
+        f"the part of one example cannot be told. {see('mixed-examples')}"
+    )
 
 
 def _check_chance(model, few, name, outputs):
