@@ -115,10 +115,10 @@ def finite_difference_hvp(model, x, y, v, step=1e-4):
     return _differences(model, lambda: gradient(model, x, y), [v], step)[0]
 
 
-def finite_difference_hessian(model, x, y, step=1e-4):
+def finite_difference_hessian(model, x, y, step=1e-4, weight=None):
     """H as `finite_difference_hvp` has its columns, by a gradient that is compiled."""
-    directions = np.eye(len(get_flat(model)))
-    return _differences(model, gradient_of_weights(model, x, y), directions, step)
+    directions, slope = np.eye(len(get_flat(model))), gradient_of_weights(model, x, y)
+    return _differences(model, lambda: slope(weight), directions, step)
 
 
 def _differences(model, slope, directions, step):
