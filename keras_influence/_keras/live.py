@@ -46,8 +46,20 @@ def _looking_into(model):
     Functions that the user compiled with `tf.function` run in line: once traced, they hold the
     variables themselves, and a trace made here would be found by the next `fit`.
     """
-    with lock, _full_precision(model), _undistributed(), _in_line():
+    with lock, _losses_kept(model), _full_precision(model), _undistributed(), _in_line():
         yield
+
+
+@contextlib.contextmanager
+def _losses_kept(model):
+    """What layers have added to the loss at the user's last call is there again afterwards."""
+    added = [(layer, list(layer._losses)) for layer in layers_of(model)]
+    try:
+        yield
+    finally:
+        for layer, losses in added:
+            layer._losses.clear()
+            layer._losses.extend(losses)
 
 
 @contextlib.contextmanager

@@ -132,7 +132,8 @@ def first_answer(
         attempt = Attempt(problem, plans, factor if system is None else system.recall())
         answer = question(attempt)
     except SolverError as error:
-        if isinstance(error, UndefinedCurvatureError):
+        undefined = isinstance(error, UndefinedCurvatureError)
+        if undefined:
             others = [other for other in others if other.curvature != plan.curvature]
         if not others or isinstance(error, SingularError):
             raise
@@ -143,8 +144,9 @@ def first_answer(
         return answer, plans
     following = others[0]
     name = following.name
+    advice = f"Choose curvature={following.curvature!r}" if undefined else following.advice
     warn(
-        f"curvature='auto' uses {name}: {why}. {following.advice} to be without this warning.",
+        f"curvature='auto' uses {name}: {why}. {advice} to be without this warning.",
         CurvatureWarning,
     )
     reason = "; ".join(filter(None, [following.reason, f"curvature: {name}, because {why}"]))

@@ -89,6 +89,18 @@ def test_it_follows_the_weights_of_its_model(problem, closed, data, rng):
     )
 
 
+def test_what_layers_have_added_at_the_last_call_is_there_still(rng):
+    layers = keras.layers
+    dense = layers.Dense(2, activity_regularizer="l2")
+    model = keras.Sequential([keras.Input((3,)), dense, layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(20, 3)).astype("float32")
+    model(x)
+    before = [float(loss) for loss in model.losses]
+    ki.influence(model, (x[:2], x[:2, :1]), (x, x[:, :1]), verbose=0)
+    assert [float(loss) for loss in model.losses] == before != []
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_no_garbage_is_collected_while_a_kernel_is_traced(enabled, data):
     """And it is collected afterwards as it was before."""

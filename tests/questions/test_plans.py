@@ -201,6 +201,8 @@ def test_without_convexity_the_hessian_answers_and_it_is_said():
     (warning,) = [w for w in caught if w.category is ki.CurvatureWarning]
     assert warning.filename == __file__
     assert scores.curvature == "hessian"
+    # No damping would make it defined.
+    assert "damping" not in str(warning.message)
     assert "curvature: the Hessian, because" in scores.reason
     assert truth.relative_error(scores.values, exact) < 1e-5
 

@@ -170,9 +170,12 @@ class Auto:
         affordable = [way for way in ways if way[0] <= allowed]
         passes, _, solver = min(affordable or ways, key=lambda way: way[0] * way[1])
         if affordable:
-            return solver, f"{about}: what costs least, about {passes:.3g} passes over the data"
+            return (
+                solver,
+                f"{about}: what costs least, the time of about {passes:.3g} passes over the data",
+            )
         return EKFAC(), (
-            f"{about}: an exact solve would take about {passes:.3g} passes over the data, more "
+            f"{about}: an exact solve would take the time of about {passes:.3g} passes over the data, more "
             f"than the {allowed:.3g} of the budget. EK-FAC ranks examples much as the exact answer "
             "does, but a score may be off by tens of per cent: CG(preconditioner='auto') is exact"
         )
