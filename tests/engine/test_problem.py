@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_influence as ki
 from keras_influence.engine.problem import CURVATURES, Problem
 from tests import truth
 from tests.truth import L2
