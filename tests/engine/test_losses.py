@@ -179,13 +179,32 @@ def test_a_loss_is_read_alike_in_any_unit(unit, rng):
         ki.hvp(model, np.eye(3), (x, y))
 
 
-def test_a_loss_that_is_a_mean_over_the_first_axis(rng):
-    """One number for each output, of which Keras takes the mean: a mean over examples all the same."""
-    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False)])
+@pytest.mark.parametrize("outputs", [2, 4, 8, 12])
+def test_a_loss_that_is_a_mean_over_the_first_axis(outputs, rng):
+    """One number for each output, of which Keras takes the mean: a mean over examples all the same.
+
+    Also where there are as many outputs as examples in a batch, or among the few that are looked at.
+    """
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, outputs))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(outputs, use_bias=False)])
     model.compile("sgd", lambda y, p: keras.ops.mean(keras.ops.square(y - p), axis=0))
-    found = ki.hvp(model, np.eye(6), (x, y))
-    assert truth.relative_error(found, np.kron(x.T @ x / 12, np.eye(2))) < 1e-5
+    v = rng.normal(size=3 * outputs)
+    found = ki.hvp(model, v, (x, y), batch_size=outputs)
+    expected = 2 / outputs * np.kron(x.T @ x / 12, np.eye(outputs)) @ v
+    assert truth.relative_error(found, expected) < 1e-5
+    residuals = x @ model.get_weights()[0] - y
+    assert ki.losses(model, (x, y)) == pytest.approx(np.square(residuals).mean(1), rel=1e-5)
+
+
+def test_a_loss_by_step_and_output_with_as_many_of_these_as_examples(rng):
+    """What a loss of one number for each example has for its axes, whatever sizes are alike."""
+    x, y = rng.normal(size=(8, 8, 3)), rng.normal(size=(8, 8, 8))
+    model = keras.Sequential([keras.Input((8, 3)), keras.layers.Dense(8, use_bias=False)])
+    expected = np.square(x @ model.get_weights()[0] - y)
+    for axis in (0, (0, 1), (0, 2), 1, (1, 2), 2):
+        model.compile("sgd", lambda y, p, a=axis: keras.ops.mean(keras.ops.square(y - p), axis=a))
+        found = ki.losses(model, (x, y))
+        assert found == pytest.approx(expected.mean((1, 2)), rel=1e-5)
 
 
 def test_a_loss_of_whole_images(rng):

@@ -87,7 +87,7 @@ def _term(call):
     values, mask = _keras.loss_values(loss, call.y_true, call.y_pred) if plain else (None, None)
     divides = whole = None
     factor = 1.0 if call.factor is None else call.factor
-    if values is not None and _has_batch_axis(values, call.y_pred):
+    if values is not None and _has_batch_axis(values, call):
         divides = _reduction(loss)
         values = _keras.weighted_values(loss, values, call.weight, mask)
     else:
@@ -140,9 +140,26 @@ def _reduction(loss):
     return _REDUCTIONS[loss.reduction]
 
 
-def _has_batch_axis(values, y_pred):
-    rows = tf.nest.flatten(y_pred)[0].shape[0]
-    return values.shape.rank > 0 and values.shape[0] in (rows, None)
+def _has_batch_axis(values, call):
+    """Whether the first axis of what a loss function gave is that of the examples.
+
+    It is if it is as long as the batch. Where an example has an axis as long as that too, or as many
+    numbers, the function is asked once more, for each example twice.
+    """
+    if not values.shape.rank:
+        return False
+    rows = tf.nest.flatten(call.y_pred)[0].shape[0]
+    if rows is None or values.shape[0] != rows:
+        return values.shape[0] in (rows, None)
+    given = [t for t in tf.nest.flatten((call.y_true, call.y_pred)) if t is not None]
+    parts = [t.shape[1:] for t in given]
+    if not any(known in (rows, None) for p in parts for known in (*p, p.num_elements())):
+        return True
+    y, p = (
+        tf.nest.map_structure(lambda t: None if t is None else tf.concat([t, t], 0), part)
+        for part in (call.y_true, call.y_pred)
+    )
+    return _keras.loss_values(call.loss, y, p)[0].shape[0] != rows
 
 
 def each_alone(function, y_true, y_pred, weight):
