@@ -38,6 +38,8 @@ from keras_influence.validate import check_number
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_WAY_OUT = "Take `Replay`, which knows any optimizer of a training in full precision."
+
 
 @takes(PathSettings)
 def source_influence(
@@ -144,7 +146,7 @@ class _Steps:
             )
         checkpoints = tracin.checkpoints
         check_checkpoints(checkpoints, model)
-        optimizer = sgd_of(model, "SOURCE", "Take `Replay`, which knows any optimizer.")
+        optimizer = sgd_of(model, "SOURCE", _WAY_OUT)
         if problem.facts.sums and _keras.has_regularisers(model):
             raise ValueError(
                 "SOURCE should know by how much regularisers count in a step; with a loss that is a sum "

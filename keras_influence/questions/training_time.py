@@ -66,7 +66,7 @@ def _batches_of(model: Any) -> int:
 
 def scheduled_rates(optimizer: Any, steps: Iterable[int]) -> np.ndarray | None:
     """The learning rates of some of an optimizer's steps, counted from 0; None without a schedule."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = _unscaled(optimizer)
     schedule = _keras.schedule_of(optimizer)
     if schedule is None:
         return None
@@ -76,7 +76,9 @@ def scheduled_rates(optimizer: Any, steps: Iterable[int]) -> np.ndarray | None:
 
 
 def sgd_of(model: Any, name: str, way_out: str) -> Any:
-    """The model's optimizer, whose steps go along the gradient.
+    """The model's optimizer, whose steps go along the gradient; without the scaling of losses around it.
+
+    A step that loss scaling leaves out is none of this optimizer's `iterations`.
 
     Args:
         model: a compiled model.
@@ -86,11 +88,18 @@ def sgd_of(model: Any, name: str, way_out: str) -> Any:
     Raises:
         ValueError: it is another than SGD.
     """
-    optimizer = model.optimizer
+    optimizer = _unscaled(model.optimizer)
     if isinstance(optimizer, keras.optimizers.SGD):
         return optimizer
     found = "no optimizer" if optimizer is None else type(optimizer).__name__
+    if optimizer is not model.optimizer:
+        found = f"{type(model.optimizer).__name__} of {found}"
     raise ValueError(
         f"{name} needs the learning rate of SGD as a time of gradient descent; other "
         f"optimizers' steps are none. Received: {found}. {way_out}"
     )
+
+
+def _unscaled(optimizer: Any) -> Any:
+    """The optimizer inside of the one that mixed precision wraps it in, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

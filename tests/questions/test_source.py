@@ -20,7 +20,7 @@ def train(rng):
     return rng.normal(size=(N, 4)), rng.integers(0, CLASSES, N)
 
 
-def trained(optimizer, train, epochs, every=1):
+def trained(optimizer, train, epochs, every=1, callbacks=()):
     """Softmax regression by full-batch steps, its checkpoints, and θ where they were made."""
     model = truth.softmax_model(4, CLASSES, L2)
     model.compile(optimizer, "sparse_categorical_crossentropy")
@@ -28,7 +28,7 @@ def trained(optimizer, train, epochs, every=1):
     kept = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: path.append(truth.get_flat(model))
     )
-    model.fit(*train, batch_size=N, epochs=epochs, verbose=0, callbacks=[tracin, kept])
+    model.fit(*train, batch_size=N, epochs=epochs, verbose=0, callbacks=[*callbacks, tracin, kept])
     return model, tracin, np.array(path)[::every]
 
 
@@ -95,6 +95,24 @@ def test_it_is_the_formula_with_dense_matrices(train, test):
     assert "3 segments of training, 5 checkpoints" in repr(scores)
     # The weights that the model has do not matter, and come back.
     assert (truth.get_flat(model) == before).all()
+
+
+def test_loss_scaling_is_the_optimizer_that_it_wraps(train, test):
+    """As mixed precision wraps SGD; the steps that it leaves out take no time."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.5, 0.25])
+    scaled = keras.optimizers.LossScaleOptimizer(SGD(schedule))
+
+    def begins(epoch, logs):
+        if epoch:
+            scaled.dynamic_scale.assign(np.inf if epoch in (1, 4) else 8.0)
+
+    overflow = keras.callbacks.LambdaCallback(on_epoch_begin=begins)
+    model, tracin, path = trained(scaled, train, 8, every=2, callbacks=[overflow])
+    times = np.array([0, 0.5, 1.5, 2.0, 2.75])
+    assert np.allclose([c.time for c in tracin.checkpoints], times, rtol=1e-6)
+    scores = ki.source_influence(model, test, train, tracin, segments=2, method="direct")
+    expected = formula(path, times, [(0, 2), (2, 4)], train, test)
+    assert truth.relative_error(scores.values, expected) < 1e-6
 
 
 @pytest.mark.slow_cases("step1")

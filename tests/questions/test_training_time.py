@@ -45,6 +45,27 @@ def test_it_is_one_over_rate_times_steps(optimizer, time, data):
     assert "of training" in scores.reason
 
 
+def test_steps_that_loss_scaling_left_out_do_not_count(data):
+    """A gradient that overflows moves nothing; Keras wraps SGD so in mixed precision."""
+    model, moved = truth.ridge_model(3), []
+    model.compile(keras.optimizers.LossScaleOptimizer(SGD(0.25, momentum=0.5)), "mse")
+    scale, before = model.optimizer, []
+
+    def begins(batch, logs):
+        if scale.built:
+            scale.dynamic_scale.assign(np.inf if batch in (1, 2) else 4.0)
+        before.append(truth.get_flat(model))
+
+    def ends(batch, logs):
+        moved.append((truth.get_flat(model) != before[-1]).any())
+
+    seen = keras.callbacks.LambdaCallback(on_train_batch_begin=begins, on_train_batch_end=ends)
+    model.fit(*data, batch_size=5, shuffle=False, verbose=0, callbacks=[seen])
+    assert moved == [True, False, False, True, True, True]
+    scores = ki.influence(model, data, data, damping="training", method="direct")
+    assert scores.damping == pytest.approx(1 / (4 * 0.25 * 2))
+
+
 def test_a_summed_loss_is_the_same_training_in_other_units(rng):
     """Steps of a tenth of the rate along a sum over 10 are those along a mean."""
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 2, 40)
@@ -88,6 +109,9 @@ def test_it_predicts_a_training_that_was_stopped_early(rng):
 def test_what_has_no_such_time_is_refused(data):
     model, _ = trained("adam", *data, epochs=1)
     with pytest.raises(ValueError, match="needs the learning rate of SGD.*Received: Adam"):
+        ki.influence(model, data, data, damping="training")
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), "mse")
+    with pytest.raises(ValueError, match="Received: LossScaleOptimizer of Adam"):
         ki.influence(model, data, data, damping="training")
     with pytest.raises(ValueError, match="has done no step"):
         ki.influence(truth.ridge_model(3), data, data, damping="training")

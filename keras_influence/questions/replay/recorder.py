@@ -188,7 +188,7 @@ def _step_of(model: Any) -> TrainingStep:
     elif optimizer is None:
         reason = "the model has no optimizer"
     elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        reason = "a LossScaleOptimizer leaves steps out; compile with auto_scale_loss=False"
+        reason = "a LossScaleOptimizer leaves steps out; train in float32 without one"
     elif any(layer.compute_dtype != layer.variable_dtype for layer in _keras.layers_of(model)):
         reason = "mixed precision is too coarse to differentiate a run through; train in float32"
     elif any(v.dtype in ("float16", "bfloat16") for v in model.trainable_variables):
