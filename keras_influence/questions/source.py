@@ -38,7 +38,7 @@ from keras_influence.validate import check_number
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_WAY_OUT = "Take `Replay`, which knows any optimizer of a training in full precision."
+_WAY_OUT = "Take `Replay`, which knows other optimizers, of trainings in full precision."
 
 
 @takes(PathSettings)

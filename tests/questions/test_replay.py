@@ -456,6 +456,26 @@ def test_a_loss_that_ignores_sample_weights_is_refused():
         replay.influence(TEST)
 
 
+def test_a_run_of_steps_without_a_derivative_is_told_from_a_loss_without_weights():
+    """Lion steps by signs: sample weights have an effect where they turn one round, and a derivative nowhere."""
+    run = trained(keras.optimizers.Lion(0.05))
+    replay = run.fit()
+    with pytest.raises(
+        ValueError, match="derivative .* is zero.*Lion.*Adam or SGD.*`losses"
+    ) as error:
+        replay.influence(TEST)
+    assert "compute_loss" not in str(error.value)
+    weights = (np.arange(N) > 4).astype(float)
+    whole, part = replay.losses(TEST), replay.losses(TEST, weights)
+    assert np.abs(part - whole).min() > 1e-3
+    run.fit(weights)
+    assert relative_error(part, ki.losses(run.model, TEST)) < 1e-9
+    model = Unweighted([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Lion(0.05))
+    with pytest.raises(ValueError, match="ignores `sample_weight`"):
+        Trained(model, *DATA).fit().influence(TEST)
+
+
 def test_scores_say_what_they_are(tmp_path):
     scores = trained("sgd").fit().influence(TEST)
     assert "derivative    of 9 steps of training, replayed" in repr(scores)

@@ -87,11 +87,7 @@ class Replay(Recorder):
         bar.close()
         run.forget()
         if not values.any():
-            raise ValueError(
-                "No sample weight has an effect on this run: `compute_loss` ignores "
-                "`sample_weight`, or the loss is one that layers add by `add_loss`. Let "
-                "`compute_loss` weigh the examples."
-            )
+            raise ValueError(_without_effect(run, type(self.model.optimizer).__name__))
         about = self._recording.about
         config = {"batch_size": about["batch_size"], "seed": about["seed"]}
         return InfluenceScores(
@@ -179,3 +175,19 @@ class Replay(Recorder):
         """The run that led to the weights that the model has, and test losses at its end."""
         run = self._run()
         return run, RunEnd(self.model, run.step, test, target, run.averaged)
+
+
+def _without_effect(run: Run, optimizer: str) -> str:
+    """What to say of a run whose derivative by all sample weights is zero."""
+    if run.weighs():
+        return (
+            "Sample weights have an effect on steps of this run, but the derivative of where it ends is "
+            "zero, as it is where an optimizer goes by the signs of gradients. Received: the optimizer "
+            f"{optimizer}. Train with another one, such as Adam or SGD, or take `losses(test, weights)`, "
+            "which runs the training again without some examples."
+        )
+    return (
+        "No sample weight has an effect on this run: `compute_loss` ignores "
+        "`sample_weight`, or the loss is one that layers add by `add_loss`. Let "
+        "`compute_loss` weigh the examples."
+    )

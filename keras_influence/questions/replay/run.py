@@ -102,6 +102,13 @@ class Run:
         found = self._recording.given(t + 1)
         return state.numpy(), found or [g.numpy() for g in given]
 
+    def weighs(self) -> bool:
+        """Whether the first step is another one, by more than rounding, where no example counts."""
+        moment, count = self._start(0), self._order.n
+        whole, none = (self._after(moment, 0, w)[0] for w in (np.ones(count), np.zeros(count)))
+        rounding = _ROUNDING * np.finfo(whole.dtype).eps * np.linalg.norm(whole)
+        return bool(np.linalg.norm(whole - none) > rounding)
+
     # ---- backwards
 
     def back(
