@@ -393,3 +393,18 @@ def test_models(error, words, given):
     with pytest.raises(error, match=words) as caught:
         ki.influence(model, (X, Y[:, None]), (X, Y[:, None]))
     assert caught.type is error
+
+
+@pytest.mark.parametrize("row", [34])
+def test_a_row_that_is_all_padding_is_named(row, rng):
+    """A mean over a mask that leaves nothing is 0/0; labels have no part in it."""
+    tokens = rng.integers(1, 8, (40, 5))
+    tokens[row] = 0
+    embedding = keras.layers.Embedding(8, 4, mask_zero=True)
+    layers = [embedding, keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), *layers])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    train, test = (tokens, np.arange(40) % 3), (tokens[:2], np.arange(2))
+    for curvature in ("gauss_newton", "hessian"):
+        with pytest.raises(ValueError, match=f"example {row} of `train`.*all padding"):
+            ki.influence(model, test, train, curvature=curvature)

@@ -237,5 +237,5 @@ def _refuse_bad(rows, start, name):
         raise ValueError(
             f"The loss of example {start + bad[0]} of `{name}` has a gradient that is NaN or "
             "infinite. Is its label what the loss takes, and is there a square root or a logarithm "
-            "of 0?"
+            "of 0, or a mean over a mask that leaves nothing, as where an example is all padding?"
         )
