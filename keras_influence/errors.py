@@ -18,7 +18,8 @@ def see(anchor):
 
 def explained(self):
     """As `__str__` of an exception or warning: its message, and where its `anchor` is."""
-    return f"{Exception.__str__(self).rstrip('.')}. {see(self.anchor)}"
+    message = Exception.__str__(self).rstrip(".")
+    return f"{message}{'' if message.endswith('?') else '.'} {see(self.anchor)}"
 
 
 class SolverError(RuntimeError):

@@ -42,6 +42,7 @@ def test_every_error_and_warning_ends_with_a_heading_of_the_documentation():
         assert kind.anchor in anchors, name
         if "__init__" not in vars(kind):
             assert str(kind("It broke.")) == f"It broke. See {errors.DOCS}#{kind.anchor}"
+            assert str(kind("Did it?")) == f"Did it? See {errors.DOCS}#{kind.anchor}"
 
 
 def test_other_messages_name_headings_that_exist():
