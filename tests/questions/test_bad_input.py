@@ -395,7 +395,7 @@ def test_models(error, words, given):
     assert caught.type is error
 
 
-@pytest.mark.parametrize("row", [34])
+@pytest.mark.parametrize("row", [34, 33])  # The latter is one of the few that are looked at.
 def test_a_row_that_is_all_padding_is_named(row, rng):
     """A mean over a mask that leaves nothing is 0/0; labels have no part in it."""
     tokens = rng.integers(1, 8, (40, 5))
@@ -408,3 +408,15 @@ def test_a_row_that_is_all_padding_is_named(row, rng):
     for curvature in ("gauss_newton", "hessian"):
         with pytest.raises(ValueError, match=f"example {row} of `train`.*all padding"):
             ki.influence(model, test, train, curvature=curvature)
+
+
+def test_an_output_that_the_loss_cannot_take_is_named(rng):
+    """Poisson's loss of an output below zero is NaN: it is not the output that is wrong."""
+    x, y = rng.uniform(1, 2, (40, 1)), np.ones((40, 1))
+    x[33] = -1
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.set_weights([np.ones((1, 1))])
+    model.compile("sgd", "poisson")
+    for batch_size in (1, 7, None):
+        with pytest.raises(ValueError, match="The loss of example 33 of `train`.*Is its label"):
+            ki.influence(model, (x[:2], y[:2]), (x, y), batch_size=batch_size)

@@ -43,7 +43,7 @@ def certified_kinds(model, batches, few, name):
     kinds = None
     for batch in _looked_at(batches, few):
         with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
-            terms, found = _terms(model, parts, y_pred, name)
+            terms, found = _terms(model, parts, y_pred, batches, few, name)
             kinds = found if kinds is None else [a or b for a, b in zip(kinds, found)]
             if all(kinds):
                 _compare(model, parts, y_pred, terms, kinds, name)
@@ -78,7 +78,8 @@ def check_all(model, batches, few, name):
             continue
         batch = beside(batch, few)
         with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
-            terms = _terms(model, parts, y_pred, name)[0] if own_loss else []
+            about = model, parts, y_pred, batches, few, name
+            terms = _terms(*about)[0] if own_loss else []
         outputs = [leaf.numpy() for leaf in tf.nest.flatten(y_pred)]
         _check_part(model, batch, outputs, terms, _cuts(size_of(batch)), name)
 
@@ -102,14 +103,14 @@ def _cuts(size):
     return [sorted(part.tolist()) for part in parts]
 
 
-def _terms(model, parts, y_pred, name):
+def _terms(model, parts, y_pred, batches, few, name):
     """The `Term`s of some examples, and what each is divided by, None where these do not say."""
     leaves = tf.nest.flatten(y_pred)
     leaves += [logits for leaf in leaves if (logits := _keras.logits_of(leaf)) is not None]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(leaves)
         terms = Compiled().terms(model, parts, y_pred)
-    _check_finite(terms, name)
+    _check_finite(terms, model, batches, few, name)
     unit = unit_of(parts, y_pred)
     kinds = [_kind(term, name, unit) for term in terms]
     for term, kind in zip(terms, kinds):
@@ -184,17 +185,43 @@ def _check_part(model, batch, outputs, terms, cuts, name):
                 )
 
 
-def _check_finite(terms, name):
-    """Raise where an example has no finite loss."""
-    for term in terms:
-        if np.isfinite(term.examples.numpy()).all():
-            continue
-        if term.whole is not None and np.isfinite(float(term.whole)):
-            raise RefusedLoss(
-                f"The loss of some examples of `{name}` by themselves is NaN or infinite, that of their "
-                "batch is not: it divides by what is left of the batch, and of these examples nothing is. "
-                "Divide by the size of the batch."
-            )
+def _check_finite(terms, model, batches, few, name):
+    """Raise unless these are finite, and name the first example of all of the data that has no finite loss."""
+    if not _not_finite(terms).size:
+        return
+    wholes = [float(term.whole) for term in terms if term.whole is not None]
+    if wholes and np.isfinite(wholes).all():
         raise RefusedLoss(
-            f"The loss of some examples of `{name}` is NaN or infinite: are their labels what the loss takes?"
+            f"The loss of some examples of `{name}` by themselves is NaN or infinite, that of their "
+            "batch is not: it divides by what is left of the batch, and of these examples nothing is. "
+            "Divide by the size of the batch."
         )
+    start = 0
+    for batch in batches:
+        about = model, beside(batch, few), name
+        with called(*about) as (parts, y_pred), fitting(name, parts, y_pred):
+            found = Compiled().terms(model, parts, y_pred)
+        bad = _not_finite(found)
+        if bad.size and bad[0] < size_of(batch):
+            raise RefusedLoss(
+                _without_number(found, bad[0], f"example {start + bad[0]} of `{name}`")
+            )
+        start += size_of(batch)
+    raise RefusedLoss(f"The loss of some examples of `{name}` is NaN or infinite among others.")
+
+
+def _not_finite(terms):
+    """The rows of a batch without a finite loss."""
+    sums = sum(term.examples.numpy().astype(np.float64) for term in terms)
+    return np.flatnonzero(~np.isfinite(sums))
+
+
+def _without_number(terms, row, example):
+    """What to say of an example whose loss is NaN or infinite."""
+    outputs = [leaf[row].numpy() for term in terms for leaf in tf.nest.flatten(term.output)]
+    if all(np.isfinite(output).all() for output in outputs):
+        return f"The loss of {example} is NaN or infinite. Is its label what the loss takes?"
+    return (
+        f"The model's output for {example} is NaN or infinite, and so is its loss. Is there a mean over "
+        "a mask that leaves nothing, as where an example is all padding, or another division by 0?"
+    )
