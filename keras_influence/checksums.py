@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_influence.described import described
+from keras_influence.described import ROUNDED, Values, described
 
 # What Keras numbers anew for each model of a process, and what follows from that.
 _NAMES = ("name", "inbound_nodes", "input_layers", "output_layers", "shared_object_id")
@@ -71,6 +71,26 @@ def fingerprint_of_function(function):
     if function is None:
         return None
     return hashlib.sha256(repr(described(function)).encode()).hexdigest()[:_DIGITS]
+
+
+def values_of_function(function):
+    """The plain values that a function reads, by name; see `Values`. Lists are among them."""
+    values = Values()
+    values.read(function, getattr(function, "__name__", type(function).__name__))
+    return values.found
+
+
+def fingerprints_of_values(found):
+    """A checksum of the values under each name, for files, whatever their order; see `Values`.
+
+    Not of long arrays of fractions, as a layer may compute them, which are others on another machine.
+    """
+    return {
+        # How many they are is part of the name: what is there another number of times is not compared.
+        f"{name} ({len(texts)})": hashlib.sha256(repr(sorted(texts)).encode()).hexdigest()[:_DIGITS]
+        for name, texts in found.items()
+        if not any(text.startswith(ROUNDED) for text in texts)
+    }
 
 
 def _parts(batch):

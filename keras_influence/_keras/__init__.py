@@ -5,6 +5,7 @@ from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.trainers.data_adapters import get_data_adapter
 
+from keras_influence._keras.held import leave_out_changing, values_of
 from keras_influence._keras.layers import (
     adds_losses,
     holding,
@@ -85,6 +86,7 @@ __all__ = [
     "inputs_of",
     "layers_of",
     "learning_rate_of",
+    "leave_out_changing",
     "leaves_of",
     "lock",
     "logits_of",
@@ -106,5 +108,6 @@ __all__ = [
     "takes_logits",
     "twin_of",
     "uses_loss",
+    "values_of",
     "weighted_values",
 ]

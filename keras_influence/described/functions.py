@@ -77,7 +77,7 @@ def _of_object(value, seen):
         return _source(value), _of_methods(value, seen)
     keywords = sorted((getattr(function, "__kwdefaults__", None) or {}).items())
     held = [*(function.__defaults__ or ()), *keywords, *_closure(function)]
-    if _is_users(function):
+    if is_users(function):
         held += _globals(function)
     owner = getattr(value, "__self__", None)
     about = () if owner is None or isinstance(owner, type) else _of_methods(owner, seen)
@@ -87,7 +87,7 @@ def _of_object(value, seen):
 def _of_methods(value, seen):
     """What an object of a user's class holds, and what its methods read besides."""
     classes = [cls for cls in type(value).__mro__ if cls.__module__ not in _BARE]
-    if not classes or not all(map(_is_users, classes)):
+    if not classes or not all(map(is_users, classes)):
         return type(value).__qualname__
     functions = {
         name: function
@@ -96,7 +96,7 @@ def _of_methods(value, seen):
         if isinstance(function, types.FunctionType)
     }
     running = [f for name, f in functions.items() if name != "__init__"]
-    changing = {i.argval for f in running for i in _steps(f.__code__) if i.opname == "STORE_ATTR"}
+    changing = {i.argval for f in running for i in steps_of(f.__code__) if i.opname == "STORE_ATTR"}
     held = sorted(
         item for item in getattr(value, "__dict__", {}).items() if item[0] not in changing
     )
@@ -106,7 +106,7 @@ def _of_methods(value, seen):
 
 def _globals(function):
     """The names that a function and those in it look up in its module, with their values."""
-    steps = list(_steps(function.__code__))
+    steps = list(steps_of(function.__code__))
     changing = {step.argval for step in steps if step.opname == "STORE_GLOBAL"}
     names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     known = function.__globals__
@@ -121,11 +121,12 @@ def _items(settings):
     return tuple(sorted(settings.items(), key=lambda item: repr(item[0])))
 
 
-def _steps(code):
+def steps_of(code):
+    """Its instructions, with those of the functions in it."""
     yield from dis.get_instructions(code)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _steps(constant)
+            yield from steps_of(constant)
 
 
 def _closure(function):
@@ -135,7 +136,7 @@ def _closure(function):
             yield cell.cell_contents
 
 
-def _is_users(value):
+def is_users(value):
     """Whether a function or a class is neither Python's, nor ours, nor of an installed package."""
     name = getattr(value, "__module__", None) or ""
     top = name.partition(".")[0]
@@ -151,7 +152,7 @@ def _source(function):
         with contextlib.suppress(OSError, TypeError):
             return inspect.getsource(source)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    steps = () if code is None else tuple((s.opname, _plain(s.argval)) for s in _steps(code))
+    steps = () if code is None else tuple((s.opname, _plain(s.argval)) for s in steps_of(code))
     return getattr(function, "__qualname__", type(function).__qualname__), steps
 
 
