@@ -11,6 +11,7 @@ from keras_influence.engine.curvature.convex import check_convex
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
+from keras_influence.engine.layers.reads import Reads
 from keras_influence.engine.layers.worth import Worth
 from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import Weighting
@@ -55,6 +56,8 @@ class Problem(Summing):
         facts: what holds for the loss on them, `Facts`.
         footprint: what one example takes, `Footprint`.
         looks: numbers that a few examples, and what is there without any, give; see `check_fresh`.
+        reads: the plain values that layers and losses read, and checksums of variables that are not
+            the model's; see `reads.Reads`.
         progress: shows what takes long.
 
     Raises:
@@ -84,6 +87,7 @@ class Problem(Summing):
         self._smooth, self._chosen, self._name = smooth, chosen, name
         self._loss_state = _keras.loss_state(model)
         self._trainable = [id(v) for v in model.trainable_variables]
+        values = _keras.values_of(model)
         with remembering(model):
             self._few = few_of(self.train)
             # Before the other looks, which then need no call of their own.
@@ -95,6 +99,8 @@ class Problem(Summing):
             self.facts = self._facts()
             self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
             self.looks = check_fresh(self.objective, self._few, self.facts, name)
+        _keras.leave_out_changing(model, values)
+        self.reads = Reads(self.objective, self._few, self.facts)
         self.parameters = self.objective.parameters
         if smooth:
             checks.warn_about_kinks(model)
@@ -128,7 +134,7 @@ class Problem(Summing):
             return "the loss or the architecture has changed"
         if not near(looks[1:], self.looks[1:], _SAME):
             return "a regulariser, or what layers add by `add_loss`, has changed"
-        return ""
+        return self.reads.change()
 
     def _facts(self):
         """What holds of the loss on the training examples."""

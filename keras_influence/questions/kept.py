@@ -83,7 +83,9 @@ class System:
     def _state(self) -> tuple[Any, ...]:
         problem = self._problem
         data = fingerprint_of_data(problem, problem.train, "training data")
-        return *problem.looks, *problem.facts.totals, len(problem.train), self._weights, data
+        numbers = *problem.looks, *problem.facts.totals, len(problem.train)
+        # Plain values that the model or its loss reads are part of the objective's.
+        return *numbers, *problem.reads.variables(), self._weights, data
 
 
 def forget() -> None:

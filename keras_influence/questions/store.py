@@ -32,6 +32,7 @@ from keras_influence.questions.fingerprints import (
     change_between,
     fingerprint,
     fingerprint_of_data,
+    other_value,
 )
 from keras_influence.questions.plan import Plan
 from keras_influence.version import __version__
@@ -166,12 +167,19 @@ def _contents(case: Case, examples: Batches, target: Target | None) -> dict[str,
         # What an `Explainer` has decided, which a file of it keeps.
         plan = case.plans[0].written()
         asked = [plan[name] for name in ("solver", "damping", "curvature", "added")]
+    before = checksums.values_of_function(target)
+    values = _values_of_target(case.problem, examples, target)
+    after = checksums.values_of_function(target)
     return {
         **fingerprint(case.problem),
         "test": fingerprint_of_data(case.problem, examples, "test data"),
         "target": checksums.fingerprint_of_function(target),
         # Which also depend on what a function reads besides: a global, an attribute.
-        "targets": _values_of_target(case.problem, examples, target),
+        "targets": values,
+        # Of a few; and what it reads besides, but for what it writes, as a list of its calls.
+        "target_reads": checksums.fingerprints_of_values(
+            {name: texts for name, texts in after.items() if before.get(name) == texts}
+        ),
         "variables": positions_of_variables(case.problem),
         "settings": asked,
     }
@@ -199,7 +207,9 @@ def _change(saved: dict[str, Any], now: dict[str, Any]) -> str:
     change = next((words[name] for name in words if saved[name] != now[name]), "")
     # Which stores of earlier versions do not have.
     same = alike(saved.get("targets", now["targets"]), now["targets"])
-    return change or ("" if same else "what `target` gives has changed")
+    change = change or ("" if same else "what `target` gives has changed")
+    name = other_value(saved, now, "target_reads")
+    return change or (f"`{name}`, which `target` reads, has changed" if name else "")
 
 
 def _create(path: pathlib.Path, contents: dict[str, Any], case: Case, examples: Batches) -> None:

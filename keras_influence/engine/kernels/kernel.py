@@ -104,6 +104,11 @@ class Kernels:
         traces = [c for k, c in self._compiled.items() if k[0] == function.__name__]
         return max((c.operations() for c in traces), default=0)
 
+    def variables(self, function):
+        """The variables that a kernel reads."""
+        traces = [c for k, c in self._compiled.items() if k[0] == function.__name__]
+        return list({id(v): v for trace in traces for v in trace.variables()}.values())
+
     def forget(self):
         """Trace everything anew when it is next asked for."""
         self._compiled = {}
@@ -192,6 +197,12 @@ class _Compiled:
         graph = self._function.graph
         inner = graph.as_graph_def().library.function
         return len(graph.get_operations()) + sum(len(f.node_def) for f in inner)
+
+    def variables(self):
+        """The variables that it reads, as far as they are still there."""
+        with contextlib.suppress(AssertionError):  # Of one that is not.
+            return list(self._function.graph.variables)
+        return []
 
     def accepts(self, flat):
         return all(s.is_compatible_with(t.shape) for s, t in zip(self._specs, flat))

@@ -52,6 +52,12 @@ class Objective(CompiledLoss):
         self.kernels.forget()
         self._made = {}
 
+    def variables_read(self):
+        """The variables that the loss reads besides the model's, once it has been computed."""
+        own = {id(v.value) for v in self.model().variables}
+        read = self.kernels.variables(type(self).value_and_gradient)
+        return [v for v in read if id(v) not in own]
+
     # ---- first derivatives
 
     @kernel()

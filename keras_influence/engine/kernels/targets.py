@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.checksums import fingerprint_of_function
+from keras_influence.checksums import fingerprint_of_function, values_of_function
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.kernels.kernel import Kernels, kernel
 from keras_influence.engine.loss.compiled import Weighting
@@ -23,7 +23,7 @@ class Targets:
     def __init__(self, objective):
         self._objective = objective
         self.parameters, self.kernels = objective.parameters, Kernels(Weighting, loop=False)
-        self._target, self._print = None, ""
+        self._target, self._print = None, None
 
     def values(self, batch, target, theta=None):
         """t of a batch, eagerly, as `target` returns it, at the present weights or at other tensors."""
@@ -41,7 +41,7 @@ class Targets:
 
     def take(self, target):
         """Trace a target anew if it is another one, or if it reads other values than before."""
-        found = fingerprint_of_function(target)
+        found = fingerprint_of_function(target), values_of_function(target)
         if self._target is not target or self._print != found:
             self._target, self._print = target, found
             self.kernels.forget()

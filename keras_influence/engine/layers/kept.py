@@ -3,6 +3,7 @@
 import weakref
 
 from keras_influence import _keras
+from keras_influence.described import changed
 from keras_influence.engine.kernels.objective import Objective
 from keras_influence.engine.loss.looks import called, close, unit_of
 from keras_influence.engine.passes import journey
@@ -20,13 +21,15 @@ def objective_of(model, variables, reading, added):
         reading, added: how its loss is read; see `facts.Facts`.
     """
     state = (_keras.loss_state(model), [id(v) for v in model.trainable_variables])
+    values = _keras.values_of(model)
     known = _objectives.get(model)
-    if known is None or known[0] != state:
-        known = _objectives[model] = (state, {})
+    if known is None or known[0] != state or changed(known[1], values):
+        known = _objectives[model] = (state, values, {})
+        journey.forget(model)
     key = (reading, added, *(id(v) for v in variables))
-    if key not in known[1]:
-        known[1][key] = Objective(model, variables, reading, added)
-    return known[1][key]
+    if key not in known[2]:
+        known[2][key] = Objective(model, variables, reading, added)
+    return known[2][key]
 
 
 def check_fresh(objective, few, facts, name):
@@ -50,4 +53,6 @@ def check_fresh(objective, few, facts, name):
     if not all(close(traced, value, unit=unit) for traced, value in pairs):
         objective.forget()
         journey.forget(objective.model())
+        # For what it reads; see `variables_read`.
+        objective.at_ones(few, weights[0])
     return [value / unit for value in values]

@@ -138,10 +138,11 @@ def _reduced(objective):
 
 def _parcel_of(model):
     """The parcel of a model, packed anew if its weights or its loss are not what they were."""
-    state = _keras.loss_state(model), fingerprint_of_weights(model.weights), settings()
+    weights = fingerprint_of_weights(model.weights)
+    state = _keras.loss_state(model), _keras.values_of(model), weights, settings()
     known = _sent.get(model)
     if known is None or known[0] != state:
-        packed = _Model(model, state[1])
+        packed = _Model(model, weights)
         known = _sent[model] = state, Parcel.of(packed)
     return known[1]
 
