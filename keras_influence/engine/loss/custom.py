@@ -10,6 +10,7 @@ from keras_influence import _keras
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.data.rows import take
 from keras_influence.engine.loss.looks import (
+    TOLERANCE,
     beside,
     called,
     close,
@@ -22,8 +23,10 @@ from keras_influence.engine.loss.readings import Alone, Weighted
 from keras_influence.engine.loss.terms import RefusedLoss
 from keras_influence.errors import ObjectiveWarning, warn
 
-# How closely what layers add is to account for what the loss holds of it, as a part of the largest value.
-_FIT = 1e-4
+# How closely what layers add is to account for the change of a loss, and what of the loss itself is rounding.
+_FIT, _ROUNDING = 1e-3, 1e-6
+# How closely a loss is to be linear in weights, of which few of a large batch may be clipped.
+_LINEAR = 1e-4
 
 
 def custom_reading(model, batches, few, name):
@@ -80,7 +83,7 @@ def _rank(model, few, name):
 
 def _is_all_weighted(model, reading, batch, name):
     """Whether a loss is linear in the weights of these examples, and of their outputs holds nothing else."""
-    if not _is_linear(model, reading, batch, name, or_flat=True):
+    if not _is_linear(model, reading, batch, name, _LINEAR, or_flat=True):
         return False
     with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
         leaves = tf.nest.flatten(y_pred)
@@ -98,29 +101,23 @@ def _adds(model, reading, batches, few, name):
     Once as a rule, beside the weights' regularisers; a multiple of Keras's own loss holds it so many
     times, and a loss that leaves it out never.
     """
-    pairs = []
-    for batch in itertools.chain([few], batches):
-        whole = list(range(size_of(batch)))
-        for rows in (whole, *halves(len(whole))) if len(whole) > 1 else ():
-            with (
-                called(model, take(batch, rows), name) as (parts, y_pred),
-                fitting(name, parts, y_pred),
-            ):
-                nothing = tf.zeros([len(rows)], tf.nest.flatten(y_pred)[0].dtype)
-                rest = float(reading.loss(model, parts, y_pred, nothing))
-                pairs.append((float(_keras.added_losses(model)), rest))
-    added, rest = np.array(pairs).T
-    if not added.any():
-        return 0.0
-    regularised = float(_keras.regularisers(model))
-    if all(map(close, rest, added + regularised)):
-        return 1.0
+    with called(model, few, name):
+        if not any(map(_keras.losses_added_by, _keras.layers_of(model))):
+            return 0.0
+    looks = [_rest_and_added(model, reading, few, name)]
+    for batch in batches:
+        size = size_of(batch)
+        parts = (list(range(size)), *halves(size)) if size > 1 else ()
+        looks += [_rest_and_added(model, reading, take(batch, rows), name) for rows in parts]
+    rest, added = np.array(looks).T
     change = added - added.mean()
-    factor = 0.0
-    if not all(map(close, added, np.full(len(added), added.mean()))):
-        factor = float(change @ rest / (change @ change))
+    if np.abs(change).max() <= _ROUNDING * np.abs(added).max():
+        together = added + float(_keras.regularisers(model))
+        return float(all(map(close, rest, together)))
+    factor = float(change @ rest / (change @ change))
     left = rest - factor * added
-    if not np.allclose(left, left.mean(), rtol=0, atol=_FIT * np.abs(rest).max()):
+    allowed = _FIT * np.abs(change).max() + _ROUNDING * np.abs(rest).max()
+    if np.abs(left - left.mean()).max() > allowed:
         warn(
             "The model's `compute_loss` takes what layers add by `add_loss` in another way than by a "
             "factor: it is in the curvature, and in no example's own part. Add `sum(self.losses)` to "
@@ -128,7 +125,16 @@ def _adds(model, reading, batches, few, name):
             ObjectiveWarning,
         )
         return 0.0
-    return factor if abs(factor) > _FIT else 0.0
+    whole = float(np.round(factor))
+    return whole if abs(factor - whole) * np.abs(change).max() <= allowed else factor
+
+
+def _rest_and_added(model, reading, batch, name):
+    """The loss at weights of 0, and what layers have added."""
+    with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
+        nothing = tf.zeros([size_of(batch)], tf.nest.flatten(y_pred)[0].dtype)
+        rest = reading.loss(model, parts, y_pred, nothing)
+        return float(rest), float(_keras.added_losses(model))
 
 
 def _holds_rest(model, parts, y_pred, whole, rest):
@@ -153,7 +159,7 @@ def _holds_rest(model, parts, y_pred, whole, rest):
     )
 
 
-def _is_linear(model, reading, few, name, or_flat=False):
+def _is_linear(model, reading, few, name, tolerance=TOLERANCE, or_flat=False):
     """Euler's identity: L(ω) = L(0) + Σ ω_i ∂L/∂ω_i, with a slope that is not zero, or may be."""
     with called(model, few, name) as (parts, y_pred):
         dtype = tf.nest.flatten(y_pred)[0].dtype
@@ -166,7 +172,9 @@ def _is_linear(model, reading, few, name, or_flat=False):
             return False
         contributed = float(tf.reduce_sum(omega * slope))
         rest = float(value - reading.loss(model, parts, y_pred, 0 * omega))
-        return close(rest, contributed, unit=unit_of(parts, y_pred))
+        if abs(rest - contributed) <= _ROUNDING * abs(float(value)):
+            return True
+        return close(rest, contributed, tolerance, unit_of(parts, y_pred))
 
 
 def _weighs_evenly(model, reading, batch, name):

@@ -102,14 +102,19 @@ class Beyond(layers.Layer):
 
 
 class Multiple(keras.Model):
+    """So many times Keras's own loss; or 0 times what layers add, beside a mean of squares."""
+
     factor = 1.0
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return self.factor * super().compute_loss(x, y, y_pred, sample_weight, training)
+        if self.factor:
+            return self.factor * super().compute_loss(x, y, y_pred, sample_weight, training)
+        losses = ops.mean(ops.square(y - y_pred), -1)
+        return ops.mean(losses if sample_weight is None else losses * sample_weight)
 
 
-@pytest.mark.slow_cases("False-1.0")
-@pytest.mark.parametrize("factor", [1.0, 2.0])
+@pytest.mark.slow_cases("False-1.0", "False-0.0", "True-2.0")
+@pytest.mark.parametrize("factor", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("rare", [False, True])
 def test_what_layers_add_is_in_a_loss_of_the_users_own_as_often_as_it_takes_it(
     factor, rare, float64, rng
