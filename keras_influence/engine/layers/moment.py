@@ -28,11 +28,19 @@ class Moment:
 
     def add(self, rows):
         """Count rows in, an array or tensor (m, width)."""
-        if self._matrix is None:
+        if self._matrix is None and self._are_few(rows):
             self._rows.append(np.asarray(rows))
-            self._written_out_if_many()
-        elif self._matrix.size:
-            self._matrix += _squares(rows)
+            return
+        kept, self._rows = self._rows, []
+        if self._width > LARGEST:
+            self._matrix = np.zeros((0, 0), np.float32)
+            return
+        for some in (*([np.concatenate(kept)] if kept else ()), rows):
+            squares = tf.matmul(some, some, transpose_a=True).numpy()
+            if self._matrix is None:
+                self._matrix = squares
+            else:
+                self._matrix += squares
 
     @property
     def arrays(self):
@@ -72,16 +80,7 @@ class Moment:
             self.add(rows)
         return self
 
-    def _written_out_if_many(self):
-        numbers = sum(rows.size for rows in self._rows)
-        if numbers <= _PART * min(self._width, LARGEST) ** 2:
-            return
-        if self._width > LARGEST:
-            self._rows, self._matrix = [], np.zeros((0, 0), np.float32)
-        else:
-            rows, self._rows = np.concatenate(self._rows), []
-            self._matrix = _squares(rows)
-
-
-def _squares(rows):
-    return tf.matmul(rows, rows, transpose_a=True).numpy()
+    def _are_few(self, rows):
+        """Whether rows may be kept beside those that are."""
+        numbers = sum(kept.size for kept in self._rows) + np.prod(rows.shape)
+        return numbers <= _PART * min(self._width, LARGEST) ** 2
