@@ -177,14 +177,13 @@ class Kronecker:
         x = np.empty_like(rows)
         for block, where in zip(self.blocks, self.places):
             factors = of(block.eigenvalues).astype(rows.dtype, copy=False)
-            outside = of(np.array(block.rest))
             step = max(1, _NUMBERS // block.positions.size)
             for start in range(0, len(rows), step):
                 some = slice(start, start + step)
                 v = rows[some][:, where].reshape(-1, *block.positions.shape)
                 y = block.turned(v)
                 # Not in place: coordinates may be the very rows.
-                back = _back(block, v, y, factors * y, outside)
+                back = _back(block, v, y, factors * y, of)
                 x[some, where] = back.reshape(len(v), -1)
         return x
 
@@ -199,8 +198,8 @@ class Kronecker:
         x = np.empty_like(rows)
         for block, where, own in zip(self.blocks, self.places, _slices(self.blocks)):
             v = rows[:, where].reshape(-1, *block.positions.shape)
-            inside = [part[:, own].reshape(-1, *block.eigenvalues.shape) for part in (y, z)]
-            back = _back(block, v, inside[0], inside[1], self.inverse(np.array(block.rest)))
+            before, after = (a[:, own].reshape(-1, *block.eigenvalues.shape) for a in (y, z))
+            back = _back(block, v, before, after, self.inverse)
             x[:, where] = back.reshape(len(rows), -1)
         return x
 
@@ -273,11 +272,11 @@ class Kronecker:
         return Kronecker(tuple(block.astype(dtype) for block in self.blocks), self.damping)
 
 
-def _back(block: AnyBlock, v: Array, y: Array, z: Array, outside: Array) -> Array:
-    """What has the coordinates z, and outside of the bases is a multiple of v, whose coordinates are y."""
+def _back(block: AnyBlock, v: Array, y: Array, z: Array, of: Callable[[Array], Array]) -> Array:
+    """What has the coordinates z, and outside of the bases is `of` times v, whose coordinates are y."""
     if not block.missing:
         return block.turned_back(z)
-    level = v.dtype.type(outside)
+    level = v.dtype.type(of(np.array(block.rest)))
     return level * v + block.turned_back(z - level * y)
 
 

@@ -186,8 +186,9 @@ def _pooled(front=None):
     inputs = keras.Input((None, 4))
     hidden = layers.GlobalAveragePooling1D()(inputs)
     hidden = hidden if front is None else front(hidden)
-    dense = layers.Dense(3, "tanh", activity_regularizer=keras.regularizers.L2(0.5))
-    model = keras.Model(inputs, layers.Dense(2)(dense(hidden)))
+    # Not an activity regulariser, which was a sum before it was a mean.
+    hidden = Beyond()(layers.Dense(3, "tanh")(hidden))
+    model = keras.Model(inputs, layers.Dense(2)(hidden))
     model.compile("sgd", "mse")
     return model
 
