@@ -1,10 +1,6 @@
 """Fingerprints that see every change and nothing else."""
 
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,6 +9,7 @@ import tensorflow as tf
 
 from keras_influence import checksums
 from tests import truth
+from tests.processes import printed
 
 # ---- data
 
@@ -215,13 +212,8 @@ def test_a_function_is_the_same_in_each_process():
         "from tests import test_checksums as t; "
         "print([t.checksums.fingerprint_of_function(f) for f in (t.reads_globals, t.Fitted(1))])"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "3", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    root = pathlib.Path(__file__).parents[1]
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
-    )
     known = [checksums.fingerprint_of_function(f) for f in (reads_globals, Fitted(1))]
-    assert found.stdout.strip() == str(known), found.stderr
+    assert printed(code) == str(known)
 
 
 def test_functions_without_source_differ_by_what_they_do():

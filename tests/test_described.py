@@ -1,10 +1,5 @@
 """What functions and layers read: every change of it is seen, and nothing else."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -13,6 +8,7 @@ import tensorflow as tf
 from keras_influence import _keras, checksums
 from keras_influence.described import Values, changed
 from keras_influence.engine.loss.looks import called
+from tests.processes import printed
 from tests.zoo import ZOO
 
 layers = keras.layers
@@ -269,10 +265,5 @@ def test_it_is_the_same_in_each_process():
         "from tests import test_described as t; t.keras.config.set_dtype_policy('float64'); "
         "print(t.written(t.cut_model()), t.checksums.fingerprints_of_values(t.values_of(t.reads)))"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "3", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    root = pathlib.Path(__file__).parents[1]
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
-    )
     known = written(cut_model()), checksums.fingerprints_of_values(values_of(reads))
-    assert found.stdout.strip() == f"{known[0]} {known[1]}", found.stderr
+    assert printed(code) == f"{known[0]} {known[1]}"

@@ -18,7 +18,8 @@ import numpy as np
 from keras_influence import _keras
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg import solvers
-from keras_influence.linalg.factors.kronecker import Channels, Kronecker
+from keras_influence.linalg.factors.blocks import Channels
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.solvers import EKFAC, Direct
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test

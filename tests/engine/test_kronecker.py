@@ -12,7 +12,8 @@ from keras_influence.engine.layers import matrix_part, moment
 from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.eigenvectors import eigenvectors, eigenvectors_of_rows
-from keras_influence.linalg.factors.kronecker import Block, Kronecker
+from keras_influence.linalg.factors.blocks import Block
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.operators import Damped
 from tests import truth
 from tests.linalg.matrices import dense_solve

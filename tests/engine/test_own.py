@@ -12,7 +12,7 @@ from keras_influence.engine.layers import own
 from keras_influence.engine.layers.contraction import Contraction
 from keras_influence.engine.layers.footprint import footprint_of
 from keras_influence.engine.problem import Problem
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.blocks import Block
 from tests import truth
 
 layers, ops = keras.layers, keras.ops

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_influence.engine.problem import Problem
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.blocks import Block
 from tests import truth
 
 layers = keras.layers

@@ -8,7 +8,7 @@ import tensorflow as tf
 import keras_influence as ki
 from keras_influence.engine.layers import matrix_part
 from keras_influence.engine.problem import Problem
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.blocks import Block
 from tests import truth
 
 layers = keras.layers

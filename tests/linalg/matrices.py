@@ -5,7 +5,8 @@ import inspect
 import numpy as np
 import scipy.sparse.linalg
 
-from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
+from keras_influence.linalg.factors.blocks import Block, Channels
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.rows import Formed
 from keras_influence.linalg.operators import Dense
 

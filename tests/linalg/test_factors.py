@@ -7,9 +7,10 @@ import pytest
 import scipy.linalg
 
 from keras_influence.linalg.factors import packing
+from keras_influence.linalg.factors.blocks import Block, Channels
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
-from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.layers.part import Part
-from keras_influence.linalg.factors.kronecker import Channels
+from keras_influence.linalg.factors.blocks import Channels
 from keras_influence.linalg.factors.rows import Formed
 
 

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_influence.linalg.factors.kronecker import Block
+from keras_influence.linalg.factors.blocks import Block
 
 
 class Part:

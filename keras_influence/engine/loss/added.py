@@ -62,13 +62,12 @@ def what_is_added(model, few, batches, name):
 
 
 def _looks(model, batch, name):
-    """`_Look`s at a batch: twice, in halves, and in parts drawn at random; a small one, example by example."""
-    rows = _rows(batch)
+    """`_Look`s at a batch in halves and in parts drawn at random; at a small one twice, and example by example."""
+    rows, cuts = _rows(batch), []
     if len(rows) < _LEAST:
         return []
-    cuts = [([rows * 2], 2)]
     if len(rows) < 2 * _LEAST:
-        cuts.append(([[row] * 2 for row in rows], 2))
+        cuts += [([rows * 2], 2), ([[row] * 2 for row in rows], 2)]
     else:
         drawn = np.random.default_rng(_SEED).permutation(rows).tolist()
         for order, cut in ((rows, len(rows) // 2), (drawn, max(_LEAST, len(rows) // 3))):

@@ -50,7 +50,7 @@ def certified_kinds(model, batches, few, name):
         if all(kinds):
             _check_part(model, batch, [], terms, halves(size_of(batch)), name)
             break
-    check_all(model, batches, few, name)
+    check_all(model, batches, few, name, any(term.divides is None for term in terms))
     # No example has a loss, so that it does not matter what it is divided by.
     return [kind or ALONE_MEAN for kind in kinds]
 
@@ -63,30 +63,35 @@ def divisor(kind, counts, n):
     return n if kind == ALONE_MEAN else entries * left / steps
 
 
-def check_all(model, batches, few, name):
+def check_all(model, batches, few, name, by_numbers=False):
     """Hold batches against parts of them, unless layers and losses are Keras's own.
+
+    Args:
+        by_numbers: whether some loss gives one number for a batch, as Keras's Dice does too: then all are.
 
     Raises:
         ValueError: examples are mixed, by the model or by its loss.
     """
     own_loss = _keras.has_default_loss(model) and not _keras.has_losses_of_keras(model)
-    if not own_loss and all(map(is_plain, _keras.layers_of(model))):
+    of_losses = own_loss or by_numbers
+    if not of_losses and all(map(is_plain, _keras.layers_of(model))):
         return
-    looked_at = {*spread(len(batches), _MOST).tolist()}
+    count = len(batches)
+    looked_at = {*spread(count, count if by_numbers else _MOST).tolist()}
     for number, batch in enumerate(batches):
         if number not in looked_at:
             continue
         try:
-            _check_batch(model, beside(batch, few), own_loss, batches, few, name)
+            _check_batch(model, beside(batch, few), of_losses, batches, few, name)
         except ValueError as error:
             # What a kernel will say more of.
             if not isinstance(error.__cause__, tf.errors.InvalidArgumentError):
                 raise
 
 
-def _check_batch(model, batch, own_loss, batches, few, name):
+def _check_batch(model, batch, of_losses, batches, few, name):
     with called(model, batch, name) as (parts, y_pred), fitting(name, parts, y_pred):
-        terms = _terms(model, parts, y_pred, batches, few, name)[0] if own_loss else []
+        terms = _terms(model, parts, y_pred, batches, few, name)[0] if of_losses else []
     outputs = [leaf.numpy() for leaf in tf.nest.flatten(y_pred)]
     _check_part(model, batch, outputs, terms, _cuts(size_of(batch)), name)
 

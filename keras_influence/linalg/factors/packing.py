@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.blocks import Block, Channels
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
-from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor

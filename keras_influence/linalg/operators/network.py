@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.factors.kronecker import AnyBlock
+from keras_influence.linalg.factors.blocks import AnyBlock
 from keras_influence.linalg.factors.rows import Rows
 
 # Bytes that contributions may take.

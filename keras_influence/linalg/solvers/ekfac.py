@@ -3,7 +3,8 @@
 import numpy as np
 
 from keras_influence.errors import SolverError
-from keras_influence.linalg.factors.kronecker import AnyBlock, Channels, Kronecker
+from keras_influence.linalg.factors.blocks import AnyBlock, Channels
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import layered
 from keras_influence.linalg.operators.restricted import Restricted

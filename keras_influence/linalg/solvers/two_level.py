@@ -5,7 +5,8 @@ import scipy.linalg
 
 from keras_influence.errors import SolverError
 from keras_influence.linalg.arrays import taking_turns
-from keras_influence.linalg.factors.kronecker import Block, Channels, Kronecker
+from keras_influence.linalg.factors.blocks import Block, Channels
+from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import layered

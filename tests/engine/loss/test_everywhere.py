@@ -163,6 +163,21 @@ def test_what_mixes_few_of_the_examples_is_refused(what, form, rng):
         _scores(model, (x[:2], y[:2]), train, **about)
 
 
+@pytest.mark.parametrize("batch_size", [None, 10])
+def test_a_loss_of_keras_that_mixes_examples_is_refused_though_few_have_a_mask(
+    batch_size, float64, rng
+):
+    """Dice of all of a batch: where masks are blank and outputs small it is 1 whatever the batch is."""
+    inputs = keras.Input((4,))
+    bias = keras.initializers.Constant(-4.0)
+    model = keras.Model(inputs, layers.Dense(3, "sigmoid", bias_initializer=bias)(inputs))
+    model.compile("sgd", keras.losses.Dice())
+    x, y = rng.normal(size=(N, 4)), np.zeros((N, 3))
+    y[RARE], x[RARE] = 1.0, x[RARE] + 20
+    with pytest.raises(ValueError, match="not a mean or sum over examples"):
+        _scores(model, (x[:2], y[:2]), (x, y), batch_size=batch_size)
+
+
 def _of_lengths(x, y, lengths, batch_size):
     """x[i] repeated to lengths that change every five examples."""
     parts = [
