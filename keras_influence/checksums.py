@@ -63,11 +63,7 @@ def fingerprint_of_model(model):
 
 
 def fingerprint_of_function(function):
-    """A checksum of a function and of what it reads; see `described`. None for None.
-
-    Where there is no source, as for a built-in or an object with `__call__`, its name or its
-    class's source stands for it.
-    """
+    """A checksum of a function and of what it reads; see `described`. None for None."""
     if function is None:
         return None
     return hashlib.sha256(repr(described(function)).encode()).hexdigest()[:_DIGITS]

@@ -32,15 +32,25 @@ class Holder:
         self.seen += 1
 
 
+class Added:
+    def __init__(self):
+        self.number = 1.0
+
+    def __call__(self, x):
+        return x + self.number
+
+
 HOLDER, NUMBERS, TEXTS, TABLE = Holder(), [1.0], {"a"}, np.arange(40.0)
+ADDED, GIVEN = Added(), Added()
 
 
 def reads(y, y_pred, power=2.0):
-    return HOLDER.factor * HOLDER.scaled(y_pred) ** power + NUMBERS[0] + len(TEXTS) + helper(y)
+    some = HOLDER.factor * HOLDER.scaled(y_pred) ** power + NUMBERS[0] + len(TEXTS)
+    return some + ADDED(helper(y, GIVEN))
 
 
-def helper(x):
-    return x + TABLE[3]
+def helper(x, given):
+    return x + TABLE[3] * given.number
 
 
 def values_of(function):
@@ -60,6 +70,9 @@ SEEN = {
     "a list": _replaced("NUMBERS", [2.0]),
     "a set": _replaced("TEXTS", {"a", "b"}),
     "an array two functions away": _replaced("TABLE", np.arange(40.0) ** 2),
+    "an object that is called": lambda patch: patch.setattr(ADDED, "number", 2.0),
+    "one that is given to another function": lambda patch: patch.setattr(GIVEN, "number", 2.0),
+    "another function": _replaced("helper", lambda x, given: x),
     "a default": lambda patch: patch.setattr(reads, "__defaults__", (3.0,)),
 }
 

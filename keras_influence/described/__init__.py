@@ -1,7 +1,6 @@
 """What functions and objects do and read, in words that are the same in each process."""
 
-from keras_influence.described.functions import described
 from keras_influence.described.texts import ROUNDED
-from keras_influence.described.values import Values, changed
+from keras_influence.described.values import Values, changed, described
 
 __all__ = ["ROUNDED", "Values", "changed", "described"]

@@ -126,7 +126,8 @@ class Problem(Summing):
         """What of the model is not as it was when this was made, weights apart, in words; "" if nothing."""
         if [id(v) for v in self.model.trainable_variables] != self._trainable:
             return "other weights are trainable than before"
-        if _keras.loss_state(self.model) != self._loss_state:
+        state = _keras.loss_state(self.model)
+        if state[:2] != self._loss_state[:2]:
             return "the model was compiled anew"
         with remembering(self.model):
             looks = check_fresh(self.objective, self._few, self.facts, self._name)
@@ -134,7 +135,8 @@ class Problem(Summing):
             return "the loss or the architecture has changed"
         if not near(looks[1:], self.looks[1:], _SAME):
             return "a regulariser, or what layers add by `add_loss`, has changed"
-        return self.reads.change()
+        other = "a function that the loss calls has changed" if state != self._loss_state else ""
+        return self.reads.change() or other
 
     def _facts(self):
         """What holds of the loss on the training examples."""

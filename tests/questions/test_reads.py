@@ -201,6 +201,35 @@ def test_a_flag_that_changes_gradients_and_no_value(train, test):
     assert truth.relative_error(before, expected) > 1e-2
 
 
+def _taking(labels):
+    def chosen(y):
+        return keras.ops.equal(y, labels)
+
+    return chosen
+
+
+def _another(labels):
+    def chosen(y):
+        return keras.ops.equal(y, 0 * y + labels)
+
+    return chosen
+
+
+def test_a_function_that_a_loss_calls(train, test):
+    """Of the same name and with the same values at hand."""
+    functions = {"chosen": _taking(2)}
+
+    def loss(y, y_pred):
+        losses = keras.losses.sparse_categorical_crossentropy(y, y_pred)
+        return keras.ops.where(functions["chosen"](y), FACTOR, 1.0) * losses
+
+    explainer = ki.Explainer(model_of(loss), train, **QUIET)
+    explainer.influence(test)
+    functions["chosen"] = _another(2)
+    with pytest.raises(ki.StaleError, match="a function that the loss calls has changed"):
+        explainer.influence(test)
+
+
 def _target_of(factors, calls):
     def target(x, y, y_pred):
         calls.append(1)
