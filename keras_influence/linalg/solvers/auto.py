@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 from keras_influence.linalg.operators.network import Contributions
 from keras_influence.linalg.solvers.base import Solver
@@ -40,19 +41,42 @@ _SENT = 400
 _EPOCHS = 25
 
 
+class _Way(NamedTuple):
+    """A solver, what it takes in passes, and how many times as much it may be, where that is a guess."""
+
+    passes: float
+    solver: Solver
+    guess: float = 1.0
+
+
 @dataclasses.dataclass(frozen=True)
 class _Costs:
-    """What things cost, in passes of the gradient over the data.
+    """What each way to solve takes, in passes of the gradient over the data.
 
-    Attributes:
-        unit: floating-point operations in the time of a pass.
-        batches, alone, damping: as of `Auto.choose`.
+    The attributes are as of `Auto.choose`.
     """
 
-    unit: float
+    size: int
+    n: int
+    count: int
+    damping: float
+    work: float
     batches: float
     alone: float
-    damping: float
+    tracing: float
+    workers: int
+
+    @property
+    def share(self) -> float:
+        """Floating-point operations of a pass, of those who share it each."""
+        return 6.0 * self.n * self.work / max(1, self.workers)
+
+    @property
+    def unit(self) -> float:
+        """Floating-point operations in the time of a pass, with what is sent."""
+        if not self.workers:
+            return self.share
+        return self.share + 6.0 * self.size * _SENT * math.log2(2 * self.workers)
 
     def of(self, products: float, together: float, operations: float = 0.0) -> float:
         """Of products, so many at a time, and of operations besides."""
@@ -60,10 +84,40 @@ class _Costs:
         fixed = (products * self.alone + calls * _CALL) * self.batches + operations
         return products * _EACH + calls * _FIRST + fixed / self.unit
 
-    def iterating(self, count: int, first: float, power: float, growth: float) -> float:
-        """Of conjugate gradients for so many right-hand sides; see `_PRODUCTS`."""
+    def iterating(self, first: float, power: float, growth: float) -> float:
+        """Of conjugate gradients for all right-hand sides; see `_PRODUCTS`."""
         harder = (_USUAL / max(self.damping, _LEAST)) ** growth
-        return self.of(first * harder * count**power, count)
+        return self.of(first * harder * self.count**power, self.count)
+
+    def dense(self, assembling: float | None) -> _Way:
+        """To write the matrix out and to factorise it."""
+        passes = self.of(self.size, _TOGETHER)
+        if assembling is not None:
+            passes = min(passes, assembling / self.unit + self.of(2, 2))
+        # In float64, in which LAPACK is about as fast as passes are in float32.
+        operations = self.size**3 / 3 + 2 * self.count * self.size**2
+        return _Way(passes + operations / self.unit, Direct())
+
+    def sketched(self) -> _Way:
+        """To iterate behind a `Nystrom`."""
+        making = self.of(_RANK_NYSTROM, _RANK_NYSTROM)
+        passes = making + self.iterating(*_PRODUCTS_NYSTROM)
+        return _Way(passes, CG(preconditioner="nystrom"), _GUESS)
+
+    def by_contributions(self, found: Contributions) -> _Way:
+        """To iterate behind a `Woodbury` of contributions of examples; once if they are all there are."""
+        making = _EXAMPLE * found.rank / self.n
+        making += (found.operations / _INNER + self.tracing) / self.unit
+        if found.whole:
+            return _Way(making + self.of(self.count, self.count), CG())
+        return _Way(making + self.iterating(*_PRODUCTS), CG(), _GUESS)
+
+    def two_level(self, bases: float) -> _Way:
+        """To iterate behind a `TwoLevel`, whose bases take so many operations."""
+        rank = min(_RANK, self.size // _MATTER)
+        operations = bases + _COUPLING * rank**3 + self.tracing
+        making = self.of(passes_to_make(rank, self.n), 1, operations)
+        return _Way(making + self.iterating(*_PRODUCTS), CG(), _GUESS)
 
 
 class Auto:
@@ -130,52 +184,33 @@ class Auto:
         Returns:
             `(solver, reason)`.
         """
+        costs = _Costs(size, n, count, damping, work or size, batches, alone, tracing, workers)
         about = f"auto: {size} parameters, {n} examples, {count} right-hand sides"
-        unit = share = 6.0 * n * (work or size) / max(1, workers)
-        if workers:
-            unit += 6.0 * size * _SENT * math.log2(2 * workers)
-            about += f", {workers} workers"
-            about += ", which take longer to send than to work" if unit > 2 * share else ""
-        allowed = max(self.budget / unit, _EPOCHS if self.budget else 0)
-        costs = _Costs(unit, batches, alone, damping)
-        dense = costs.of(size, _TOGETHER)
-        if assembling is not None:
-            dense = min(dense, assembling / unit + costs.of(2, 2))
-        # In float64, in which LAPACK is about as fast as passes are in float32.
-        dense += (size**3 / 3 + 2 * count * size**2) / unit
-        if size <= _SMALL and dense * unit <= _SOON:
-            return Direct(), f"{about}: the dense matrix is small"
-        sketch = costs.of(_RANK_NYSTROM, _RANK_NYSTROM)
-        # What each way takes, in passes; and how many times as much it may be, where that is a guess.
-        ways: list[tuple[float, float, Solver]] = [
-            (
-                sketch + costs.iterating(count, *_PRODUCTS_NYSTROM),
-                _GUESS,
-                CG(preconditioner="nystrom"),
-            )
-        ]
+        about += f", {workers} workers" if workers else ""
+        about += ", which take longer to send than to work" if costs.unit > 2 * costs.share else ""
+        dense = costs.dense(assembling)
+        if size <= _SMALL and dense.passes * costs.unit <= _SOON:
+            return dense.solver, f"{about}: the dense matrix is small"
+        ways = [costs.sketched()]
         if contributions is not None:
-            making = _EXAMPLE * contributions.rank / n
-            making += (contributions.operations / _INNER + tracing) / unit
-            if contributions.whole:
-                ways.append((making + costs.of(count, count), 1, CG()))
-            else:
-                ways.append((making + costs.iterating(count, *_PRODUCTS), _GUESS, CG()))
+            ways.append(costs.by_contributions(contributions))
         elif bases is not None:
-            rank = min(_RANK, size // _MATTER)
-            making = costs.of(passes_to_make(rank, n), 1, bases + _COUPLING * rank**3 + tracing)
-            ways.append((making + costs.iterating(count, *_PRODUCTS), _GUESS, CG()))
+            ways.append(costs.two_level(bases))
         if size <= _LARGE:
-            ways.append((dense, 1, Direct()))
-        affordable = [way for way in ways if way[0] <= allowed]
-        passes, _, solver = min(affordable or ways, key=lambda way: way[0] * way[1])
-        if affordable:
-            return (
-                solver,
-                f"{about}: what costs least, the time of about {passes:.3g} passes over the data",
-            )
-        return EKFAC(), (
-            f"{about}: an exact solve would take the time of about {passes:.3g} passes over the data, more "
-            f"than the {allowed:.3g} of the budget. EK-FAC ranks examples much as the exact answer "
-            "does, but a score may be off by tens of per cent: CG(preconditioner='auto') is exact"
-        )
+            ways.append(dense)
+        allowed = max(self.budget / costs.unit, _EPOCHS if self.budget else 0)
+        return _cheapest(ways, allowed, about)
+
+
+def _cheapest(ways: list[_Way], allowed: float, about: str) -> tuple[Solver, str]:
+    """The solver that takes least within so many passes, else EK-FAC; with the reason."""
+    affordable = [way for way in ways if way.passes <= allowed]
+    best = min(affordable or ways, key=lambda way: way.passes * way.guess)
+    time = f"the time of about {best.passes:.3g} passes over the data"
+    if affordable:
+        return best.solver, f"{about}: what costs least, {time}"
+    return EKFAC(), (
+        f"{about}: an exact solve would take {time}, more than the {allowed:.3g} of the budget. "
+        "EK-FAC ranks examples much as the exact answer does, but a score may be off by tens of "
+        "per cent: CG(preconditioner='auto') is exact"
+    )
