@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import importlib
 import pathlib
 
 import numpy as np
 import pytest
 
-from keras_influence import checksums
+from keras_influence.checksums import fingerprint_of_function as print_of
 from tests.processes import printed
 
 
@@ -29,7 +30,6 @@ class Called:
 
 
 def test_functions_are_known_by_what_they_do():
-    print_of = checksums.fingerprint_of_function
     assert print_of(None) is None
     known = [
         scaled,
@@ -54,7 +54,6 @@ def test_a_function_inside_another_counts():
     def outer(inner):
         return lambda x: inner(x)
 
-    print_of = checksums.fingerprint_of_function
     assert print_of(outer(power(2))) == print_of(outer(power(2)))
     assert print_of(outer(power(2))) != print_of(outer(power(3)))
 
@@ -101,7 +100,6 @@ def needs_keyword(factor):
     [("EPOCHS", 2), ("TABLE", np.ones(3)), ("helper", scaled), ("SETTINGS", {"rate": 0.2})],
 )
 def test_globals_count_that_a_function_reads(monkeypatch, name, value):
-    print_of = checksums.fingerprint_of_function
     functions = [reads_globals, lambda x: reads_globals(x), functools.partial(reads_globals, 2)]
     before = [print_of(function) for function in functions]
     assert before == [print_of(function) for function in functions]
@@ -110,14 +108,13 @@ def test_globals_count_that_a_function_reads(monkeypatch, name, value):
 
 
 def test_what_a_function_assigns_is_no_part_of_it():
-    before = checksums.fingerprint_of_function(counts)
+    before = print_of(counts)
     counts(3)
-    assert checksums.fingerprint_of_function(counts) == before
+    assert print_of(counts) == before
     assert SETTINGS.pop("last") == again
 
 
 def test_attributes_count_that_are_not_assigned_to(monkeypatch):
-    print_of = checksums.fingerprint_of_function
     fitted = Fitted(1)
     before = print_of(fitted), print_of(fitted.more)
     fitted(2)
@@ -133,9 +130,9 @@ def test_a_function_is_the_same_in_each_process():
     """Where strings have other hashes and objects lie elsewhere."""
     code = (
         "from tests import test_fingerprints as t; "
-        "print([t.checksums.fingerprint_of_function(f) for f in (t.reads_globals, t.Fitted(1))])"
+        "print([t.print_of(f) for f in (t.reads_globals, t.Fitted(1))])"
     )
-    known = [checksums.fingerprint_of_function(f) for f in (reads_globals, Fitted(1))]
+    known = [print_of(f) for f in (reads_globals, Fitted(1))]
     assert printed(code) == str(known)
 
 
@@ -145,11 +142,21 @@ def test_functions_without_source_differ_by_what_they_do():
     def typed(text):
         names = {}
         exec(text, names)
-        return checksums.fingerprint_of_function(names["f"])
+        return print_of(names["f"])
 
     assert typed("f = lambda y: y[:, 0]") == typed("f = lambda y: y[:, 0]")
     assert typed("f = lambda y: y[:, 0]") != typed("f = lambda y: y[:, 1]")
     assert typed("f = lambda y: [v + 1 for v in y]") != typed("f = lambda y: [v + 2 for v in y]")
+
+
+def test_a_file_may_be_edited_after_it_was_read(tmp_path, monkeypatch):
+    file = tmp_path / "edited_later.py"
+    file.write_text("def function(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module(file.stem).function
+    before = print_of(function)
+    file.write_text("# more\n" + file.read_text())
+    assert print_of(function) == before
 
 
 # ---- what is seen, in whatever it stands
@@ -163,17 +170,17 @@ class Settings:
 class Table:
     """A setter that nothing calls changes nothing as a function runs."""
 
-    def __init__(self):
-        self.rows, self.asked = {"first": [1.0, 2.0]}, 0
+    def __init__(self, *rows):
+        self.rows, self.asked = {"first": rows}, 0
 
     def __getitem__(self, name):
         return self.rows[name]
 
-    def set_rows(self, rows):
-        self.rows = rows
+    def set_rows(self, *rows):
+        self.rows = {"first": rows}
 
 
-RATES, WHERE, CHOSEN, ROWS, LOG, SEEN = [0.1, 0.2], pathlib.Path("a"), Settings(), Table(), [], {}
+RATES, WHERE, CHOSEN, ROWS, LOG, SEEN = [0.1, 0.2], pathlib.Path("a"), Settings(), Table(1), [], {}
 
 
 def rate_of(settings):
@@ -193,6 +200,7 @@ READING = {
     "a list": (lambda x: RATES[0] * x, "RATES", [0.3, 0.2]),
     "a path": (lambda x: WHERE / x, "WHERE", pathlib.Path("b")),
     "what it gives to another": (lambda x: rate_of(CHOSEN) * x, "CHOSEN", Settings(0.2)),
+    "what an operator reads": (lambda x: ROWS[x], "ROWS", Table(2)),
     "the last digit": (lambda x: EPOCHS * x, "EPOCHS", 1 + 1e-15),
 }
 
@@ -200,25 +208,16 @@ READING = {
 @pytest.mark.parametrize("name", READING)
 def test_a_function_is_another_where_it_reads(name, monkeypatch):
     function, read, value = READING[name]
-    before = checksums.fingerprint_of_function(function)
+    before = print_of(function)
     monkeypatch.setitem(globals(), read, value)
-    assert checksums.fingerprint_of_function(function) != before
-
-
-def test_an_operator_is_a_method_that_is_called():
-    def function(name):
-        return ROWS[name]
-
-    before = checksums.fingerprint_of_function(function)
-    ROWS.set_rows({"first": [1.0, 3.0]})
-    assert checksums.fingerprint_of_function(function) != before
+    assert print_of(function) != before
 
 
 def test_which_of_two_functions_comes_twice():
     def each(*functions):
         return lambda x: [function(x) for function in functions]
 
-    print_of, (two, three) = checksums.fingerprint_of_function, (power(2), power(3))
+    two, three = power(2), power(3)
     assert print_of(each(two, two, three)) != print_of(each(two, three, three))
     assert print_of(np.add) != print_of(np.multiply)
 
@@ -246,6 +245,6 @@ WRITING = {
 @pytest.mark.parametrize("name", WRITING)
 def test_a_function_is_the_same_after_it_has_written(name):
     function = WRITING[name]
-    before = checksums.fingerprint_of_function(function)
+    before = print_of(function)
     function(1)
-    assert checksums.fingerprint_of_function(function) == before
+    assert print_of(function) == before

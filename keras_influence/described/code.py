@@ -72,11 +72,12 @@ def is_users(value):
     return not any(part in _INSTALLED for part in pathlib.Path(file).parts)
 
 
-def source_of(function):
-    """A function's text; where there is none, as of what is typed at a prompt, its bytecode."""
+@functools.lru_cache(4096)
+def source_of(code):
+    """The text of a `__code__` as it was when first asked for, for files are edited; its instructions where there is none."""
     with contextlib.suppress(OSError, TypeError):
-        return inspect.getsource(function)
-    return repr(_steps(function.__code__))
+        return inspect.getsource(code)
+    return repr(_steps(code))
 
 
 def _steps(code):

@@ -67,7 +67,7 @@ def _exactly(value):
 def _kind(value):
     function = function_of(value)
     if function is not None and is_users(function):
-        return source_of(function)
+        return source_of(function.__code__)
     with contextlib.suppress(Exception):
         return f"{value.__module__}.{getattr(value, '__qualname__', value.__name__)}"
     return type(value).__qualname__
