@@ -34,7 +34,7 @@ class Holder:
 
 class Added:
     def __init__(self):
-        self.number = 1.0
+        self.number, self.offset = 1.0, 1.0
 
     def __call__(self, x):
         return x + self.number
@@ -50,7 +50,11 @@ def reads(y, y_pred, power=2.0):
 
 
 def helper(x, given):
-    return x + TABLE[3] * given.number
+    return x + TABLE[3] * given.number + offset()
+
+
+def offset():
+    return GIVEN.offset
 
 
 def values_of(function):
@@ -72,6 +76,7 @@ SEEN = {
     "an array two functions away": _replaced("TABLE", np.arange(40.0) ** 2),
     "an object that is called": lambda patch: patch.setattr(ADDED, "number", 2.0),
     "one that is given to another function": lambda patch: patch.setattr(GIVEN, "number", 2.0),
+    "what another function reads of it": lambda patch: patch.setattr(GIVEN, "offset", 2.0),
     "another function": _replaced("helper", lambda x, given: x),
     "a default": lambda patch: patch.setattr(reads, "__defaults__", (3.0,)),
 }

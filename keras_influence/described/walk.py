@@ -31,13 +31,11 @@ class Read(NamedTuple):
     Attributes:
         name: the way to it, as "loss.holder.factor".
         value: itself.
-        code: of the functions that lead to it.
-        steady: whether these leave it as it is.
+        steady: whether what reads it leaves it as it is.
     """
 
     name: str
     value: object
-    code: Code = _ENTRIES
     steady: bool = True
 
 
@@ -46,19 +44,41 @@ def walk(reads, text=text_of, seen=None, changing=True):
 
     A function leads to its defaults, what it closes over, and if it is the user's the globals that
     it names; a method also to its object. An object of a user's class leads to those of its attributes
-    that the functions on the way to it name, or its own methods that they lead to, and to these
-    methods; a dataclass to all its fields; and what holds others, as a list, to these. Neither
-    variables nor layers lead anywhere.
+    that any of these functions name, or its own methods that they lead to, and to these methods; a
+    dataclass to all its fields; and what holds others, as a list, to these. Neither variables nor
+    layers lead anywhere.
 
     Args:
         text: what gives the text of a plain value, which leads nowhere, and None of others.
         seen: id -> the value, of what was followed before and will not be again.
         changing: whether to follow also what the functions that read it change.
 
-    Yields:
-        (name, value, text).
+    Returns:
+        (name, value, text) of each.
     """
-    queue, seen = collections.deque(reads), {} if seen is None else seen
+    seen, asked, texts = {} if seen is None else seen, _ENTRIES, {}
+
+    def once(value):
+        if id(value) not in texts:
+            texts[id(value)] = value, text(value)
+        return texts[id(value)][1]
+
+    while True:
+        followed = dict(seen)
+        found = list(_followed(reads, asked, once, followed, changing))
+        functions = [function_of(value) for _, value, text_found in found if text_found is None]
+        users = [f for f in functions if f is not None and is_users(f)]
+        grown = asked.and_of([code_of(f.__code__) for f in users])
+        grown = grown._replace(words=grown.words.union(f.__name__ for f in users))
+        if grown == asked:
+            seen.update(followed)
+            return found
+        asked = grown
+
+
+def _followed(reads, asked, text, seen, changing):
+    """The same, for objects that are asked by some code."""
+    queue = collections.deque(reads)
     for _ in range(_MOST):
         if not queue:
             return
@@ -71,7 +91,7 @@ def walk(reads, text=text_of, seen=None, changing=True):
         if leads:
             seen[id(read.value)] = read.value
             with contextlib.suppress(Exception):
-                queue += [part for part in _inside(read) if changing or part.steady]
+                queue += [part for part in _inside(read, asked) if changing or part.steady]
 
 
 def function_of(value):
@@ -82,22 +102,21 @@ def function_of(value):
         return function if isinstance(function, types.FunctionType) else None
 
 
-def _inside(read):
+def _inside(read, asked):
     """What something that is no plain value leads to."""
-    value = read.value
+    name, value, _ = read
     if isinstance(value, _APART):
         return []
     if isinstance(value, (dict, list, tuple, functools.partial)):
-        return [Read(*part, read.code) for part in _parts(value, read.name)]
+        return [Read(*part) for part in _parts(value, name)]
     if isinstance(value, type):
         held = plain_of([value] if is_users(value) else [])
-        asked = {key: held[key] for key in sorted(read.code.words & held.keys())}
-        return _by_name(read.name, asked, read.code)
+        return _by_name(name, {key: held[key] for key in sorted(asked.words & held.keys())}, asked)
     if function_of(value) is not None:
-        return _of_function(read)
-    if users_of(type(value)):
-        return of_object(value, read.name, read.code)
-    return _by_name(read.name, _fields(value), read.code)
+        return _of_function(value, name)
+    return (
+        of_object(value, name, asked) if users_of(type(value)) else _by_name(name, _fields(value))
+    )
 
 
 def _parts(value, name):
@@ -111,30 +130,25 @@ def _parts(value, name):
     return [(name if text is None else f"{name}[{text}]", value[key]) for text, key in keys]
 
 
-def _by_name(name, held, code, changed=None):
-    """What is held by names, for some code, which changes these or else the attributes that it sets."""
-    changed = code.set if changed is None else changed
+def _by_name(name, held, code=_ENTRIES):
+    """What is held by names; steady where some code neither sets that nor may write to it."""
+    writable = _WRITABLE if code.writes else ()
     return [
-        Read(
-            f"{name}.{key}",
-            value,
-            code,
-            steady=key not in changed and not (code.writes and isinstance(value, _WRITABLE)),
-        )
+        Read(f"{name}.{key}", value, key not in code.set and not isinstance(value, writable))
         for key, value in held.items()
     ]
 
 
-def _of_function(read):
+def _of_function(value, name):
     """What a function has at hand besides its arguments, and the object of a method."""
-    owner, function = getattr(read.value, "__self__", None), function_of(read.value)
+    owner, function = getattr(value, "__self__", None), function_of(value)
     own = code_of(function.__code__)
     held = _at_hand(function, own.globals if is_users(function) else ())
     called = [f for f in held.values() if isinstance(f, types.FunctionType) and is_users(f)]
-    # To which it may give what it has at hand.
-    code = own.and_of([code_of(f.__code__) for f in called])
-    reads = _by_name(read.name, held, code, own.assigned)
-    return reads if owner is None else [*reads, Read(type(owner).__name__, owner, code)]
+    # To which it may give a list that it has at hand.
+    writes = own.and_of([code_of(f.__code__) for f in called]).writes
+    reads = _by_name(name, held, Code(set=own.assigned, writes=writes))
+    return reads if owner is None else [*reads, Read(type(owner).__name__, owner)]
 
 
 def _at_hand(function, names):
@@ -150,7 +164,7 @@ def _at_hand(function, names):
     return found | {name: known[name] for name in sorted(names) if name in known}
 
 
-def of_object(value, name, code=_ENTRIES, bare=None, apart=()):
+def of_object(value, name, asked=_ENTRIES, bare=None, apart=()):
     """What an object leads to that is asked by some code.
 
     Args:
@@ -158,11 +172,14 @@ def of_object(value, name, code=_ENTRIES, bare=None, apart=()):
         apart: names of attributes that do not count.
     """
     kind, fields = type(value), _fields(value)
-    code, methods = reached_by(kind, code)
+    code, methods = reached_by(kind, asked)
     held = {**plain_of(users_of(kind)), **getattr(value, "__dict__", {}), **fields}
-    asked = fields.keys() | (code.words & held.keys()) - bookkeeping_of(kind, bare) - set(apart)
-    reads = _by_name(name, {key: held[key] for key in sorted(asked)}, code)
-    return reads + [Read(f"{name}.{method.__name__}", method, code) for method in methods]
+    named = fields.keys() | (code.words & held.keys()) - bookkeeping_of(kind, bare) - set(apart)
+    # What has methods sets its attributes by these; of other objects it may be anybody.
+    own = Code().and_of([code_of(method.__code__) for method in methods])
+    setting = code._replace(set=own.set if methods or fields else asked.set)
+    reads = _by_name(name, {key: held[key] for key in sorted(named)}, setting)
+    return reads + [Read(f"{name}.{method.__name__}", method) for method in methods]
 
 
 def _fields(value):
