@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
@@ -46,7 +47,7 @@ def set_rate(x, rate):
 
 
 RATES, WHERE, CHOSEN, ROWS = [0.1, 0.2], pathlib.Path("a"), Settings(), Table(1)
-LOG, SEEN, STATE, SETTING, EPOCHS = [], {}, State(), Setting(0.1), 1
+LIBRARY, LOG, SEEN, STATE, SETTING, EPOCHS = np, [], {}, State(), Setting(0.1), 1
 
 
 def rate_of(settings):
@@ -71,6 +72,7 @@ READING = {
     "what it gives to another": (lambda x: rate_of(CHOSEN) * x, "CHOSEN", Settings(0.2)),
     "what an operator reads": (lambda x: ROWS[x], "ROWS", Table(2)),
     "an attribute of another's name": (lambda x: SETTING(x), "SETTING", Setting(0.2)),
+    "a module": (lambda x: LIBRARY.sum(x), "LIBRARY", keras.ops),
     "the last digit": (lambda x: EPOCHS * x, "EPOCHS", 1 + 1e-15),
 }
 

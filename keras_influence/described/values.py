@@ -47,8 +47,8 @@ def described(function):
 
     These are the sources of the user's functions and the plain values; all else counts by the name of its
     kind, as do modules, classes and functions of packages. What may change as the function runs is no part
-    of what it is: names and attributes that it assigns to itself, and lists, dicts and sets of a
-    function that writes to any, or gives one to another that does.
+    of what it is: names and attributes that it assigns to, and lists, dicts and sets of a function
+    that writes to any, or calls one that does.
     """
     numbers, found = {}, []
     for name, value, text in walk([Read("", function)], _exactly, changing=False):
@@ -69,5 +69,6 @@ def _kind(value):
     if function is not None and is_users(function):
         return source_of(function.__code__)
     with contextlib.suppress(Exception):
-        return f"{value.__module__}.{getattr(value, '__qualname__', value.__name__)}"
+        name = getattr(value, "__qualname__", value.__name__)
+        return f"{getattr(value, '__module__', None)}.{name}"
     return type(value).__qualname__

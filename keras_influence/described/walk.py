@@ -63,13 +63,14 @@ def walk(reads, text=text_of, seen=None, changing=True):
             texts[id(value)] = value, text(value)
         return texts[id(value)][1]
 
+    # What is found asks for more of the objects on the way, until that is all.
     while True:
         followed = dict(seen)
         found = list(_followed(reads, asked, once, followed, changing))
-        functions = [function_of(value) for _, value, text_found in found if text_found is None]
+        functions = [function_of(value) for _, value, plain in found if plain is None]
         users = [f for f in functions if f is not None and is_users(f)]
-        grown = asked.and_of([code_of(f.__code__) for f in users])
-        grown = grown._replace(words=grown.words.union(f.__name__ for f in users))
+        names = Code(words=frozenset(f.__name__ for f in users))
+        grown = asked.and_of([names, *(code_of(f.__code__) for f in users)])
         if grown == asked:
             seen.update(followed)
             return found
