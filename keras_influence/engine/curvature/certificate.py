@@ -9,12 +9,19 @@ is believed, the same kernel is asked on a few examples:
 
 Where a network has kinks (ReLU, max pooling) a difference may cross one and says nothing: it
 is believed only if half its step gives the same.
+
+Layers and losses of the user's own may be wrong for examples that are not among the few, such as those of
+a rare class. They are looked at one by one, row by row, on many more; see `faults`.
 """
 
 import numpy as np
 
+from keras_influence.engine.data import rows
 from keras_influence.engine.kernels.curved import is_curved_in_weights
 from keras_influence.engine.layers.culprit import culprit
+from keras_influence.engine.layers.faults import Faults, has_own_loss, own_layers
+from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.passes.passes import total
 from keras_influence.errors import explained
 from keras_influence.linalg.sweeps import overlaps, row_norms
 
@@ -24,6 +31,8 @@ _SEED = 1_703
 _AGREE = {4: 1e-2, 8: 1e-5}
 _MISS = {4: 5e-2, 8: 1e-3}
 _STEP = {4: 3e-3, 8: 1e-4}
+# Examples on which the user's own layers and losses are looked at, and so many together at most.
+_MOST, _TOGETHER = 4096, 256
 
 
 class WrongProductError(ValueError):
@@ -64,7 +73,54 @@ def certify(objective, few, weight, product, many, differences):
     if not differences and (wrong or not images.any()):
         wrong = is_curved_in_weights(objective, few, weight)
     if wrong:
-        raise WrongProductError(_message(objective, few))
+        layer = culprit(objective, few)
+        raise WrongProductError(_message(layer and f"the layer {layer}"))
+
+
+def certify_own(ground, batches, together, differences):
+    """Raise unless layers and losses of the user's own have right derivatives on many examples of all data.
+
+    Args:
+        ground: a `Ground`.
+        batches: all of the training data, as `Batches`.
+        together: so many examples at a time, at most.
+        differences: as for `certify`.
+
+    Raises:
+        WrongProductError: they have not, with the layer.
+    """
+    model = ground.objective.model()
+    if own_layers(model) or has_own_loss(model):
+        total(_looked_at, ground, batches, len(batches), min(together, _TOGETHER), differences)
+
+
+def _looked_at(ground, run, count, together, differences):
+    """A pass that looks; what it adds up is nothing."""
+    faults = Faults(ground.objective, ground.few, differences)
+    with computing("train"):
+        for batch in _many(run, count, together):
+            where = faults.find(batch)
+            if where is not None:
+                raise WrongProductError(_message(where))
+    return np.zeros(1)
+
+
+def _many(run, count, together):
+    """Examples by chance from all batches of a run, of `count` in all, joined as far as they can be."""
+    share, every = -(-_MOST // count), max(1, count // _MOST)
+    held = []
+    for number, batch in enumerate(run, run.number):
+        if number % every:
+            continue
+        order = np.random.default_rng((_SEED, number)).permutation(rows.size(batch))[:share]
+        for part in rows.split(rows.take(batch, np.sort(order)), together):
+            sizes = [rows.size(t) for t in (*held, part)]
+            if held and (sum(sizes) > together or rows.layout(held[0]) != rows.layout(part)):
+                yield rows.joined(held)
+                held = []
+            held.append(part)
+    if held:
+        yield rows.joined(held)
 
 
 def _misses(objective, few, weight, v, image, size):
@@ -87,9 +143,8 @@ def _difference(objective, few, weight, v, step):
     return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
 
 
-def _message(objective, few):
-    layer = culprit(objective, few)
-    where = f" It is in the layer {layer}." if layer else ""
+def _message(where):
+    where = f" It is in {where}." if where else ""
     return (
         "A product with the curvature does not agree with differences of the gradient: some "
         "operation of the model or its loss has a wrong second derivative in TensorFlow, or hands on "

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from keras_influence.engine.curvature.certificate import certify
+from keras_influence.engine.curvature.certificate import certify, certify_own
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.assembled import assembled
-from keras_influence.engine.layers.footprint import vectors_together
+from keras_influence.engine.layers.footprint import examples_together, vectors_together
 from keras_influence.engine.layers.network import Network
 from keras_influence.engine.layers.scoring import check_gradients
 from keras_influence.engine.loss.looks import computing
@@ -32,12 +32,13 @@ class Average:
 
     def __init__(self, kind, ground, train, footprint):
         self._kind, self._ground, self._train = kind, ground, train
-        self._moving = footprint.moving
+        self._moving, self._numbers = footprint.moving, footprint.numbers
 
     def __call__(self, rows, batches, count, weight):
         """Σ_B C_B v / count for each row v, with the batches weighted by a `Weighting` of `Facts`."""
         dtype = np.dtype(self._ground.objective.parameters.dtype.as_numpy_dtype)
         rows = np.ascontiguousarray(rows, dtype)
+        self.certify()
         # One batch is no sum: it takes no detour through float64.
         alone = len(batches) == 1 and dtype.itemsize >= 4
         about = self._kind, rows, weight, self._moving, alone
@@ -50,6 +51,14 @@ class Average:
             check_gradients(self._ground.objective, self._train, own, "train")
             raise NotFiniteError
         return product.astype(dtype, copy=False)
+
+    def certify(self):
+        """Look once at what layers and losses of the user's own do on all of the data."""
+        ground, kind = self._ground, self._kind
+        if kind not in ground.certified:
+            ground.certified.add(kind)
+            together = examples_together(self._numbers, ground.objective.parameters.dtype.size)
+            certify_own(ground, self._train, together, kind.differences)
 
 
 class Curvature(LinearOperator):
@@ -87,6 +96,7 @@ class Curvature(LinearOperator):
 
     def sampled(self, batch, rows):
         """C v for each row v, estimated from one minibatch."""
+        self._average.certify()
         about = type(self), batch, rows, self._ground.facts.train()
         product = certified_product(self._ground, *about).numpy()
         product /= size_of(batch)

@@ -85,9 +85,20 @@ def recording(layers):
     sites[:] = [site for site in map(with_examples, sites) if not own.hides_examples(site)]
 
 
-def _recorded(layer, sites):
-    """`layer` with a `call` that adds to `sites`; its activation is where z is seen."""
-    call, activation = layer.call, getattr(layer, "activation", None)
+@contextlib.contextmanager
+def recording_whole(layers):
+    """The same with what each call gives, whatever that is, in place of z; no layer in pieces."""
+    sites = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_keras.lock)
+        for layer in layers:
+            stack.enter_context(_recorded(layer, sites, whole=True))
+        yield sites
+
+
+def _recorded(layer, sites, whole=False):
+    """`layer` with a `call` that adds to `sites`; its activation is where z is seen, if it is not `whole`."""
+    call, activation = layer.call, None if whole else getattr(layer, "activation", None)
     seen, owner = [], threading.get_ident()
 
     def activate(z):
