@@ -20,7 +20,7 @@ from keras_influence.engine.data import rows
 from keras_influence.engine.kernels.curved import is_curved_in_weights
 from keras_influence.engine.layers.culprit import culprit
 from keras_influence.engine.layers.faults import Faults, has_own_loss, own_layers
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.looks import beside, computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import explained
 from keras_influence.linalg.sweeps import overlaps, row_norms
@@ -31,8 +31,8 @@ _SEED = 1_703
 _AGREE = {4: 1e-2, 8: 1e-5}
 _MISS = {4: 5e-2, 8: 1e-3}
 _STEP = {4: 3e-3, 8: 1e-4}
-# Examples on which the user's own layers and losses are looked at, and so many together at most.
-_MOST, _TOGETHER = 4096, 256
+# Examples on which the user's own layers and losses are looked at, and batches that they are taken from, about.
+_MOST, _BATCHES = 4096, 128
 
 
 class WrongProductError(ValueError):
@@ -91,7 +91,7 @@ def certify_own(ground, batches, together, differences):
     """
     model = ground.objective.model()
     if own_layers(model) or has_own_loss(model):
-        total(_looked_at, ground, batches, len(batches), min(together, _TOGETHER), differences)
+        total(_looked_at, ground, batches, len(batches), together, differences)
 
 
 def _looked_at(ground, run, count, together, differences):
@@ -99,15 +99,16 @@ def _looked_at(ground, run, count, together, differences):
     faults = Faults(ground.objective, ground.few, differences)
     with computing("train"):
         for batch in _many(run, count, together):
-            where = faults.find(batch)
+            where = faults.find(beside(batch, ground.few))
             if where is not None:
                 raise WrongProductError(_message(where))
     return np.zeros(1)
 
 
 def _many(run, count, together):
-    """Examples by chance from all batches of a run, of `count` in all, joined as far as they can be."""
-    share, every = -(-_MOST // count), max(1, count // _MOST)
+    """Examples by chance from a run's share of `count` batches, joined as far as they can be."""
+    every = max(1, count // _BATCHES)
+    share = -(-_MOST // -(-count // every))
     held = []
     for number, batch in enumerate(run, run.number):
         if number % every:
