@@ -131,7 +131,7 @@ class ConvergenceWarning(UserWarning):
 
 
 class CurvatureWarning(UserWarning):
-    """`curvature="auto"` took another curvature than Gauss-Newton."""
+    """The curvature is another one than Gauss-Newton, or of a loss part of which is held for constant."""
 
     anchor = "another-curvature"
     __str__ = explained

@@ -22,7 +22,7 @@ from keras_influence.engine.layers.culprit import culprit
 from keras_influence.engine.layers.faults import Faults, has_own_loss, own_layers
 from keras_influence.engine.loss.looks import beside, computing
 from keras_influence.engine.passes.passes import total
-from keras_influence.errors import explained
+from keras_influence.errors import CurvatureWarning, explained, warn
 from keras_influence.linalg.sweeps import overlaps, row_norms
 
 _SEED = 1_703
@@ -87,22 +87,31 @@ def certify_own(ground, batches, together, differences):
         differences: as for `certify`.
 
     Raises:
-        WrongProductError: they have not, with the layer.
+        WrongProductError: they have not, with the layer. Of a loss that holds part of itself for constant
+            the Gauss-Newton matrix is what it is of that loss: it is warned of.
     """
     model = ground.objective.model()
-    if own_layers(model) or has_own_loss(model):
-        total(_looked_at, ground, batches, len(batches), together, differences)
+    if not (own_layers(model) or has_own_loss(model)):
+        return
+    if total(_looked_at, ground, batches, len(batches), together, differences)[0]:
+        warn(
+            "The slope of the loss in the outputs changes otherwise than its own derivative says, as where "
+            "part of it is under `stop_gradient`: Gauss-Newton takes that part for one that stays as it is. "
+            "Scores are those of such a loss. If that part would change with the weights, write the "
+            "loss without `stop_gradient`.",
+            CurvatureWarning,
+        )
 
 
 def _looked_at(ground, run, count, together, differences):
-    """A pass that looks; what it adds up is nothing."""
+    """A pass that looks; it adds up in how many parts of it the loss has another slope than its derivative says."""
     faults = Faults(ground.objective, ground.few, differences)
     with computing("train"):
         for batch in _many(run, count, together):
             where = faults.find(beside(batch, ground.few))
             if where is not None:
                 raise WrongProductError(_message(where))
-    return np.zeros(1)
+    return np.array([float(faults.held_in_loss)])
 
 
 def _many(run, count, together):

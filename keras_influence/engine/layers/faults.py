@@ -57,6 +57,10 @@ class Faults:
         objective: an `Objective`.
         few: a few examples, as a batch.
         differences: whether it is for the Hessian, and not for Gauss-Newton.
+
+    Attributes:
+        held_in_loss: whether, for Gauss-Newton, the loss of some examples had another slope than its
+            derivative says, as where part of it is held for constant.
     """
 
     def __init__(self, objective, few, differences):
@@ -64,6 +68,7 @@ class Faults:
         self._layers = own_layers(objective.model())
         self._own_loss = has_own_loss(objective.model())
         self._moving = self._moved(few)
+        self.held_in_loss = False
 
     def find(self, batch):
         """Where derivatives are wrong for some examples of a batch, in words; None if nowhere.
@@ -82,7 +87,9 @@ class Faults:
         with primitives.replaced(), self._objective.at(self._objective.parameters.tensors()):
             sites, deltas, about = self._signals(batch)
             if self._own_loss and _wrong_for_loss(*about).size:
-                return "the loss"
+                if self._differences:
+                    return "the loss"
+                self.held_in_loss = True
             for site, delta in zip(sites, deltas):
                 if self._is_wrong(site, delta):
                     return f"the layer {site.layer.path}"
