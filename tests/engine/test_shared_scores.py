@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_influence.engine.layers import scoring
 from keras_influence.engine.layers.contraction import Contraction
 from keras_influence.engine.layers.scoring import Scorer
 from keras_influence.engine.problem import Problem
@@ -134,3 +135,26 @@ def test_scores_of_few_weights_come_from_the_kernel_of_gradients_where_it_is_rig
     contraction.example_gradients(batch, problem.facts.own())
     assert truth.relative_error(_scores(problem, batch, vectors), expected) < 1e-9
     assert traced()
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_few_gradients_of_a_large_network_come_from_the_kernel_of_the_gradient(
+    count, float64, rng, monkeypatch
+):
+    """Of a small one that counts as large."""
+    monkeypatch.setattr(scoring, "_LARGE", 1)
+    model = truth.softmax_model(4, 3, l2=0.1)
+    x, y, w = rng.normal(size=(12, 4)), rng.integers(0, 3, 12), rng.uniform(0.5, 2, 12)
+    problem = Problem(model, (x, y))
+    test = problem.read((x[:count], y[:count], w[:count]), "test")
+    found = problem.example_gradients(test)
+    (batch,) = test
+    contraction = problem.objective.made(Contraction)
+    traced = contraction.kernels.has_traced(contraction.example_gradients, batch, many=False)
+    assert traced == (count > 8)
+    rows = []
+    for i in range(count):
+        with tf.GradientTape() as tape:
+            loss = w[i] * LOSS(y[i : i + 1], model(x[i : i + 1]))
+        rows.append(np.concatenate([np.ravel(g) for g in tape.gradient(loss, model.weights)]))
+    assert truth.relative_error(found, np.array(rows)) < 1e-12

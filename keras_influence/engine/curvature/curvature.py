@@ -5,9 +5,9 @@ import numpy as np
 from keras_influence.engine.curvature.certificate import certify, certify_own
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.assembled import assembled
+from keras_influence.engine.layers.finite import check_gradients
 from keras_influence.engine.layers.footprint import examples_together, vectors_together
 from keras_influence.engine.layers.network import Network
-from keras_influence.engine.layers.scoring import check_gradients
 from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import NotFiniteError

@@ -19,7 +19,7 @@ _BATCH = 2**25
 _VECTORS = 2**29
 # Gradients of single examples that have to be formed are fewer arrays: they may take so many times
 # as much.
-_FORMED = 8
+_FORMED = 7
 # Fewer examples than this waste a processor, and there are no more than are ever asked for.
 _LEAST, _MOST = 16, 2**14
 # Vectors that share a batch's forward and backward: no more numbers together than this, or they

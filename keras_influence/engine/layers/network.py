@@ -8,8 +8,8 @@ from keras_influence import _keras
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.averaged import AveragedStatistics
 from keras_influence.engine.layers.contributions import contributions
+from keras_influence.engine.layers.finite import check_gradients
 from keras_influence.engine.layers.kronecker import Statistics
-from keras_influence.engine.layers.scoring import check_gradients
 from keras_influence.engine.layers.worth import Worth
 from keras_influence.errors import NotFiniteError
 

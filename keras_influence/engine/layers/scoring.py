@@ -18,6 +18,7 @@ from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.data.rows import split, take
 from keras_influence.engine.kernels.loops import RECURRENT, work_alone
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
+from keras_influence.engine.layers.finite import refuse_bad
 from keras_influence.engine.loss.looks import computing
 
 _SEED = 20_170_305
@@ -33,6 +34,9 @@ _BYTES, _FEWEST = 2**28, 16
 # more are worth a kernel of their own.
 _FORMED = 2**22
 _FEW, _BATCHES = 16, 4
+# Of so many weights, for which scores seldom come from that of example gradients, so few of these are had
+# without it.
+_LARGE, _ALONE = 2**18, 8
 
 
 class Scorer:
@@ -73,16 +77,34 @@ class Scorer:
             return self._gradients(batch)
 
     def _gradients(self, batch):
-        rows = None
-        if self.fast:
-            self._look_at(batch)
-            rows = self._try(self._contraction.example_gradients, batch)
-            if rows is not None:
-                self.fast = self._certified(batch, rows @ self._probe)
-        if not self.fast:
+        alone = self._are_few_of_many(batch)
+        rows = self._one_by_one(batch) if alone else self._contracted(batch)
+        if rows is None:
             rows = self._objective.example_gradients(batch, self._weight).numpy()
         self._check(rows, batch)
         return rows
+
+    def _contracted(self, batch):
+        """Them by the contraction; None where it is not right."""
+        if not self.fast:
+            return None
+        self._look_at(batch)
+        rows = self._try(self._contraction.example_gradients, batch)
+        if rows is not None:
+            self.fast = self._certified(batch, rows @ self._probe)
+        return rows if self.fast else None
+
+    def _one_by_one(self, batch):
+        """Them, each of the first of a pair of itself: a batch of one is a special case in too many places."""
+        pairs = ([i, i] for i in range(size_of(batch)))
+        return np.stack([self._gradient(batch, pair, [1.0, 0.0]) for pair in pairs])
+
+    def _are_few_of_many(self, batch):
+        """Whether these are a few gradients of many numbers, which are not worth a kernel of their own."""
+        kernels, kernel = self._contraction.kernels, self._contraction.example_gradients
+        large = self._objective.parameters.size >= _LARGE
+        few = size_of(batch) <= _ALONE and not self._objective.adds_by_example
+        return large and few and not kernels.has_traced(kernel, batch, many=False)
 
     def scores(self, batch):
         """⟨∇_j, s⟩ for each example j and each of the vectors, list of (b, k) for the blocks."""
@@ -207,35 +229,17 @@ class Scorer:
         count, dtype = min(count, size_of(batch)), self._nowhere.dtype.as_numpy_dtype
         asked = np.sort(self._rng.choice(size_of(batch), count, replace=False))
         omega = self._rng.uniform(0.5, 1.5, count).astype(dtype)
-        some, kernel = take(batch, asked), self._objective.value_and_gradient
-        truth = kernel(some, self._weight, omega, self._nowhere).numpy()[1:]
+        truth = self._gradient(batch, asked, omega)
         if not np.isfinite(truth).all():
-            self._refuse_bad(self._objective.example_gradients(batch, self._weight).numpy())
+            rows = self._objective.example_gradients(batch, self._weight).numpy()
+            refuse_bad(rows, self._start, self._name)
         return (asked, omega), truth
 
+    def _gradient(self, batch, places, omega):
+        """The gradient of the losses of some examples with weights ω, (p,), by the kernel that all else rests on."""
+        some, kernel = take(batch, places), self._objective.value_and_gradient
+        return kernel(some, self._weight, omega, self._nowhere).numpy()[1:]
+
     def _check(self, rows, batch):
-        self._refuse_bad(rows)
+        refuse_bad(rows, self._start, self._name)
         self._start += size_of(batch)
-
-    def _refuse_bad(self, rows):
-        _refuse_bad(rows, self._start, self._name)
-
-
-def check_gradients(objective, batches, weight, name):
-    """Raise a ValueError that names the first example without a finite gradient, if there is one."""
-    start = 0
-    for batch in batches:
-        for part in split(batch, _FEWEST):
-            _refuse_bad(objective.example_gradients(part, weight).numpy(), start, name)
-            start += size_of(part)
-
-
-def _refuse_bad(rows, start, name):
-    """Raise where a row, the gradient of an example or what is made of it, is not finite."""
-    bad = np.flatnonzero(~np.isfinite(np.sum(rows, axis=1)))
-    if bad.size:
-        raise ValueError(
-            f"The loss of example {start + bad[0]} of `{name}` has a gradient that is NaN or "
-            "infinite. Is its label what the loss takes, and is there a square root or a logarithm "
-            "of 0, or a mean over a mask that leaves nothing, as where an example is all padding?"
-        )

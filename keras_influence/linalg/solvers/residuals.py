@@ -8,8 +8,9 @@ from keras_influence.linalg.arrays import Array
 from keras_influence.linalg.solvers.problem import Answer, Problem
 from keras_influence.linalg.sweeps import row_norms
 
-# Rows of an approximate answer whose residual is measured, at most, and numbers in them.
-_MEASURED, _NUMBERS = 16, 2**25
+# Rows of an approximate answer whose residual is measured, at most, and numbers in them: of large networks a
+# product with each takes as long as the answer itself.
+_MEASURED, _NUMBERS = 16, 2**22
 # Rows of an exact one that are bounded together, by how many sums of them, and how far above what these say.
 _TOGETHER, _SUMS, _MARGIN = 128, 4, 2.0
 
