@@ -16,6 +16,7 @@ a rare class. They are looked at one by one, row by row, on many more; see `faul
 
 import numpy as np
 
+from keras_influence.checksums import fingerprint_of_weights, quick_fingerprint
 from keras_influence.engine.data import rows
 from keras_influence.engine.kernels.curved import is_curved_in_weights
 from keras_influence.engine.layers.culprit import culprit
@@ -93,6 +94,10 @@ def certify_own(ground, batches, together, differences):
     model = ground.objective.model()
     if not (own_layers(model) or has_own_loss(model)):
         return
+    # Once for all calls with the same weights and examples, as far as a few of these tell.
+    about = batches.n, quick_fingerprint(ground.few), fingerprint_of_weights(model.weights)
+    if ground.objective.looked_at.get(differences) == about:
+        return
     if total(_looked_at, ground, batches, len(batches), together, differences)[0]:
         warn(
             "The slope of the loss in the outputs changes otherwise than its own derivative says, as where "
@@ -101,6 +106,7 @@ def certify_own(ground, batches, together, differences):
             "loss without `stop_gradient`.",
             CurvatureWarning,
         )
+    ground.objective.looked_at[differences] = about
 
 
 def _looked_at(ground, run, count, together, differences):

@@ -25,6 +25,9 @@ class Objective(CompiledLoss):
         model: a built and compiled Keras model. Held weakly.
         variables: the variables that make up θ.
         reading, added: see `CompiledLoss`.
+
+    Attributes:
+        looked_at: on which examples and weights the user's own code was looked at last, with differences and without.
     """
 
     def __init__(self, model, variables, reading=None, added="mixed"):
@@ -33,7 +36,7 @@ class Objective(CompiledLoss):
         self._loops = work_alone(model) == RECURRENT
         # In another process, the model, which nobody else holds there; see `journey`.
         self.held = None
-        self._made = {}
+        self._made, self.looked_at = {}, {}
 
     # ---- what others make of it
 
@@ -50,7 +53,7 @@ class Objective(CompiledLoss):
     def forget(self):
         """Trace everything anew when it is next asked for, and what others have made of this too."""
         self.kernels.forget()
-        self._made = {}
+        self._made, self.looked_at = {}, {}
 
     def variables_read(self):
         """The variables that the loss reads besides the model's, once it has been computed."""

@@ -213,6 +213,21 @@ def test_steps_count_where_no_mask_leaves_them_out(leaves_out, rng):
             asked(model, x, y, "hessian")
 
 
+def test_what_was_looked_at_is_not_looked_at_again(rng, monkeypatch):
+    """Before the weights or the examples are others."""
+    looks = []
+    monkeypatch.setattr(certificate, "total", lambda *about: looks.append(about) or [0.0])
+    model, x, y = network("none"), rows(rng), rng.integers(0, 3, 400)
+    for _ in range(2):
+        asked(model, x, y, "gauss_newton")
+    assert len(looks) == 1
+    asked(model, x[::-1], y[::-1], "gauss_newton")
+    assert len(looks) == 2
+    model.layers[-1].bias.assign([0.1, 0.2, 0.3])
+    asked(model, x[::-1], y[::-1], "gauss_newton")
+    assert len(looks) == 3
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_models_of_keras_alone_are_not_looked_at(own, rng, monkeypatch):
     looks = []
