@@ -46,7 +46,7 @@ class MatrixPart(EigenPart):
         """The `Moment` of a and that of δ, over examples and positions; none of indices."""
         height, width = self._positions.shape
         inputs, deltas = Moment(height), Moment(width)
-        for a, delta in self._slices(raw, 0):
+        for a, delta in self._slices(raw):
             deltas.add(tf.reshape(delta, [-1, width]))
             if not a.dtype.is_integer:
                 # An example without weight has no δ; its input should not count either.
@@ -78,7 +78,7 @@ class MatrixPart(EigenPart):
         rows, row_of = np.unique(rows, return_inverse=True)
         columns, column_of = np.unique(columns, return_inverse=True)
         found = []
-        for a, delta in self._slices(raw, len(rows) * len(columns) + len(chosen) * 3):
+        for a, delta in self._slices(raw, len(rows) * len(columns), len(chosen) * 3):
             delta = _turned_into(delta, block.q_outputs, columns)
             if a.dtype.is_integer:
                 a = tf.cast(a[..., None] == tf.constant(rows, a.dtype), delta.dtype)
@@ -109,19 +109,21 @@ class MatrixPart(EigenPart):
                 found.append(Formed(self._positions.ravel(), formed.reshape(len(formed), -1)))
         return stacked(found)
 
-    def _slices(self, raw, each):
+    def _slices(self, raw, formed=0, each=0):
         """a (b, T, K), or indices (b, T), and δ (b, T, O), for some of the examples at a time.
 
         The calls of a layer that is called more than once stand side by side.
 
         Args:
-            each: numbers that are made for each example besides a and δ.
+            formed: numbers that are made for each example that has several positions.
+            each: those for each in any case, besides a and δ.
         """
         height, width = self._positions.shape
         calls = [(layer, *pair) for layer, pair in zip(self.layers, raw)]
         count = int(raw[0][1].shape[0])
         positions = sum(_positions_in(*call, width) for call in calls)
-        step = max(1, _NUMBERS // max(positions * (height + width) + each, 1))
+        each += positions * (height + width) + (formed if positions > 1 else 0)
+        step = max(1, _NUMBERS // max(each, 1))
         for start in range(0, count, step):
             some, found = slice(start, start + step), []
             for layer, a, delta in calls:
