@@ -1,6 +1,8 @@
 """Derivatives of a function that takes each row by itself, held against differences row by row.
 
-A difference may cross a kink and says nothing then: it is believed only if half its step gives the same.
+A difference may cross a kink and says nothing then: it is believed only if half its step gives the same, and
+what is before and what is behind do. Just at a kink half of the step gives the same, half the slope. What
+rounding makes alike by chance it does not make so along one direction after the other.
 """
 
 import numpy as np
@@ -11,9 +13,11 @@ from keras_influence.engine.kernels.outputs import filled
 # For numbers of 4 and of 8 bytes: wrong derivatives miss by so much of their size and more, and by so many
 # times what two differences differ by.
 _MISS, _BEYOND = {4: 1e-2, 8: 1e-3}, 10
-# What is less than so many roundings is nothing.
-_ROUNDINGS = 100
+# What is less than so many roundings is nothing, nor are slopes that are so small.
+_ROUNDINGS, _NOTHING = 100, 1e-30
 _STEP = {4: 1e-3, 8: 1e-4}
+# Directions along which a row has to be wrong.
+_DIRECTIONS = 3
 
 
 def drawn(rng, like):
@@ -24,6 +28,15 @@ def drawn(rng, like):
 def along(rng, at):
     """A direction that changes each number by a part of itself: what is positive stays so."""
     return [a * t for a, t in zip(drawn(rng, at), at)]
+
+
+def wrong_each_time(rows_along, rng, at):
+    """Rows that a function of a direction finds along each of some."""
+    rows = rows_along(along(rng, at))
+    for _ in range(1, _DIRECTIONS):
+        if rows.size:
+            rows = np.intersect1d(rows, rows_along(along(rng, at)))
+    return rows
 
 
 def slope_of(scalar, at):
@@ -67,9 +80,10 @@ def wrong_transpose(function, at, r, d):
     pushed = filled(dual.gradient(pulled, u, output_gradients=d), u)
     straight = filled(inner.gradient(outputs, at, output_gradients=r), at)
     a, b = paired(r, pushed), paired(straight, d)
-    miss = _MISS[a.dtype.itemsize] * np.maximum(abs(a), abs(b))
+    miss = _MISS[r[0].dtype.size] * np.maximum(abs(a), abs(b))
     sizes = paired(r, r) * paired(pushed, pushed) + paired(straight, straight) * paired(d, d)
-    rounding = _ROUNDINGS * np.finfo(a.dtype).eps * np.sqrt(sizes)
+    rounding = _ROUNDINGS * np.finfo(r[0].dtype.as_numpy_dtype).eps * np.sqrt(sizes)
+    rounding += _NOTHING * np.sqrt(paired(r, r) * paired(d, d))
     return np.flatnonzero(np.abs(a - b) > miss + rounding)
 
 
@@ -82,14 +96,18 @@ def _wrong(function, at, d, image, size):
     width = at[0].dtype.size
     step = _STEP[width]
 
-    def difference(h):
-        pairs = (function([t + s * h * e for t, e in zip(at, d)]) for s in (1, -1))
-        return [(_rows(a) - _rows(b)) / (2 * h) for a, b in zip(*pairs)]
+    def values(h):
+        return [_rows(part) for part in function([t + h * e for t, e in zip(at, d)])]
 
-    wide, narrow = difference(step), difference(step / 2)
-    image = [_rows(t) for t in image]
+    here, image = values(0.0), [_rows(part) for part in image]
+    sides = [(values(h), values(-h), h) for h in (step, step / 2)]
+    wide, narrow = ([(a - b) / (2 * h) for a, b in zip(*pair)] for *pair, h in sides)
+    ahead, behind, half = sides[1]
+    bent = [(a - 2 * c + b) / half for a, b, c in zip(ahead, behind, here)]
     off, apart = (_lengths(a - b for a, b in zip(narrow, t)) for t in (image, wide))
-    rounding = _ROUNDINGS * np.finfo(image[0].dtype).eps / step * size
+    apart = np.maximum(apart, _lengths(bent))
+    rounding = _ROUNDINGS * np.finfo(at[0].dtype.as_numpy_dtype).eps / step * size
+    rounding += _NOTHING * np.sqrt(paired(d, d))
     miss = _MISS[width] * np.maximum(_lengths(narrow), _lengths(image))
     return np.flatnonzero((off > miss + rounding) & (off > _BEYOND * apart))
 
@@ -99,5 +117,5 @@ def _lengths(parts):
 
 
 def _rows(tensor):
-    array = np.asarray(tensor)
+    array = np.asarray(tensor, np.float64)
     return array.reshape(len(array), -1)

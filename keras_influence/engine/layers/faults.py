@@ -120,17 +120,16 @@ class Faults:
         return bool(own) and bool(self._wrong(function, at, r, rng).size)
 
     def _wrong(self, function, at, r, rng):
-        d = by_row.along(rng, at)
-        if not self._differences:
-            return by_row.wrong_transpose(function, at, r, d)
-        rows = by_row.wrong_values(function, at, r, d)
-        if rows.size:
-            return rows
-
         def squares(at):
             return sum(tf.reduce_sum(f**2 * e) for f, e in zip(function(at), r))
 
-        return by_row.wrong_slopes(squares, at, d)
+        def along(d):
+            if not self._differences:
+                return by_row.wrong_transpose(function, at, r, d)
+            rows = by_row.wrong_values(function, at, r, d)
+            return rows if rows.size else by_row.wrong_slopes(squares, at, d)
+
+        return by_row.wrong_each_time(along, rng, at)
 
     def _signals(self, batch):
         """The sites, the loss's gradients at what they give, and what the loss is computed of."""
@@ -203,7 +202,8 @@ def _wrong_for_loss(model, parts, y_pred):
         held = _with(leaves, places, at)
         return _loss(model, parts, tf.nest.pack_sequence_as(y_pred, held))
 
-    return by_row.wrong_slopes(loss, at, by_row.along(np.random.default_rng(0), at))
+    rng = np.random.default_rng(0)
+    return by_row.wrong_each_time(lambda d: by_row.wrong_slopes(loss, at, d), rng, at)
 
 
 def _loss(model, parts, y_pred):

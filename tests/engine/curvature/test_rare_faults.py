@@ -159,6 +159,27 @@ def test_what_is_right_for_all_examples_is_believed(curvature, float64, rng):
     assert np.any(asked(kinked, x, y, curvature)[0])
 
 
+class Rectified(layers.Layer):
+    """A dense layer of the user's own, with a kink."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 64))
+
+    def call(self, x):
+        return ops.relu(x @ self.kernel)
+
+
+@pytest.mark.parametrize("curvature", BOTH)
+def test_many_kinks_are_no_fault(curvature, rng):
+    """Of a hundred thousand numbers some are as near to their kink as a difference can tell."""
+    inputs = keras.Input((6,))
+    hidden = Rectified()(Rectified()(inputs))
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(hidden))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    found, vector = asked(model, rng.normal(size=(4000, 6)), rng.integers(0, 3, 4000), curvature)
+    assert np.any(found)
+
+
 class Rounded(layers.Layer):
     """Rounds, with the gradient of what it is given."""
 
