@@ -32,7 +32,8 @@ class Solution:
     Attributes:
         x: (k, p) array, one answer a row.
         residual: (k,) relative residuals ‖v - A x‖ / ‖v‖, computed anew with A itself. Where
-            a solver is not judged by it, of 16 rows at most; the others have the largest of these.
+            a solver is not judged by it, of 16 rows at most and of one where rows have millions of numbers;
+            the others have the largest of these.
             Where a matrix solves for many rows, a bound on it, where that is within the tolerance; see
             `bounded_residual`.
         iterations: (k,) iterations taken.
