@@ -65,7 +65,7 @@ def has_losses_of_keras(model):
 
 
 def _is_of_keras(made):
-    return getattr(made, "__module__", "").partition(".")[0] == "keras"
+    return (getattr(made, "__module__", None) or "").partition(".")[0] == "keras"
 
 
 def only_uses_losses(model, functions):

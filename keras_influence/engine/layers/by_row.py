@@ -2,7 +2,9 @@
 
 A difference may cross a kink and says nothing then: it is believed only if half its step gives the same, and
 what is before and what is behind do. Just at a kink half of the step gives the same, half the slope. What
-rounding makes alike by chance it does not make so along one direction after the other.
+rounding makes alike by chance it does not make so along one direction after the other. Where a function is
+saturated for a row, as a sigmoid, all numbers there are rounding: what is off is held against what there is in
+other rows too, and against what their differences differ by.
 """
 
 import numpy as np
@@ -80,9 +82,10 @@ def wrong_transpose(function, at, r, d):
     pushed = filled(dual.gradient(pulled, u, output_gradients=d), u)
     straight = filled(inner.gradient(outputs, at, output_gradients=r), at)
     a, b = paired(r, pushed), paired(straight, d)
-    miss = _MISS[r[0].dtype.size] * np.maximum(abs(a), abs(b))
+    miss = _MISS[r[0].dtype.size] * _with_others(np.maximum(abs(a), abs(b)))
     sizes = paired(r, r) * paired(pushed, pushed) + paired(straight, straight) * paired(d, d)
-    rounding = _ROUNDINGS * np.finfo(r[0].dtype.as_numpy_dtype).eps * np.sqrt(sizes)
+    sizes = np.sqrt(sizes) + paired([tf.abs(f) for f in outputs], [tf.abs(e) for e in r])
+    rounding = _ROUNDINGS * np.finfo(r[0].dtype.as_numpy_dtype).eps * sizes
     rounding += _NOTHING * np.sqrt(paired(r, r) * paired(d, d))
     return np.flatnonzero(np.abs(a - b) > miss + rounding)
 
@@ -108,8 +111,17 @@ def _wrong(function, at, d, image, size):
     apart = np.maximum(apart, _lengths(bent))
     rounding = _ROUNDINGS * np.finfo(at[0].dtype.as_numpy_dtype).eps / step * size
     rounding += _NOTHING * np.sqrt(paired(d, d))
-    miss = _MISS[width] * np.maximum(_lengths(narrow), _lengths(image))
-    return np.flatnonzero((off > miss + rounding) & (off > _BEYOND * apart))
+    length = _lengths(narrow)
+    miss = _MISS[width] * _with_others(np.maximum(length, _lengths(image)))
+    # Of what does not change at all nothing is known: it may be less than rounding.
+    said = (length > 0) | (_lengths(wide) > 0)
+    beyond = _BEYOND * (apart + np.median(apart))
+    return np.flatnonzero(said & (off > miss + rounding) & (off > beyond))
+
+
+def _with_others(sizes):
+    """The sizes of rows, and to each what they are on the average."""
+    return sizes + np.sqrt(np.mean(np.square(sizes)))
 
 
 def _lengths(parts):

@@ -84,7 +84,9 @@ class Faults:
             raise not_differentiable(error) from error
 
     def _found(self, batch):
-        with primitives.replaced(), self._objective.at(self._objective.parameters.tensors()):
+        standing = self._objective.at(self._objective.parameters.tensors())
+        # Squares of what is finite may not be: then nothing is said.
+        with primitives.replaced(), standing, np.errstate(over="ignore", invalid="ignore"):
             sites, deltas, about = self._signals(batch)
             if self._own_loss and _wrong_for_loss(*about).size:
                 if self._differences:

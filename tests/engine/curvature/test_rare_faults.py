@@ -159,6 +159,44 @@ def test_what_is_right_for_all_examples_is_believed(curvature, float64, rng):
     assert np.any(asked(kinked, x, y, curvature)[0])
 
 
+def binary(y, z):
+    """Binary cross-entropy as it stands in many scripts."""
+    p = ops.clip(ops.sigmoid(z), 1e-7, 1 - 1e-7)
+    return -ops.mean(y * ops.log(p) + (1 - y) * ops.log(1 - p), -1)
+
+
+def squashed(t):
+    return ops.tanh(t)
+
+
+@pytest.mark.parametrize("curvature", BOTH)
+@pytest.mark.parametrize("kind", ["loss", "activation"])
+@pytest.mark.filterwarnings("error::keras_influence.CurvatureWarning")
+def test_what_is_saturated_is_believed(kind, curvature, rng):
+    """There slopes are rounding: a sigmoid is 1 to the last digit, and its differences are 0."""
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    inputs = keras.Input((6,))
+    t = layers.Dense(1)(inputs)
+    if kind == "activation":
+        t = layers.Dense(1)(layers.Dense(1, squashed, kernel_initializer="ones")(t))
+    model = keras.Model(inputs, t)
+    own = kind == "loss"
+    model.compile("sgd", binary if own else keras.losses.BinaryCrossentropy(from_logits=True))
+    model.layers[1].kernel.assign(np.full((6, 1), 4.0))
+    x = rng.normal(size=(2000, 6))
+    y = np.float32(model(x) > 0) if own else rng.integers(0, 2, (2000, 1))
+    assert np.any(asked(model, x, y, curvature)[0])
+
+
+def test_a_loss_from_no_module_is_taken(rng):
+    space = {"ops": ops}
+    exec("def loss(y, z): return ops.mean((y - z) ** 2, -1)", space)  # Its `__module__` is None.
+    model = network("none", space["loss"])
+    y = rng.normal(size=(400, 3))
+    assert np.any(asked(model, rows(rng), y, "gauss_newton")[0])
+
+
 class Rectified(layers.Layer):
     """A dense layer of the user's own, with a kink."""
 
