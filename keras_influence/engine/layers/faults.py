@@ -14,6 +14,8 @@ nothing that depends on θ may be wrong in that alone, as one that rounds the da
 wrong, the same is asked of its weights, with r zero for all other examples.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -22,6 +24,14 @@ from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.kernel import not_differentiable
 from keras_influence.engine.layers import by_row
+from keras_influence.engine.layers.calls import (
+    Call,
+    has_rows,
+    is_fine,
+    outputs_of,
+    taken_by,
+    with_others,
+)
 from keras_influence.engine.layers.sites import recording_whole
 from keras_influence.engine.loss.looks import is_plain, spread
 
@@ -30,6 +40,9 @@ _CALLS, _FEW = 8, 8
 # What layers hold that acts on weights alone.
 _ON_WEIGHTS = (keras.Initializer, keras.regularizers.Regularizer, keras.constraints.Constraint)
 _OF_OTHERS = ("keras", "tensorflow", "keras_influence", "builtins", "")
+# What layers and losses may say to other tensors than those that the model gives them.
+_REFUSALS = (ValueError, TypeError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
+_REFUSALS += (IndexError, KeyError, tf.errors.OpError)
 
 
 def own_layers(model):
@@ -67,7 +80,7 @@ class Faults:
         self._objective, self._differences = objective, differences
         self._layers = own_layers(objective.model())
         self._own_loss = has_own_loss(objective.model())
-        self._moving = self._moved(few)
+        self._moving = _asked(self._moved, few) or {}
         self.held_in_loss = False
 
     def find(self, batch):
@@ -76,29 +89,21 @@ class Faults:
         Raises:
             NotDifferentiableError: TensorFlow has none.
         """
-        try:
-            return self._found(batch)
-        except LookupError as error:
-            if isinstance(error, (IndexError, KeyError)):
-                raise
-            raise not_differentiable(error) from error
-
-    def _found(self, batch):
         standing = self._objective.at(self._objective.parameters.tensors())
         # Squares of what is finite may not be: then nothing is said.
         with primitives.replaced(), standing, np.errstate(over="ignore", invalid="ignore"):
-            sites, deltas, about = self._signals(batch)
-            if self._own_loss and _wrong_for_loss(*about).size:
+            sites, deltas, about = _asked(self._signals, batch) or ([], [], ())
+            if self._own_loss and about and _asked(_is_wrong_for_loss, *about):
                 if self._differences:
                     return "the loss"
                 self.held_in_loss = True
             for site, delta in zip(sites, deltas):
-                if self._is_wrong(site, delta):
+                if _asked(self._is_wrong, site, delta):
                     return f"the layer {site.layer.path}"
         return None
 
     def _is_wrong(self, site, delta):
-        call, rng = _Call(site, delta), np.random.default_rng(0)
+        call, rng = Call(site, delta), np.random.default_rng(0)
         moving = self._moving.get(_kind(site), [])
         places = [i for i in call.places if any(moving[i : i + 1])]
         at, r = [call.given[i] for i in places or call.places], call.random(rng)
@@ -111,6 +116,7 @@ class Faults:
         """The same, for some rows, of the layer as a function of its weights, which are one row."""
         chosen = {id(v) for v in self._objective.parameters.variables}
         own = [v for v in call.site.layer.trainable_variables if id(v) in chosen]
+        own = [v for v in own if is_fine(v.value)]
         some = rows[:_FEW]
 
         def function(at):
@@ -142,7 +148,7 @@ class Faults:
                 model, parts, y_pred = self._objective.called(batch)
                 loss = _loss(model, parts, y_pred)
         sites = _some(sites)
-        outputs = [_outputs(site.outputs) for site in sites]
+        outputs = [outputs_of(site.outputs) for site in sites]
         return sites, tape.gradient(loss, outputs), (model, parts, y_pred)
 
     def _moved(self, few):
@@ -156,71 +162,45 @@ class Faults:
                 self._objective.called(few)
             seen.append(_some(sites))
         for site, again in zip(*seen):
-            pairs = zip(_taken(site), _taken(again))
-            found = [_has_rows(a) and not np.array_equal(a, b) for a, b in pairs]
+            pairs = zip(taken_by(site), taken_by(again))
+            found = [has_rows(a) and not np.array_equal(a, b) for a, b in pairs]
             known = moving.setdefault(_kind(site), found)
             moving[_kind(site)] = [a or b for a, b in zip(known, found)]
         return moving
 
 
-class _Call:
-    """One call of a layer as a function of those of its tensors that have as many rows as it gives.
+def _asked(look, *about):
+    """What a look finds; None where it cannot be had, as of what takes nothing but what the model gives it.
 
-    Args:
-        site: a `Site` of a whole call.
-        delta: the loss's gradients at its outputs, each may be None.
+    Raises:
+        NotDifferentiableError: TensorFlow has no derivative.
     """
-
-    def __init__(self, site, delta):
-        self.site, self.given = site, _taken(site)
-        found = {i: tf.convert_to_tensor(g) for i, g in enumerate(delta) if g is not None}
-        found = {i: g for i, g in found.items() if _has_rows(g)}
-        count = min((g.shape[0] for g in found.values()), default=None)
-        self._delta = {i: g for i, g in found.items() if g.shape[0] == count}
-        self.places = [i for i, t in enumerate(self.given) if _has_rows(t) and len(t) == count]
-
-    def random(self, rng):
-        """Numbers like the outputs, zero where the loss does not depend on them."""
-        deltas = list(self._delta.values())
-        return [
-            e * tf.cast(delta != 0, e.dtype) for e, delta in zip(by_row.drawn(rng, deltas), deltas)
-        ]
-
-    def __call__(self, places, at):
-        """The outputs where it takes other tensors in some places."""
-        site, given = self.site, _with(self.given, places, at)
-        arguments, keywords = tf.nest.pack_sequence_as((site.arguments, site.keywords), given)
-        outputs = _outputs(site.layer.call(*arguments, **keywords))
-        return [outputs[i] for i in self._delta]
+    try:
+        with contextlib.suppress(*_REFUSALS):
+            return look(*about)
+    except LookupError as error:
+        raise not_differentiable(error) from error
+    return None
 
 
-def _wrong_for_loss(model, parts, y_pred):
-    """Rows of outputs for which the loss has another second derivative than differences show."""
+def _is_wrong_for_loss(model, parts, y_pred):
+    """Whether for some rows of outputs the loss has another second derivative than differences show."""
     leaves = tf.nest.flatten(y_pred)
-    places = [i for i, t in enumerate(leaves) if _has_rows(t)]
+    places = [i for i, t in enumerate(leaves) if has_rows(t)]
     at = [tf.stop_gradient(leaves[i]) for i in places]
 
     def loss(at):
-        held = _with(leaves, places, at)
+        held = with_others(leaves, places, at)
         return _loss(model, parts, tf.nest.pack_sequence_as(y_pred, held))
 
     rng = np.random.default_rng(0)
-    return by_row.wrong_each_time(lambda d: by_row.wrong_slopes(loss, at, d), rng, at)
+    rows = by_row.wrong_each_time(lambda d: by_row.wrong_slopes(loss, at, d), rng, at)
+    return bool(rows.size)
 
 
 def _loss(model, parts, y_pred):
     x, y, w = parts
     return _keras.compute_loss(model, x, y, y_pred, w)
-
-
-def _with(tensors, places, others):
-    """Some tensors with others in some places, which have the masks of those."""
-    found = list(tensors)
-    for place, other in zip(places, others):
-        found[place], mask = tf.identity(other), _keras.mask_of(tensors[place])
-        if mask is not None:
-            _keras.set_mask(found[place], mask)
-    return found
 
 
 def _some(sites):
@@ -232,20 +212,4 @@ def _some(sites):
 
 
 def _kind(site):
-    return id(site.layer), len(_taken(site))
-
-
-def _taken(site):
-    return tf.nest.flatten((site.arguments, site.keywords))
-
-
-def _outputs(given):
-    """What a call gives, flat; in place of probabilities the logits behind them, as Keras's losses take them."""
-    behind = [(t, _keras.logits_of(t)) for t in tf.nest.flatten(given)]
-    return [t if logits is None else logits for t, logits in behind]
-
-
-def _has_rows(t):
-    """Whether it is floating and has rows, and numbers in them: it is not inside of a graph."""
-    inside = not tf.is_tensor(t) or tf.is_symbolic_tensor(t)
-    return not inside and t.dtype.is_floating and t.shape.rank > 0 and t.shape[0] > 0
+    return id(site.layer), len(taken_by(site))

@@ -218,6 +218,26 @@ def test_many_kinks_are_no_fault(curvature, rng):
     assert np.any(found)
 
 
+class Choosy(Rectified):
+    """Takes the rows that the model gives it, and no others."""
+
+    def call(self, x):
+        tf.debugging.assert_equal(x, tf.round(x))
+        return super().call(x)
+
+
+@pytest.mark.parametrize("curvature", BOTH)
+@pytest.mark.parametrize("kind", ["choosy", "half"])
+def test_what_cannot_be_asked_is_believed(kind, curvature, rng):
+    """A layer that refuses other inputs; numbers with few digits."""
+    inputs = keras.Input((6,))
+    layer = Choosy() if kind == "choosy" else Rectified(dtype="float16" if kind == "half" else None)
+    model = keras.Model(inputs, layers.Dense(3, "softmax", dtype="float32")(layer(inputs)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = np.round(rng.normal(size=(400, 6))), rng.integers(0, 3, 400)
+    assert np.any(asked(model, x, y, curvature)[0])
+
+
 class Rounded(layers.Layer):
     """Rounds, with the gradient of what it is given."""
 
