@@ -15,8 +15,8 @@ from keras_influence.engine.kernels.outputs import filled
 # For numbers of 4 and of 8 bytes: wrong derivatives miss by so much of their size and more, and by so many
 # times what two differences differ by.
 _MISS, _BEYOND = {4: 1e-2, 8: 1e-3}, 10
-# What is less than so many roundings is nothing, nor are slopes that are so small.
-_ROUNDINGS, _NOTHING = 100, 1e-30
+# What is less than so many roundings is nothing.
+_ROUNDINGS = 100
 _STEP = {4: 1e-3, 8: 1e-4}
 # Directions along which a row has to be wrong.
 _DIRECTIONS = 3
@@ -86,7 +86,6 @@ def wrong_transpose(function, at, r, d):
     sizes = paired(r, r) * paired(pushed, pushed) + paired(straight, straight) * paired(d, d)
     sizes = np.sqrt(sizes) + paired([tf.abs(f) for f in outputs], [tf.abs(e) for e in r])
     rounding = _ROUNDINGS * np.finfo(r[0].dtype.as_numpy_dtype).eps * sizes
-    rounding += _NOTHING * np.sqrt(paired(r, r) * paired(d, d))
     return np.flatnonzero(np.abs(a - b) > miss + rounding)
 
 
@@ -110,13 +109,9 @@ def _wrong(function, at, d, image, size):
     off, apart = (_lengths(a - b for a, b in zip(narrow, t)) for t in (image, wide))
     apart = np.maximum(apart, _lengths(bent))
     rounding = _ROUNDINGS * np.finfo(at[0].dtype.as_numpy_dtype).eps / step * size
-    rounding += _NOTHING * np.sqrt(paired(d, d))
-    length = _lengths(narrow)
-    miss = _MISS[width] * _with_others(np.maximum(length, _lengths(image)))
-    # Of what does not change at all nothing is known: it may be less than rounding.
-    said = (length > 0) | (_lengths(wide) > 0)
+    miss = _MISS[width] * _with_others(np.maximum(_lengths(narrow), _lengths(image)))
     beyond = _BEYOND * (apart + np.median(apart))
-    return np.flatnonzero(said & (off > miss + rounding) & (off > beyond))
+    return np.flatnonzero((off > miss + rounding) & (off > beyond))
 
 
 def _with_others(sizes):
