@@ -19,6 +19,7 @@ from keras_influence import (
 )
 from keras_influence.linalg.operators import Damped, Dense
 from keras_influence.linalg.operators.network import Contributions
+from keras_influence.linalg.solvers import residuals
 from tests import truth
 from tests.linalg.matrices import Layers, Network, Watched, dense_solve, spectral
 
@@ -266,6 +267,20 @@ def test_residuals_of_an_approximation_that_is_not_judged(rng, count):
     assert np.abs(solution.residual / true - 1).max() < 1e-12
     assert solution.residual.min() > 0.1
     assert watched.widths[-1] == min(count, 16)
+
+
+@pytest.mark.parametrize(("numbers", "asked"), [(400, [0]), (1200, [0, 4, 8])])
+def test_residuals_of_long_vectors_are_measured_for_fewer(rng, monkeypatch, numbers, asked):
+    monkeypatch.setattr(residuals, "_NUMBERS", numbers)
+    matrix, _ = spectral(np.geomspace(1, 1e-3, 400))
+    v, watched = rng.normal(size=(9, 400)), Watched(matrix)
+    solution = Arnoldi(rank=20).solve(Damped(watched, 0.05), v)
+    left = (v - solution.x @ (matrix + 0.05 * np.eye(400)))[asked]
+    true = np.linalg.norm(left, axis=1) / np.linalg.norm(v[asked], axis=1)
+    expected = np.full(9, true.max())
+    expected[asked] = true
+    assert np.abs(solution.residual / expected - 1).max() < 1e-12
+    assert watched.widths[-1] == len(asked)
 
 
 @pytest.mark.parametrize("size", [1e-38, 1e-44])
