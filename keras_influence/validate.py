@@ -46,10 +46,13 @@ def as_indices(value, n, name):
     if array.dtype == bool and array.shape == (n,):
         array = np.flatnonzero(array)
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise TypeError(f"{expected}. Received: {type(value).__name__} of dtype {array.dtype}")
+        raise TypeError(
+            f"{expected}. Received: {type(value).__name__} of dtype {array.dtype} and shape {array.shape}"
+        )
     if not array.size or array.min() < 0 or array.max() >= n:
         raise ValueError(f"{expected}. Received: {np.array2string(array, threshold=6)}")
-    return array
+    # TensorFlow gathers by no other integers than these and some smaller ones.
+    return array.astype(np.int64)
 
 
 def as_positions(group, n, name):

@@ -77,6 +77,26 @@ def test_a_mask_of_integers_is_told_from_positions(rng):
         model.group_influence(train, train, [mask])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint32", "uint64", "int32"])
+def test_positions_of_any_integer_type_are_the_same(dtype, problem):
+    model, test, train, _ = problem
+    for group in (GROUPS[1], GROUPS[1].astype(dtype)):
+        found = (
+            model.group_influence(test, train, [group], order=2, damping=0.0),
+            model.self_influence(train, indices=group, damping=0.0),
+            model.parameter_influence(group, train, damping=0.0)[0],
+        )
+        if group is GROUPS[1]:
+            expected = found
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected))
+
+
+def test_a_mask_of_another_length_is_refused_with_its_shape(problem):
+    model, test, train, _ = problem
+    with pytest.raises(TypeError, match=r"dtype bool and shape \(29,\)"):
+        model.group_influence(test, train, [np.ones(29, bool)])
+
+
 @pytest.mark.parametrize("form", ["indices", "mask", "examples"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_parameter_influence_against_refits(order, form, rng):
