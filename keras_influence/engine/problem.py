@@ -82,6 +82,8 @@ class Problem(Summing):
         checks.check_model(model, hidden)
         chosen = select(model, variables)
         checks.check_followed(model, chosen)
+        if hidden:
+            checks.warn_about_constraints(model, chosen)
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
         self._smooth, self._chosen, self._name = smooth, chosen, name

@@ -1,8 +1,11 @@
 """The traps of second derivatives in Keras and TensorFlow, one test each."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 import tensorflow as tf
 
 import keras_influence as ki
@@ -120,6 +123,55 @@ def test_weight_decay_in_the_optimizer_warns_with_the_remedy(optimizer, rng):
     model.compile(optimizer, "sparse_categorical_crossentropy")
     with pytest.warns(ki.ObjectiveWarning, match=r"L2\(0.005\)"):
         ki.hvp(model, truth.get_flat(model), (x, y))
+
+
+@pytest.mark.parametrize(
+    ("constraint", "values", "held"),
+    [
+        ("non_neg", [[0.5], [0.0], [0.2]], True),
+        ("non_neg", [[0.5], [0.1], [0.2]], False),
+        (keras.constraints.MaxNorm(1.0), [[0.6], [-0.8], [0.0]], True),
+        (keras.constraints.MaxNorm(1.1), [[0.6], [-0.8], [0.0]], False),
+        (keras.constraints.MinMaxNorm(0.5, 1.0, rate=0.5), [[0.3], [-0.4], [0.0]], True),
+        (keras.constraints.MinMaxNorm(0.5, 1.0, rate=0.5), [[0.6], [-0.4], [0.1]], False),
+        ("unit_norm", [[0.6], [-0.8], [0.0]], True),
+    ],
+)
+def test_a_constraint_that_holds_weights_is_named(constraint, values, held, rng):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1, kernel_constraint=constraint)(inputs))
+    model.compile("sgd", "mse")
+    model.layers[-1].kernel.assign(values)
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        ki.influence(model, (x, y), (x, y), verbose=0)
+        ki.influence(model, (x, y), (x, y), variables=[model.layers[-1].bias], verbose=0)
+    said = [str(w.message) for w in seen if w.category is ki.ObjectiveWarning]
+    assert len(said) == held
+    assert all("holds weights of" in message and "/kernel" in message for message in said)
+
+
+def test_scores_without_the_weights_that_a_constraint_holds_are_right(rng):
+    """The remedy of the warning, against the minimum within the constraint, found by SciPy."""
+    x = rng.normal(size=(60, 3))
+    y = x @ [1.0, 0.5, -0.8] + 0.1 * rng.normal(size=60)
+    inputs = {name: keras.Input((size,), name=name) for name, size in (("free", 2), ("held", 1))}
+    free = keras.layers.Dense(1, use_bias=False, name="of_free", kernel_constraint="non_neg")
+    held = keras.layers.Dense(1, use_bias=False, name="of_held", kernel_constraint="non_neg")
+    model = keras.Model(inputs, free(inputs["free"]) + held(inputs["held"]))
+    model.compile("sgd", "mse")
+    theta = scipy.optimize.nnls(x, y)[0]
+    assert theta[2] == 0 < theta[:2].min()
+    free.kernel.assign(theta[:2, None])
+    held.kernel.assign(theta[2:, None])
+    data = {"free": x[:, :2], "held": x[:, 2:]}, y
+    test = {name: values[:5] for name, values in data[0].items()}, y[:5]
+    found = ki.influence(model, test, data, variables=free, damping=0.0, verbose=0).values
+    without = [scipy.optimize.nnls(np.delete(x, j, 0), np.delete(y, j))[0] for j in range(len(y))]
+    before = (x[:5] @ theta - y[:5]) ** 2
+    actual = np.stack([(x[:5] @ w - y[:5]) ** 2 - before for w in without], 1)
+    assert np.corrcoef(found.ravel(), actual.ravel())[0, 1] > 0.99
 
 
 def test_the_remedy_for_weight_decay_is_right():

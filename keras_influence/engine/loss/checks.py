@@ -95,6 +95,42 @@ def _warn_about_hidden_objective(model):
         )
 
 
+def warn_about_constraints(model, chosen):
+    """Say that a constraint holds weights where they are: the minimum is then one within it.
+
+    Of weights in half precision rounding looks the same.
+    """
+    for variable in chosen:
+        fine = variable.dtype not in _COARSE
+        if fine and variable.constraint is not None and _is_held(variable):
+            name = type(variable.constraint).__name__
+            _say_once(
+                model,
+                f"{name} holds weights of {variable.path}: the minimum is one within that constraint, which no "
+                "loss knows, so that scores take these weights for free, and may be far from what training "
+                "without an example gives. Leave them out by `variables=`, put a regulariser in its place, or take "
+                "`Replay`, whose steps have the constraint.",
+            )
+
+
+def _is_held(variable):
+    """Whether the constraint of a variable takes back a small step: outwards or inwards, all weights together."""
+    values = variable.numpy().astype(np.float64)
+    step = _STEP * (np.sqrt(np.mean(values**2)) or 1.0)
+    outwards = np.where(values < 0, -step, step)
+    for point in (values + outwards, values - outwards):
+        # A variable, as the optimizer gives it.
+        taken = keras.Variable(point, dtype=variable.dtype, name="weights")
+        moved = np.abs(keras.ops.convert_to_numpy(variable.constraint(taken)) - point)
+        if moved.max(initial=0.0) > _SLACK * step:
+            return True
+    return False
+
+
+# How far weights are moved, as a part of their size; and what part of that a constraint may change by rounding.
+_STEP, _SLACK = 1e-3, 0.05
+
+
 def warn_about_kinks(model):
     """Say that smooth losses stand in for those that have no curvature of their own."""
     for name in _keras.uses_loss(model, SMOOTH):
