@@ -75,7 +75,7 @@ class Block:
 
     Attributes:
         where: their positions.
-        gradients: (k, p), in the weights' dtype.
+        gradients: (k, p), in the weights' dtype; until scores are asked for.
         solution: of (C + λI) x = v for each of them.
     """
 
@@ -92,11 +92,13 @@ class Block:
 
     def release(self) -> None:
         """Let go of the arrays, whoever holds it still: they are not to lie beside those of the next."""
-        del self.gradients, self.solution
+        for name in ("gradients", "solution"):
+            vars(self).pop(name, None)
 
     def scores(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Of all training examples, batch by batch: (slice, (k, b))."""
+        """Of all training examples, batch by batch: (slice, (k, b)). Gradients are let go of."""
         problem = self._problem
+        vars(self).pop("gradients", None)
         found = problem.scores_by_batch(self.solution.x)
         return self.over(found, len(problem.train), f"Scores of {problem.n} training examples")
 
@@ -186,20 +188,21 @@ def gradient_blocks(
     size = size or block_size(problem.parameters.size)
     title = f"Gradients of {examples.n} examples"
     step = bars or problem.progress.stage(title, examples.n)
-    first, filled, rows = start, 0, np.empty((0, 0))
+    first, filled = start, 0
+    # What is yielded is not held here, where it would be until the next is asked for.
+    held: list[np.ndarray] = []
     pieces = _pieces(examples, size, start)
     for part in problem.gradients_by_batch(pieces, examples, target, name, start):
-        if not filled:
-            rows = np.empty((min(size, examples.n - first), problem.parameters.size), dtype)
-        rows[filled : filled + len(part)] = part
+        count = min(size, examples.n - first)
+        if not held:
+            held.append(np.empty((count, problem.parameters.size), dtype))
+        held[0][filled : filled + len(part)] = part
         filled += len(part)
         # What is no longer needed is not to lie beside what a solver takes.
         del part
         step(first + filled)
-        if filled == len(rows):
-            block, rows = rows, np.empty((0, 0))
-            yield slice(first, first + filled), block
-            del block
+        if filled == count:
+            yield slice(first, first + filled), held.pop()
             first, filled = first + filled, 0
 
 

@@ -1,6 +1,7 @@
 """Questions in blocks of examples: bounded work at once, the same answers, one plan, one warning."""
 
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -92,6 +93,25 @@ def test_blocks_are_larger_where_a_solver_takes_less(train, test, solves, monkey
         solves["solves"].clear()
         ki.influence(model, test, train, **{**OPTIONS, "method": method})
         assert solves["solves"] == expected
+
+
+def test_gradients_are_let_go_of_before_scores(train, test, monkeypatch):
+    """Of large networks they are as large as all that scores take."""
+    held, alive = [], []
+    solve, scores = Solver.solve, Scorer.scores
+
+    def watched_solve(self, system, rows, **options):
+        held.append(weakref.ref(rows))
+        return solve(self, system, rows, **options)
+
+    def watched_scores(self, batch):
+        alive.append(held[-1]() is not None)
+        return scores(self, batch)
+
+    monkeypatch.setattr(Solver, "solve", watched_solve)
+    monkeypatch.setattr(Scorer, "scores", watched_scores)
+    ki.influence(network(), test, train, **OPTIONS)
+    assert len(held) == 1 and alive and not any(alive)
 
 
 def test_influence_on_a_dataset(train, test, solves):

@@ -61,17 +61,22 @@ def certify(objective, few, weight, product, many, differences):
     shape, dtype = (2, objective.parameters.size), np.float64 if size == 8 else np.float32
     pair = np.random.default_rng(_SEED).standard_normal(shape, dtype)
     pair /= row_norms(pair).astype(dtype)[:, None]
-    parts = [pair] if many else [pair[:1], pair[1:]]
-    images = [np.asarray(product(few, weight, part)) for part in parts]
-    images = images[0] if many else np.concatenate(images)
-    if not np.isfinite(images).all():
+    inner, lengths, first = [], [], None
+    for part in [pair] if many else [pair[:1], pair[1:]]:
+        # One at a time: of large networks each is as long as the weights.
+        image = np.asarray(product(few, weight, part))
+        inner.append(overlaps(image, pair))
+        lengths.append(row_norms(image))
+        if differences and first is None:
+            first = image[0].copy()
+    inner, lengths = np.concatenate(inner), np.concatenate(lengths)
+    if not np.isfinite(inner).all():
         return  # The solver says so, with a way out.
-    inner = overlaps(pair, images)
-    scale = row_norms(images).max() / np.sqrt(objective.parameters.size)
+    scale = lengths.max() / np.sqrt(objective.parameters.size)
     wrong = abs(inner[0, 1] - inner[1, 0]) > 10 * _MISS[size] * scale
     if differences and not wrong:
-        wrong = _misses(objective, few, weight, pair[0], images[0], size)
-    if not differences and (wrong or not images.any()):
+        wrong = _misses(objective, few, weight, pair[0], first, size)
+    if not differences and (wrong or not lengths.any()):
         wrong = is_curved_in_weights(objective, few, weight)
     if wrong:
         layer = culprit(objective, few)

@@ -136,7 +136,7 @@ class Objective(CompiledLoss):
         """∂²/∂θ² of the batch's part of n L times each row, (k, p)."""
         omega = self.ones(batch)
         product = self._second_derivative(lambda theta: self.value(theta, omega, batch, weight))
-        return over_vectors(product, vectors, self.kernels.loop)
+        return over_vectors(product or tf.zeros_like, vectors, self.kernels.loop)
 
     def gauss_newton(self, batch, weight, vectors):
         """(Jᵀ (∂²/∂z²) J + ∂²(a A + b R)/∂θ²) times each row, (k, p), with z of `outputs`."""
@@ -153,19 +153,22 @@ class Objective(CompiledLoss):
 
         def product(v):
             bent, scores = curvature(v)
-            return bent + rest(v), scores
+            return (bent + rest(v) if rest else bent), scores
 
         return over_vectors(product, vectors, self.kernels.loop, outputs=2)
 
     def _second_derivative(self, scalar):
-        """v ↦ (∂²scalar/∂θ²) v, by reverse over reverse."""
+        """v ↦ (∂²scalar/∂θ²) v, by reverse over reverse; None where θ is not in it."""
         theta = self.parameters.tensors()
         with self.recorded() as outer:
             outer.watch(theta)
             with self.recorded(persistent=False) as inner:
                 inner.watch(theta)
                 value = scalar(theta)
-            gradient = self.parameters.flatten(inner.gradient(value, theta))
+            slopes = inner.gradient(value, theta)
+            gradient = self.parameters.flatten(slopes)
+        if all(slope is None for slope in slopes):
+            return None
 
         def product(v):
             return self.parameters.flatten(outer.gradient(gradient, theta, output_gradients=v))

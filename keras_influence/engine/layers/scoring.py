@@ -60,7 +60,6 @@ class Scorer:
         self._rng = np.random.default_rng(_SEED)
         self._start = start
         self._probe, self._vectors = None, vectors
-        self._nowhere = tf.zeros([objective.parameters.size], objective.parameters.dtype)
         if vectors is not None:
             self._borrows = len(vectors) <= VECTORS
             few = len(vectors) <= _FEW and work_alone(objective.model()) == RECURRENT
@@ -200,15 +199,15 @@ class Scorer:
         """Draw s, from what the gradients of a first batch are: no weights are to be lost beside others."""
         if self._probe is not None:
             return
-        parameters = self._objective.parameters
-        self._starts = np.cumsum([0, *parameters.sizes[:-1]])
         _, truth = self._truth(first, _LEAST)
-        found = np.sqrt(np.add.reduceat(np.square(truth, dtype=np.float64), self._starts))
+        found = self._lengths(truth)
         # What is smaller than this part of all may be rounding.
         self._sizes = np.maximum(found, _SMALL * np.linalg.norm(found))
         self._sizes[self._sizes == 0] = 1.0
-        s = self._rng.standard_normal(parameters.size) / np.repeat(self._sizes, parameters.sizes)
-        self._probe = s.astype(parameters.dtype.as_numpy_dtype)
+        s = self._rng.standard_normal(len(truth), np.promote_types(truth.dtype, np.float32))
+        for part, size in zip(self._by_variable(s), self._sizes):
+            part /= size
+        self._probe = s.astype(truth.dtype, copy=False)
         if self._vectors is not None:
             first, *others = self._blocks()
             # With the others goes this one, through the very kernel that takes them.
@@ -219,14 +218,22 @@ class Scorer:
         count = min(len(paired), max(_LEAST, len(paired) // _PART))
         (asked, omega), truth = self._truth(batch, count)
         paired = paired[asked]
-        squares = np.add.reduceat(np.square(truth, dtype=np.float64), self._starts)
-        size = np.sqrt(np.sum(squares / self._sizes**2)) + 1e-3 * np.linalg.norm(paired)
+        size = np.linalg.norm(self._lengths(truth) / self._sizes) + 1e-3 * np.linalg.norm(paired)
         tolerance = 1e-3 if truth.dtype.itemsize <= 4 else 1e-7
         return bool(abs(omega @ paired - truth @ self._probe) <= tolerance * size + 1e-30)
 
+    def _by_variable(self, vector):
+        """Its part for each variable, as views."""
+        return np.split(vector, np.cumsum(self._objective.parameters.sizes)[:-1])
+
+    def _lengths(self, vector):
+        """The norm of the part for each variable, of which one at a time is held in float64."""
+        return np.array([np.linalg.norm(v.astype(np.float64)) for v in self._by_variable(vector)])
+
     def _truth(self, batch, count):
         """Some of the examples with random weights ω, and the gradient of their losses together."""
-        count, dtype = min(count, size_of(batch)), self._nowhere.dtype.as_numpy_dtype
+        parameters = self._objective.parameters
+        count, dtype = min(count, size_of(batch)), parameters.dtype.as_numpy_dtype
         asked = np.sort(self._rng.choice(size_of(batch), count, replace=False))
         omega = self._rng.uniform(0.5, 1.5, count).astype(dtype)
         truth = self._gradient(batch, asked, omega)
@@ -238,7 +245,8 @@ class Scorer:
     def _gradient(self, batch, places, omega):
         """The gradient of the losses of some examples with weights ω, (p,), by the kernel that all else rests on."""
         some, kernel = take(batch, places), self._objective.value_and_gradient
-        return kernel(some, self._weight, omega, self._nowhere).numpy()[1:]
+        nowhere = np.zeros(self._objective.parameters.size)
+        return kernel(some, self._weight, omega, nowhere).numpy()[1:]
 
     def _check(self, rows, batch):
         refuse_bad(rows, self._start, self._name)
