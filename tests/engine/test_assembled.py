@@ -7,6 +7,7 @@ import pytest
 from keras_influence import Direct
 from keras_influence.engine.curvature import curvature as room
 from keras_influence.engine.layers import assembled, worth
+from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
 from keras_influence.linalg.operators.metered import Metered
@@ -42,6 +43,26 @@ def test_the_matrix_is_the_gauss_newton_matrix(name, scalar, float64, rng, monke
     assert truth.relative_error(matrix, rows.T @ rows) < 1e-10
     assert (matrix == matrix.T).all()
     assert passes == (1 if scalar else 3) + 1
+
+
+@pytest.mark.parametrize(
+    ("together", "calls"),
+    [(8, [8, 4, 8, 4, 3]), (12, [12, 12, 3]), (1, [4, 4, 4, 4, 4, 4, 1, 1, 1])],
+)
+def test_many_columns_of_few_examples_go_together(together, calls, float64, rng, monkeypatch):
+    model, train = _case("dense", rng, scalar=False)
+    rows, _ = _roots(model, train[0], train[2], scalar=False)
+    seen, contributed = [], PseudoGradients.contributed
+
+    def watched(self, batch, weight, columns):
+        seen.append(len(columns))
+        return contributed(self, batch, weight, columns)
+
+    monkeypatch.setattr(PseudoGradients, "contributed", watched)
+    monkeypatch.setattr(assembled, "examples_together", lambda *_: together)
+    matrix, _ = Problem(model, train, batch_size=4).curvature("gauss_newton").written_out()
+    assert truth.relative_error(matrix, rows.T @ rows) < 1e-10
+    assert seen == calls
 
 
 def test_a_dense_solve_is_made_of_it(rng):

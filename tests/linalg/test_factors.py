@@ -229,6 +229,16 @@ def test_rows_that_have_their_inputs_in_common_hold_them_once(rng):
     assert formed.beside(formed.times(2.0)) is formed and sparse.beside(sparse) is sparse
 
 
+def test_rows_are_parted(rng):
+    parts, dense = _contributions(rng)
+    for part in parts:
+        twice, rows = part.above([part.times(2.0)]), dense[:, part.positions.ravel()]
+        first, second = twice.parted(2)
+        assert len(first) == len(second) == 7
+        assert truth.relative_error(first.toarray(), rows) < 1e-12
+        assert truth.relative_error(second.toarray(), 2 * rows) < 1e-12
+
+
 @pytest.mark.parametrize("slower", [0, 1e9], ids=["sparse", "dense"])
 @pytest.mark.parametrize("numbers", [2**24, 14])
 def test_inner_products_of_sparse_rows(slower, numbers, rng, monkeypatch):

@@ -81,6 +81,7 @@ class Curvature(LinearOperator):
 
     def __init__(self, ground, batches, footprint, progress):
         self._ground, self._batches, self._progress = ground, batches, progress
+        self._footprint = footprint
         parameters, self.n = ground.objective.parameters, batches.n
         self.size, self.dtype = parameters.size, np.dtype(parameters.dtype.as_numpy_dtype)
         self._average = Average(type(self), ground, batches, footprint)
@@ -141,7 +142,7 @@ class GaussNewton(Curvature):
         """As of any operator; where that costs less by the contributions of single examples."""
         way, taken = self.network.worth.assembling(), 0.0
         if way is not None:
-            about = self._ground, self._batches, way.numbers, self._progress
+            about = self._ground, self._batches, self._footprint, way.numbers, self._progress
             matrix, passes = assembled(*about)
             taken += passes
             if matrix is not None:

@@ -72,6 +72,11 @@ class Outer:
         """The rows written out, (m, K·O)."""
         return (self.inputs[:, :, None] * self.deltas[:, None]).reshape(len(self), -1)
 
+    def parted(self, count: int) -> list["Outer"]:
+        """So many parts, one below the other, of as many rows each."""
+        pairs = zip(np.split(self.inputs, count), np.split(self.deltas, count))
+        return [Outer(self.positions, *pair) for pair in pairs]
+
     def beside(self, first: "Outer") -> "Outer":
         """The same, where the inputs are those of `first`, holding no others."""
         return dataclasses.replace(self, inputs=first.inputs)
@@ -148,6 +153,10 @@ class Formed(_Written):
         """The rows, (m, q)."""
         return self.rows
 
+    def parted(self, count: int) -> list["Formed"]:
+        """So many parts, one below the other, of as many rows each."""
+        return [Formed(self.positions, rows) for rows in np.split(self.rows, count)]
+
     def above(self, others: Sequence["Formed"]) -> "Formed":
         """These rows, and below them others."""
         return Formed(self.positions, np.concatenate([part.rows for part in (self, *others)]))
@@ -213,10 +222,17 @@ class Sparse(_Written):
         found: Array = self.rows.toarray()
         return found
 
+    def parted(self, count: int) -> list["Sparse"]:
+        """So many parts, one below the other, of as many rows each."""
+        each = len(self) // count
+        return [self._of(self.rows[i * each : (i + 1) * each]) for i in range(count)]
+
     def above(self, others: Sequence["Sparse"]) -> "Sparse":
         """These rows, and below them others."""
-        whole = scipy.sparse.vstack([part.rows for part in (self, *others)], "csr")
-        return Sparse(self.positions, whole.data, whole.indices, whole.indptr)
+        return self._of(scipy.sparse.vstack([part.rows for part in (self, *others)], "csr"))
+
+    def _of(self, matrix: Any) -> "Sparse":
+        return Sparse(self.positions, matrix.data, matrix.indices, matrix.indptr)
 
     def times(self, number: float) -> "Sparse":
         """The rows times a number."""
