@@ -135,6 +135,17 @@ def test_where_iterations_creep_the_matrix_is_written_out(preconditioner, rng):
     assert again.converged.all() and again.passes <= 3
 
 
+def test_what_the_matrix_itself_does_not_reach_is_not_sought_for_long(rng):
+    """In float32 a damping of 1e-6 of the largest eigenvalue is mostly rounding, for products too."""
+    matrix, _ = spectral(np.geomspace(1e-2, 1e4, 300))
+    watched, v = Watched(matrix.astype(np.float32)), rng.normal(size=(1, 300))
+    with pytest.warns(ki.ConvergenceWarning):
+        solution = CG(tol=1e-6).solve(Damped(watched, 1e-2), v)
+    after = watched.widths[watched.widths.index(300) + 1 :]
+    assert isinstance(solution.factor, DenseFactor)
+    assert len(after) < 80
+
+
 def test_what_is_negative_is_no_preconditioner_when_written_out(rng):
     matrix, q = spectral(np.r_[-1e-4, np.geomspace(1e-4, 1e3, 299)])
     watched, v = Watched(matrix), (q[:, 1:] @ rng.normal(size=299))[None]

@@ -26,6 +26,8 @@ _DEPENDENT = {2: 1e-4, 4: 1e-10, 8: 1e-12}
 _FAR = 3
 # Beginnings of the recurrence at most; below what its products can show, more do not help.
 _RUNS = 3
+# Iterations of the plain algorithm where the matrix itself, written out, has not led to the tolerance.
+_SOON = 50
 # Rows of the sketch that a `Nystrom` is made of.
 _RANK = 50
 
@@ -123,8 +125,13 @@ class CG(Solver):
         reached, left, far = x.copy(), r.copy(), row_norms(r) > _FAR * self.tol * norms
         x[far], r[far] = 0, problem.rows[far]
         plain = dataclasses.replace(problem, factor=None)
+        # Of the matrix itself these are as small in its products: what is free of them is found soon, or not at all.
+        most = self.max_iter
+        if isinstance(problem.factor, DenseFactor):
+            most = min(most, int(iterations.max()) + _SOON)
+        alone = CG(self.tol, most, None)
         try:
-            r = self._iterated(plain, x, r, norms, iterations, [])[1]
+            r = alone._iterated(plain, x, r, norms, iterations, [])[1]
         except SolverError:
             r = plain.remainder(x)
         worse = row_norms(r) > row_norms(left)
