@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_influence import storage
+from keras_influence.engine.loss.checks import is_built
 from keras_influence.errors import warn
 
 
@@ -62,6 +63,15 @@ class Checkpoint:
                 f"`folder` should hold checkpoints of TracIn; {path} is none, or is damaged: {error}"
             ) from error
         return cls(int(epoch), int(steps), float(time), path)
+
+
+def check_start(model: Any) -> None:
+    """Raise where the weights that training begins with are not there yet: `fit` would make them with its first step."""
+    if not is_built(model):
+        raise ValueError(
+            "TracIn keeps the weights that training begins with, so `model` should be built before `fit`. "
+            "Call it on a batch, or `model.build(input_shape)`."
+        )
 
 
 def check_checkpoints(checkpoints: list[Checkpoint], model: Any) -> None:

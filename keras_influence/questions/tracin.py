@@ -18,6 +18,7 @@ from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import (
     Checkpoint,
     check_checkpoints,
+    check_start,
     epochs_per_step,
     same_arrays,
     weights_restored,
@@ -91,6 +92,7 @@ class TracIn(keras.callbacks.Callback):
     # ---- while training
 
     def on_train_begin(self, logs: Any = None) -> None:
+        check_start(self.model)
         self._seen = self._iterations()
         if self._goes_on():
             last = self.checkpoints[-1]

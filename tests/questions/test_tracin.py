@@ -314,6 +314,21 @@ def test_without_checkpoints_it_says_what_to_do(data, tmp_path):
         ki.TracIn.load(tmp_path / "run")
 
 
+def test_a_model_that_fit_would_build_is_refused_before_it_trains(data, test):
+    """Of one that has been called the start is kept."""
+    x, _ = data
+    model = keras.Sequential([keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    tracin = ki.TracIn()
+    with pytest.raises(ValueError, match="built before `fit`. Call it on a batch"):
+        model.fit(*data, verbose=0, callbacks=[tracin])
+    assert int(model.optimizer.iterations) == 0
+    model(x[:2])
+    model.fit(*data, verbose=0, callbacks=[tracin])
+    assert np.any(tracin.influence(model, test, data).values)
+
+
 def test_another_model_is_refused(data):
     tracin = ki.TracIn()
     net("sgd").fit(*data, epochs=1, verbose=0, callbacks=[tracin])

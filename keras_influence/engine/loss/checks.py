@@ -18,9 +18,7 @@ def check_model(model, hidden=True):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
-    if not model.built and (
-        not model.variables or not all(map(_is_built, _keras.layers_of(model)))
-    ):
+    if not is_built(model):
         raise ValueError(
             "`model` should be built. Call it on a batch, `model.build(input_shape)` or "
             "`model.fit(...)` first."
@@ -63,6 +61,11 @@ def check_followed(model, chosen):
 
 
 _COARSE = ("float16", "bfloat16")
+
+
+def is_built(model):
+    """Whether a model has its weights."""
+    return model.built or (bool(model.variables) and all(map(_is_built, _keras.layers_of(model))))
 
 
 def _is_built(layer):
