@@ -75,6 +75,7 @@ def cases(*rows):
     ("numbers for arrays", TypeError, "`{}`: x should be made of arrays", (3.0, 1)),
     ("text for arrays", TypeError, "`{}`: x should be made of arrays", ("x", "y")),
     ("text labels", ValueError, "`{}` is not what Keras can read", (X, np.array(list("abcabcabca")))),
+    ("no labels of one output", TypeError, "`{}`: y holds None.*give zeros", (X, [Y, None])),
     ("objects", ValueError, "`{}` is not what Keras can read", (X, np.array([object()] * 10))),
     ("other features", ValueError, "`{}` does not fit the model's inputs", (X[:, :3], Y)),
     ("x of rank 1", ValueError, "`{}` does not fit the model's inputs", (X[:, 0], Y)),

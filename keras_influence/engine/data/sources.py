@@ -136,6 +136,11 @@ def check_arrays(data, name):
         if part is None and label != "x":
             continue
         for leaf in tf.nest.flatten(part):
+            if leaf is None and label == "y":
+                raise TypeError(
+                    f"`{name}`: y holds None. For an output without a loss give zeros, one row per "
+                    "example: nothing reads them."
+                )
             if isinstance(leaf, (str, bytes)) or len(np.shape(leaf)) == 0:
                 raise TypeError(
                     f"`{name}`: {label} should be made of arrays with one row per example. "
