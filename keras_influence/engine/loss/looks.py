@@ -247,6 +247,6 @@ def mixed_message(size, name, whole, mean):
     return (
         f"The model's loss is not a mean or sum over examples: for {size} examples of `{name}` it "
         f"is {whole:.4g}, and the mean of their own losses {mean:.4g}. Use a loss that gives each "
-        "example a value of its own (in a function of your own, a mean over the last axes only, "
-        "not over the first)."
+        "example a value of its own (in a function of your own, a mean over the last axes only, not over "
+        "the first), or for a mean over what is no padding Keras's own with `ignore_class` or a mask."
     )

@@ -269,3 +269,22 @@ def test_a_mean_of_what_is_left_of_a_batch_is_said_to_be_one(rng):
     y[0] = -2.0
     with pytest.raises(ValueError, match="Divide by the size of the batch"):
         _scores(_linear(loss=loss), (x[1:3], y[1:3]), (x, y))
+
+
+def test_a_mean_over_what_padding_leaves_of_a_batch_is_refused_with_a_way_out(rng):
+    """It counts an example of few steps in a batch otherwise than alone; with `ignore_class` Keras says what it divides by."""
+
+    def masked(y_true, y_pred):
+        losses = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+        there = ops.cast(y_true > 0, losses.dtype)
+        return ops.sum(there * losses) / ops.sum(there)
+
+    model = keras.Sequential([keras.Input((5, 4)), layers.Dense(3)])
+    model.compile("sgd", masked)
+    x, y = rng.normal(size=(N, 5, 4)), rng.integers(1, 3, (N, 5))
+    y[::2, 2:] = 0
+    with pytest.raises(ValueError, match="not a mean or sum over examples.*`ignore_class`"):
+        _scores(model, (x[:2], y[:2]), (x, y))
+    ignoring = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    model.compile("sgd", ignoring)
+    assert np.any(_scores(model, (x[:2], y[:2]), (x, y)))
