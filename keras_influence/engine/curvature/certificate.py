@@ -20,7 +20,7 @@ from keras_influence.checksums import fingerprint_of_weights, quick_fingerprint
 from keras_influence.engine.data import rows
 from keras_influence.engine.kernels.curved import is_curved_in_weights
 from keras_influence.engine.layers.culprit import culprit
-from keras_influence.engine.layers.faults import Faults, has_own_loss, own_layers
+from keras_influence.engine.layers.faults import LOSS, Faults, has_own_loss, own_layers
 from keras_influence.engine.loss.looks import beside, computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import CurvatureWarning, explained, warn
@@ -165,12 +165,16 @@ def _difference(objective, few, weight, v, step):
 
 
 def _message(where):
+    way_out = (
+        "Write the loss without it, or ask TracIn, which needs first derivatives only."
+        if where == LOSS
+        else "Replace it by one whose gradient can be differentiated, or leave its weights and those "
+        "before it out by `variables=`."
+    )
     where = f" It is in {where}." if where else ""
     return (
         "A product with the curvature does not agree with differences of the gradient: some "
         "operation of the model or its loss has a wrong second derivative in TensorFlow, or hands on "
         "another gradient than that of its value, as `stop_gradient` and custom gradients do."
-        f"{where} "
-        "Replace it by one whose gradient can be differentiated, or leave its weights and those "
-        "before it out by `variables=`."
+        f"{where} {way_out}"
     )

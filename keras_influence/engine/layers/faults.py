@@ -37,6 +37,8 @@ from keras_influence.engine.loss.looks import is_plain, spread
 
 # Calls of one layer that are looked at, of a cell's for each step, and examples that weights are asked about.
 _CALLS, _FEW = 8, 8
+# What a fault is in where it is in no layer.
+LOSS = "the loss"
 # What layers hold that acts on weights alone.
 _ON_WEIGHTS = (keras.Initializer, keras.regularizers.Regularizer, keras.constraints.Constraint)
 _OF_OTHERS = ("keras", "tensorflow", "keras_influence", "builtins", "")
@@ -95,7 +97,7 @@ class Faults:
             sites, deltas, about = _asked(self._signals, batch) or ([], [], ())
             if self._own_loss and about and _asked(_is_wrong_for_loss, *about):
                 if self._differences:
-                    return "the loss"
+                    return LOSS
                 self.held_in_loss = True
             for site, delta in zip(sites, deltas):
                 if _asked(self._is_wrong, site, delta):
