@@ -108,7 +108,8 @@ class Faults:
         call, rng = Call(site, delta), np.random.default_rng(0)
         moving = self._moving.get(_kind(site), [])
         places = [i for i in call.places if any(moving[i : i + 1])]
-        at, r = [call.given[i] for i in places or call.places], call.random(rng)
+        # Copies: of a tensor that is given twice, as to attention, a tape gives both places the sum of both slopes.
+        at, r = [tf.identity(call.given[i]) for i in places or call.places], call.random(rng)
         if not (at and r):
             return False
         rows = self._wrong(lambda at: call(places or call.places, at), at, r, rng)

@@ -146,6 +146,24 @@ def test_a_loss_that_is_wrong_for_few_examples_is_refused(batch_size, rng):
         asked(network("none", squares), x, y, "gauss_newton", batch_size)
 
 
+class Crossed(layers.Layer):
+    """What takes two tensors, as attention or a cross network's layer."""
+
+    def call(self, pair):
+        a, b = pair
+        return a * ops.tanh(b) + b
+
+
+def test_a_layer_that_is_given_one_tensor_twice_is_believed(float64, rng):
+    x, y = rows(rng, 40), rng.integers(0, 3, 40)
+    inputs = keras.Input((6,))
+    t = layers.Dense(4, "tanh")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(Crossed()([t, t])))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    found, vector = asked(model, x, y, "hessian")
+    assert truth.relative_error(found, truth.finite_difference_hvp(model, x, y, vector)) < 1e-6
+
+
 @pytest.mark.parametrize("curvature", BOTH)
 def test_what_is_right_for_all_examples_is_believed(curvature, float64, rng):
     """Also beside kinks, where the slope alone is another's for some."""
