@@ -17,6 +17,9 @@ from keras_influence.engine.layers.tied import Reversed
 layers = keras.layers
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+# Numbers in a patch up to which a convolution with unit vectors cuts it out sooner than TensorFlow's own
+# operation: one to eight times as fast, for few channels, as the first layers of images have.
+_FEW = 128
 
 
 class View(NamedTuple):
@@ -143,7 +146,16 @@ def _patches(layer, x):
     if layer.rank == 3:
         return tf.extract_volume_patches(x, size, strides, padding.upper())
     images = x[:, None] if layer.rank == 1 else x
+    numbers = int(np.prod(size)) * int(x.shape[-1])
+    if numbers <= _FEW and set(rates) == {1} and x.dtype == tf.float32 and not _has_gpu():
+        # The same numbers as the sum of themselves and zeros; a GPU may round what it multiplies.
+        unit = tf.reshape(tf.eye(numbers), [*size[1:3], -1, numbers])
+        return tf.nn.conv2d(images, unit, strides, padding.upper())
     return tf.image.extract_patches(images, size, strides, rates, padding.upper())
+
+
+def _has_gpu():
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _einsum(layer, x):
