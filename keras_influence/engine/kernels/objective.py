@@ -94,7 +94,7 @@ class Objective(CompiledLoss):
 
     def at_ones(self, batch, weight, shift=None):
         """The batch's part of n L, a float, and its gradient, (p,) float64, with all ω one, at θ + shift."""
-        shift = np.zeros(self.parameters.size) if shift is None else shift
+        shift = tf.zeros([self.parameters.size], self.parameters.dtype) if shift is None else shift
         about = batch, weight, np.ones(size_of(batch)), shift
         found = self.value_and_gradient(*about).numpy().astype(np.float64)
         return float(found[0]), found[1:]

@@ -244,9 +244,9 @@ class Scorer:
 
     def _gradient(self, batch, places, omega):
         """The gradient of the losses of some examples with weights ω, (p,), by the kernel that all else rests on."""
-        some, kernel = take(batch, places), self._objective.value_and_gradient
-        nowhere = np.zeros(self._objective.parameters.size)
-        return kernel(some, self._weight, omega, nowhere).numpy()[1:]
+        parameters, kernel = self._objective.parameters, self._objective.value_and_gradient
+        nowhere = tf.zeros([parameters.size], parameters.dtype)
+        return kernel(take(batch, places), self._weight, omega, nowhere).numpy()[1:]
 
     def _check(self, rows, batch):
         refuse_bad(rows, self._start, self._name)
