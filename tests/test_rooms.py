@@ -22,7 +22,7 @@ ROOMS = [
     ["engine.data", "engine.parameters", "engine.selection"],
     ["linalg", "copies"],
     ["rebuilding", "storage", "checksums"],
-    ["agreement", "errors", "validate", "progress", "_keras", "version"],
+    ["agreement", "errors", "validate", "progress", "underflow", "_keras", "version"],
     ["described"],
 ]
 LEVEL = {room: -level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -25,6 +25,7 @@ from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.self_influence import ask_self_influence
 from keras_influence.questions.settings import Settings, SettingsArguments, takes
 from keras_influence.questions.top import TopInfluence, ask_top_influence
+from keras_influence.underflow import to_zero
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -56,6 +57,7 @@ class Explainer:
     _case: Case
     _weights: str
 
+    @takes(Settings)
     def __init__(self, model: Any, train: Any, **settings: Unpack[SettingsArguments]) -> None:
         found = Settings.of(settings)
         problem = found.problem(model, train)
@@ -83,6 +85,7 @@ class Explainer:
         )
 
     @classmethod
+    @to_zero
     def load(
         cls,
         model: Any,
@@ -112,6 +115,7 @@ class Explainer:
         explainer._keep(read_case(model, train, path, class_weight, verbose))
         return explainer
 
+    @to_zero
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the factorisation, with a fingerprint of weights, data and options.
 
@@ -147,6 +151,7 @@ class Explainer:
 
     # ---- questions: each is the function of that name, with the factorisation made already
 
+    @to_zero
     def influence(
         self,
         test: Any,
@@ -157,20 +162,24 @@ class Explainer:
         """As `keras_influence.influence`."""
         return ask_influence(self._current(), test, target, store)
 
+    @to_zero
     def top_influence(
         self, test: Any, k: int = 10, *, target: Target | None = None
     ) -> TopInfluence:
         """As `keras_influence.top_influence`."""
         return ask_top_influence(self._current(), test, k, target)
 
+    @to_zero
     def self_influence(self, *, indices: Any = None) -> np.ndarray:
         """As `keras_influence.self_influence`."""
         return ask_self_influence(self._current(), indices)
 
+    @to_zero
     def find_label_issues(self, *, by: str = "margin", predictions: Any = None) -> LabelIssues:
         """As `keras_influence.find_label_issues`."""
         return ask_label_issues(self._current(), by, predictions)
 
+    @to_zero
     def group_influence(
         self,
         test: Any,
@@ -182,24 +191,29 @@ class Explainer:
         """As `keras_influence.group_influence`; order 2 has a system of its own for each group."""
         return ask_group_influence(self._current(), test, groups, order, target)
 
+    @to_zero
     def parameter_influence(self, train_subset: Any, *, order: int = 1) -> list[np.ndarray]:
         """As `keras_influence.parameter_influence`."""
         return ask_parameter_influence(self._current(), train_subset, order)
 
+    @to_zero
     def input_influence(
         self, test: Any, *, indices: Any = None, target: Target | None = None
     ) -> Any:
         """As `keras_influence.input_influence`."""
         return ask_input_influence(self._current(), test, indices, target)
 
+    @to_zero
     def hvp(self, v: Any) -> Any:
         """(C + λI) v for this explainer's `curvature` C and `damping` λ, in the form of `v`."""
         return ask_product(self._current().problem, self.curvature, self.damping, v)
 
+    @to_zero
     def inverse_hvp(self, v: Any, *, x0: Any = None) -> Any:
         """(C + λI)⁻¹ v, in the form of `v`; see `keras_influence.inverse_hvp`."""
         return ask_inverse(self._current(), v, x0)
 
+    @to_zero
     def losses(self, data: Any = None) -> np.ndarray:
         """As `keras_influence.losses`, of the training data if no others are given."""
         problem = self._current().problem
@@ -215,10 +229,6 @@ class Explainer:
         if change:
             raise StaleError(change, "this object")
         return self._case
-
-
-# An `__init__` is shown without its `self` where it is looked at as that of a class.
-takes(Settings)(Explainer.__init__)
 
 
 def _probe(problem: Problem) -> np.ndarray:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from keras_influence.engine.problem import Problem
+from keras_influence.underflow import to_zero
 
 
+@to_zero
 def losses(
     model: Any,
     data: Any,

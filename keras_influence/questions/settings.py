@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 from keras_influence.engine.problem import CURVATURES, Problem
 from keras_influence.linalg import solvers
 from keras_influence.progress import Progress
+from keras_influence.underflow import to_zero
 from keras_influence.validate import check_batch_size, check_class_weight, check_number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -214,9 +215,13 @@ class LayerSettings(PathSettings):
 
 
 def takes(kind: type[Settings]) -> Callable[[Function], Function]:
-    """Let `inspect.signature` show the settings of a function with `**settings` one by one."""
+    """Let `inspect.signature` show the settings of a function with `**settings` one by one.
+
+    It is a question then, in which numbers may underflow.
+    """
 
     def shown(function: Function) -> Function:
+        function = to_zero(function)
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         fields = {field.name: field for field in dataclasses.fields(kind)}

@@ -14,6 +14,7 @@ from keras_influence.questions.replay.run import Run
 from keras_influence.questions.replay.run_end import RunEnd
 from keras_influence.questions.replay.smoothness import Smoothness, random_groups, without
 from keras_influence.questions.scores import InfluenceScores
+from keras_influence.underflow import to_zero
 from keras_influence.validate import check_number
 
 # Bytes of the vectors that go back through a run together, and how often each is held.
@@ -55,6 +56,7 @@ class Replay(Recorder):
         data: what `fit` is to be given, a `tf.data.Dataset`.
     """
 
+    @to_zero
     def influence(
         self, test: Any, target: Target | None = None, *, verbose: int | Literal["auto"] = "auto"
     ) -> InfluenceScores:
@@ -96,6 +98,7 @@ class Replay(Recorder):
             **without_solve(len(values), "Replay", config, target, self.model.trainable_variables),
         )
 
+    @to_zero
     def losses(
         self,
         test: Any,
@@ -130,6 +133,7 @@ class Replay(Recorder):
         step.close()
         return outputs
 
+    @to_zero
     def smoothness(
         self,
         test: Any,
