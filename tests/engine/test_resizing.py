@@ -84,13 +84,15 @@ def test_boxes_that_depend_on_weights_are_refused(rng):
         second.products(cropped, boxes, boxes[None])
 
 
-def test_local_response_normalisation(rng):
+@pytest.mark.parametrize("radius", [1, 5])  # 5 is the default, and reaches beyond all channels.
+def test_local_response_normalisation(radius, rng):
     def normalised(x):
-        return tf.nn.local_response_normalization(x, 1, bias=0.8, alpha=0.7, beta=0.6)
+        return tf.nn.local_response_normalization(x, radius, bias=0.8, alpha=0.7, beta=0.6)
 
     def closed(x):
-        y = tf.square(tf.pad(x, [[0, 0]] * 3 + [[1, 1]]))
-        return x / (0.8 + 0.7 * (y[..., :-2] + y[..., 1:-1] + y[..., 2:])) ** 0.6
+        padded = tf.square(tf.pad(x, [[0, 0]] * 3 + [[radius, radius]]))
+        near = sum(padded[..., i : i + 4] for i in range(2 * radius + 1))
+        return x / (0.8 + 0.7 * near) ** 0.6
 
     w, v = (rng.normal(size=(2, 3, 3, 4)) for _ in range(2))
     scalar = second.scalar(closed, w)

@@ -90,8 +90,10 @@ def _local_response(original, op, upstream):
     radius = op.get_attr("depth_radius")
 
     def normalised(x):
-        near = tf.ones([tf.shape(x)[-1]] * 2, x.dtype)
-        near = tf.linalg.band_part(near, radius, radius)
+        channels = tf.shape(x)[-1]
+        near = tf.ones([channels, channels], x.dtype)
+        reach = tf.minimum(radius, channels)  # A band may be no wider than the matrix.
+        near = tf.linalg.band_part(near, reach, reach)
         return x * (bias + alpha * tf.einsum("...c,cd->...d", x**2, near)) ** -beta
 
     return gradient_of(normalised, op.inputs, upstream)
