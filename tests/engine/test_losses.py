@@ -365,9 +365,29 @@ def test_a_loss_without_second_derivative_says_so(rng):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile("sgd", lambda y, z: keras.ops.mean(opaque(z - y), axis=-1))
+    train = (rng.normal(size=(3, 4)), rng.normal(size=(3, 1)))
     for _ in range(2):  # Also when it is asked again.
         with pytest.raises(ValueError, match="TensorFlow cannot differentiate.*IgammaGradA"):
-            ki.hvp(model, np.ones(5), (rng.normal(size=(3, 4)), rng.normal(size=(3, 1))))
+            ki.hvp(model, np.ones(5), train)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+def test_another_curvature_is_advised_only_where_it_is_another(curvature, own, rng):
+    class Opaque(keras.layers.Layer):
+        def call(self, x):
+            return tf.recompute_grad(tf.tanh)(x)
+
+    inputs = keras.Input((4,))
+    outputs = Opaque()(keras.layers.Dense(2)(inputs))
+    if not own:  # What is looked at by the kernel itself, not by itself before.
+        outputs = keras.layers.Lambda(tf.recompute_grad(tf.tanh))(keras.layers.Dense(2)(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse")
+    train = (rng.normal(size=(3, 4)), rng.normal(size=(3, 2)))
+    with pytest.raises(ValueError, match="TensorFlow cannot differentiate") as caught:
+        ki.influence(model, train, train, curvature=curvature)
+    assert ("curvature='gauss_newton'" in str(caught.value)) == (curvature == "hessian")
 
 
 def test_a_loss_that_is_flat_for_a_few_examples_only(float64, rng):

@@ -157,7 +157,7 @@ class _Compiled:
 
     def __init__(self, kernels, owner, function, extras, batch, specs, length, many):
         flat, dtype = tf.nest.flatten(batch), owner.parameters.dtype
-        self._specs = specs
+        self._specs, self._of_hessian = specs, function.__name__ == "hvp"
         skeleton = tf.nest.map_structure(lambda _: 0, batch)
         shapes = {
             "vectors": [None if many else 1, owner.parameters.size],
@@ -181,16 +181,16 @@ class _Compiled:
         except LookupError as error:
             if isinstance(error, (IndexError, KeyError)):  # Of the model's own making, or ours.
                 raise
-            raise not_differentiable(error) from error
+            raise not_differentiable(error, self._of_hessian) from error
         except NotImplementedError as error:
             # A tensor of the graph was to be an array, in a user's function.
             if "numpy" in str(error):
                 raise
-            raise not_differentiable(error) from error
+            raise not_differentiable(error, self._of_hessian) from error
         # Inside a while-loop TensorFlow would see it when it is run: as an error, or as a crash.
         missing = _missing_gradient(self._function.graph)
         if missing:
-            raise not_differentiable(missing)
+            raise not_differentiable(missing, self._of_hessian)
 
     def operations(self):
         """How many operations it has, those of loops included."""
@@ -211,7 +211,7 @@ class _Compiled:
         try:
             return self._function(flat, weight, values)
         except (tf.errors.NotFoundError, tf.errors.UnknownError) as error:
-            raise not_differentiable(error) from error
+            raise not_differentiable(error, self._of_hessian) from error
 
 
 class NotDifferentiableError(ValueError):
@@ -231,15 +231,15 @@ def _missing_gradient(graph):
     return next(names, None)
 
 
-def not_differentiable(error):
-    """What TensorFlow says of a missing gradient as an error with the ways out."""
+def not_differentiable(error, of_hessian=False):
+    """What TensorFlow says of a missing gradient as an error with the ways out: of a Hessian one more."""
     line = str(error).strip().splitlines()[-1]
     node = re.search(r"{{node (.*?)}}", line)
+    less = "; if it is in the network, curvature='gauss_newton' may do without" * of_hessian
     return NotDifferentiableError(
         "`model` or its loss uses an operation whose gradient TensorFlow cannot differentiate "
-        f"({node[1] if node else line}). Replace that layer or loss by a smooth one; if it "
-        "is in the network, curvature='gauss_newton' may do without. `TracIn` needs first "
-        "derivatives only."
+        f"({node[1] if node else line}). Replace that layer or loss by a smooth one{less}. `TracIn` "
+        "needs first derivatives only."
     )
 
 

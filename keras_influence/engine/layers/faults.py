@@ -82,7 +82,7 @@ class Faults:
         self._objective, self._differences = objective, differences
         self._layers = own_layers(objective.model())
         self._own_loss = has_own_loss(objective.model())
-        self._moving = _asked(self._moved, few) or {}
+        self._moving = self._asked(self._moved, few) or {}
         self.held_in_loss = False
 
     def find(self, batch):
@@ -94,14 +94,27 @@ class Faults:
         standing = self._objective.at(self._objective.parameters.tensors())
         # Squares of what is finite may not be: then nothing is said.
         with primitives.replaced(), standing, np.errstate(over="ignore", invalid="ignore"):
-            sites, deltas, about = _asked(self._signals, batch) or ([], [], ())
-            if self._own_loss and about and _asked(_is_wrong_for_loss, *about):
+            sites, deltas, about = self._asked(self._signals, batch) or ([], [], ())
+            if self._own_loss and about and self._asked(_is_wrong_for_loss, *about):
                 if self._differences:
                     return LOSS
                 self.held_in_loss = True
             for site, delta in zip(sites, deltas):
-                if _asked(self._is_wrong, site, delta):
+                if self._asked(self._is_wrong, site, delta):
                     return f"the layer {site.layer.path}"
+        return None
+
+    def _asked(self, look, *about):
+        """What a look finds; None where it cannot be had, as of what takes nothing but what the model gives it.
+
+        Raises:
+            NotDifferentiableError: TensorFlow has no derivative.
+        """
+        try:
+            with contextlib.suppress(*_REFUSALS):
+                return look(*about)
+        except LookupError as error:
+            raise not_differentiable(error, self._differences) from error
         return None
 
     def _is_wrong(self, site, delta):
@@ -170,20 +183,6 @@ class Faults:
             known = moving.setdefault(_kind(site), found)
             moving[_kind(site)] = [a or b for a, b in zip(known, found)]
         return moving
-
-
-def _asked(look, *about):
-    """What a look finds; None where it cannot be had, as of what takes nothing but what the model gives it.
-
-    Raises:
-        NotDifferentiableError: TensorFlow has no derivative.
-    """
-    try:
-        with contextlib.suppress(*_REFUSALS):
-            return look(*about)
-    except LookupError as error:
-        raise not_differentiable(error) from error
-    return None
 
 
 def _is_wrong_for_loss(model, parts, y_pred):
