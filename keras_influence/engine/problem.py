@@ -46,6 +46,7 @@ class Problem(Summing):
         verbose: as in `Progress`.
         name: what to call the data in messages.
         hidden: warn of what training minimises beside the compiled loss.
+        minimum: warn of a decay of weights too: the question is about a minimum, which it moves.
 
     Attributes:
         model: the model.
@@ -76,6 +77,7 @@ class Problem(Summing):
         verbose=0,
         name="train",
         hidden=True,
+        minimum=True,
     ):
         self.model = model
         self.progress = Progress(verbose)
@@ -84,6 +86,8 @@ class Problem(Summing):
         checks.check_followed(model, chosen)
         if hidden:
             checks.warn_about_constraints(model, chosen)
+        if hidden and minimum:
+            checks.warn_about_decay(model)
         self.train = data.read(train, batch_size, name, class_weight)
         self.n = self.train.n
         self._smooth, self._chosen, self._name = smooth, chosen, name

@@ -34,5 +34,6 @@ def losses(
     Raises:
         ValueError, TypeError: an argument is not usable; the message names it.
     """
-    problem = Problem(model, data, batch_size=batch_size, class_weight=class_weight, name="data")
+    about = {"batch_size": batch_size, "class_weight": class_weight, "name": "data"}
+    problem = Problem(model, data, **about, minimum=False)
     return problem.losses(problem.train)

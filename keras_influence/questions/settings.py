@@ -101,6 +101,8 @@ class Settings:
     curvatures: ClassVar[tuple[str, ...]] = ("auto", *CURVATURES)
     # Fields that stay as they are: no argument of the functions that take this class.
     fixed: ClassVar[tuple[str, ...]] = ()
+    # Whether the question is about a minimum of the loss, and not about the path of training.
+    minimum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         solvers.get(self.method)
@@ -172,6 +174,7 @@ class Settings:
             variables=self.variables,
             smooth=self.curvature == "auto",
             verbose=self.verbose,
+            minimum=self.minimum,
         )
 
 
@@ -205,6 +208,7 @@ class PathSettings(Settings):
 
     curvature: str = "hessian"
     fixed: ClassVar[tuple[str, ...]] = ("method", "damping", "curvature")
+    minimum: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +216,7 @@ class LayerSettings(PathSettings):
     """Of questions about the last layer, which is θ."""
 
     fixed: ClassVar[tuple[str, ...]] = (*PathSettings.fixed, "variables")
+    minimum: ClassVar[bool] = True
 
 
 def takes(kind: type[Settings]) -> Callable[[Function], Function]:

@@ -174,6 +174,23 @@ def test_scores_without_the_weights_that_a_constraint_holds_are_right(rng):
     assert np.corrcoef(found.ravel(), actual.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_of_weight_decay_where_no_minimum_is_asked_about(rng):
+    """SOURCE has it in its steps; TracIn, TRAK and losses have no curvature that could hold it."""
+    train = rng.normal(size=(8, 3)).astype("float32"), rng.integers(0, 2, 8)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, "softmax")])
+    decaying = keras.optimizers.SGD(0.1, weight_decay=0.01)
+    model.compile(decaying, "sparse_categorical_crossentropy")
+    tracin = ki.TracIn()
+    model.fit(*train, epochs=3, verbose=0, callbacks=[tracin])
+    ki.source_influence(model, train, train, tracin)
+    tracin.influence(model, train, train)
+    ki.trak_influence(model, train, train, dim=2)
+    ki.losses(model, train)
+    with pytest.warns(ki.ObjectiveWarning, match="weight_decay"):
+        ki.influence(model, train, train)
+
+
 def test_the_remedy_for_weight_decay_is_right():
     """SGD's decay w ← w - lr·wd·w is the gradient step of (wd/2)·Σw²."""
     w = keras.Variable(np.array([2.0, -3.0]))

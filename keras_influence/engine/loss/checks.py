@@ -86,6 +86,10 @@ def _warn_about_hidden_objective(model):
             f"{trains} has a `train_step` of its own. Influence is about "
             "`compute_loss`; a loss that only `train_step` knows is not in it.",
         )
+
+
+def warn_about_decay(model):
+    """Say that an optimizer's decay of weights moves the minimum, and is in no loss."""
     # Mixed precision wraps the optimizer.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     decay = getattr(optimizer, "weight_decay", None)
