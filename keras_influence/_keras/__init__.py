@@ -50,6 +50,7 @@ from keras_influence._keras.tensors import (
 from keras_influence._keras.training import (
     averages_of,
     class_with_train_step,
+    decays,
     learning_rate_of,
     loss_in_training,
     schedule_of,
@@ -71,6 +72,7 @@ __all__ = [
     "carried_by",
     "carry",
     "compute_loss",
+    "decays",
     "empty",
     "frozen_variables",
     "functional_init_arguments",

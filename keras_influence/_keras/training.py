@@ -143,6 +143,11 @@ class _Stateless(TFOptimizer):
         self._backend_update_step(grads, trainable_variables, self.learning_rate)
 
 
+def decays(optimizer, variable):
+    """Whether an optimizer that has a decay of weights lets this one decay."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
 def _either(condition, yes, no):
     """Do both, and let the scope keep what the one of them assigned that was to be done."""
     values = get_stateless_scope().state_mapping

@@ -33,7 +33,7 @@ from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.questions.tracin import TracIn
-from keras_influence.questions.training_time import sgd_of
+from keras_influence.questions.training_time import decay_of, sgd_of
 from keras_influence.validate import check_number
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class _Steps:
             share /= weights.sum()
         # A step with momentum goes as far as 1/(1 - μ) of them, but for the decay of weights.
         slower = 1 - optimizer.momentum
-        decay = (optimizer.weight_decay or 0.0) * slower / unit
+        decay = decay_of(optimizer, problem.parameters.variables) * slower / unit
         return cls(model, checkpoints, unit * times / slower, decay, shares)
 
     @contextlib.contextmanager

@@ -14,9 +14,12 @@ import keras
 import numpy as np
 
 from keras_influence import _keras
+from keras_influence.errors import warn
 
 # Steps at which a schedule is asked for its rate.
 _SAMPLE = 1000
+# What makes an optimizer clip gradients.
+_LIMITS = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
 def training_damping(model: Any, sums: bool) -> tuple[float, str]:
@@ -90,6 +93,7 @@ def sgd_of(model: Any, name: str, way_out: str) -> Any:
     """
     optimizer = _unscaled(model.optimizer)
     if isinstance(optimizer, keras.optimizers.SGD):
+        _warn_of_clipping(optimizer, name, way_out)
         return optimizer
     found = "no optimizer" if optimizer is None else type(optimizer).__name__
     if optimizer is not model.optimizer:
@@ -98,6 +102,35 @@ def sgd_of(model: Any, name: str, way_out: str) -> Any:
         f"{name} needs the learning rate of SGD as a time of gradient descent; other "
         f"optimizers' steps are none. Received: {found}. {way_out}"
     )
+
+
+def decay_of(optimizer: Any, variables: Any) -> float:
+    """The decay of weights that an optimizer has for these, which is one for all of them.
+
+    Raises:
+        ValueError: some of them are excluded.
+    """
+    decay = float(optimizer.weight_decay or 0.0)
+    left_out = [v.path for v in variables if decay and not _keras.decays(optimizer, v)]
+    if 0 < len(left_out) < len(variables):
+        raise ValueError(
+            "SOURCE should have one decay for all weights, and the optimizer's weight_decay leaves out "
+            f"{', '.join(left_out)}. Choose those that decay alike by `variables=`, or take `Replay`."
+        )
+    return 0.0 if left_out else decay
+
+
+def _warn_of_clipping(optimizer: Any, name: str, way_out: str) -> None:
+    """Say that steps may have been shorter than their learning rate has it."""
+    limits = {limit: getattr(optimizer, limit, None) for limit in _LIMITS}
+    clips = [f"{limit}={value:g}" for limit, value in limits.items() if value is not None]
+    if clips:
+        warn(
+            f"{name} takes each step of SGD for one along the gradient, as long as its learning rate has it; "
+            f"the optimizer clips gradients ({', '.join(clips)}), and steps that it clipped were shorter. "
+            f"{way_out}",
+            UserWarning,
+        )
 
 
 def _unscaled(optimizer: Any) -> Any:

@@ -116,7 +116,6 @@ def test_loss_scaling_is_the_optimizer_that_it_wraps(train, test):
 
 
 @pytest.mark.slow_cases("step1")
-@pytest.mark.filterwarnings("ignore:The optimizer's weight_decay")
 @pytest.mark.parametrize(
     "step", [{"momentum": 0.0, "weight_decay": 0.0}, {"momentum": 0.5, "weight_decay": 0.2}]
 )
@@ -255,3 +254,27 @@ def test_of_a_net_it_comes_nearer_to_the_derivative_of_the_run_than_others(train
     assert truth.relative_error(direct, exact) < 0.8 * min(errors)
     # Without the curvature between its two layers.
     assert truth.relative_error(source, exact) < 0.5 * errors[0]
+
+
+def test_what_training_did_besides_is_said(train, test):
+    """Weights that do not decay with the others are refused, and clipped steps are warned of."""
+    optimizer = SGD(0.1, weight_decay=0.2)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model, tracin, _ = trained(optimizer, train, 2)
+    about = {"segments": 1, "method": "direct"}
+    with pytest.raises(ValueError, match="weight_decay leaves out .*bias"):
+        ki.source_influence(model, test, train, tracin, **about)
+    kernel, bias = (
+        ki.source_influence(model, test, train, tracin, variables=[v], **about).values
+        for v in model.trainable_variables
+    )
+    model.optimizer.weight_decay = None
+    still = {"variables": [model.trainable_variables[0]], **about}
+    assert (ki.source_influence(model, test, train, tracin, **still).values != kernel).any()
+    still["variables"] = [model.trainable_variables[1]]
+    assert np.array_equal(ki.source_influence(model, test, train, tracin, **still).values, bias)
+    model, tracin, _ = trained(SGD(0.1, global_clipnorm=0.5), train, 2)
+    with pytest.warns(UserWarning, match="clips gradients .global_clipnorm=0.5.*Take `Replay`"):
+        ki.source_influence(model, test, train, tracin, **about)
+    with pytest.warns(UserWarning, match="clips gradients .*Give a number"):
+        ki.influence(model, test, train, damping="training")
