@@ -236,4 +236,4 @@ def _read(problem: Problem) -> tuple[Classes, np.ndarray]:
             "`self_influence`. Received labels of shape "
             f"{(problem.n, *labels[0].shape[1:])}"
         )
-    return classes, probabilities(found, problem.model)
+    return classes, probabilities(found, problem.model, classes)

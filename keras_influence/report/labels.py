@@ -46,7 +46,7 @@ def say(groups, model=None, class_names=None):
     names = [_name(value, class_names) for value in classes.values]
     chosen = [None] * len(labels)
     if width is not None:
-        p = probabilities(np.stack([out[0] for out in outputs]), model)
+        p = probabilities(np.stack([out[0] for out in outputs]), model, classes)
         chosen = [(int(c), float(v)) for c, v in zip(p.argmax(1), p.max(1))]
     said = [
         Said(names[given])

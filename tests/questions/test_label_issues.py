@@ -208,3 +208,14 @@ def test_left_out_of_a_sum_an_example_takes_all_of_its_loss(rng):
     expected = np.log(p[each, y]) - np.log(p[each, other]) + moved
     assert issues["suggested"].tolist() == other.tolist()
     assert truth.relative_error(issues["margin"], expected) < 1e-6
+
+
+@pytest.mark.parametrize("labels", [(-1, 1), (0, 1)])
+def test_a_margin_between_0_and_1_is_no_probability(labels, rng):
+    """Of hinge losses the sign decides, also where all outputs happen to look like probabilities."""
+    x = rng.uniform(0.1, 0.9, (20, 1))
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.set_weights([np.ones((1, 1)), np.zeros(1)])
+    model.compile("sgd", "squared_hinge")
+    y = np.asarray(labels)[rng.integers(0, 2, 20)]
+    assert (ki.find_label_issues(model, (x, y), verbose=0).predicted == 1).all()

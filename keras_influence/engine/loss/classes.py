@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from keras_influence import _keras
+
+# They take margins, for labels of 0 and 1 too.
+_HINGES = (keras.losses.hinge, keras.losses.squared_hinge)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +56,16 @@ def read_classes(y, width=None):
     return Classes(flat.astype(int), np.arange(width or int(flat.max()) + 1))
 
 
-def probabilities(outputs, model):
+def probabilities(outputs, model, classes):
     """(n, classes) float64 from a classifier's outputs: (n, classes), or (n,) or (n, 1) for two.
 
-    What a loss takes as logits goes through a softmax or sigmoid, as do outputs that are no
-    probabilities; rows that are positive are scaled to sum to 1.
+    What a loss takes as logits goes through a softmax or sigmoid, as do margins, whose classes are -1
+    and 1, and outputs that are no probabilities; rows that are positive are scaled to sum to 1.
     """
     z = np.asarray(outputs, np.float64)
     z = z.reshape(len(z), -1)
-    logits = _keras.takes_logits(model) or z.min() < 0 or z.max() > 1 + 1e-6
+    margins = classes.values[0] < 0 or _keras.uses_loss(model, _HINGES)
+    logits = margins or _keras.takes_logits(model) or z.min() < 0 or z.max() > 1 + 1e-6
     if z.shape[1] == 1:
         one = np.exp(-np.logaddexp(0, -z)) if logits else np.clip(z, 0, 1)
         return np.concatenate([1 - one, one], axis=1)
