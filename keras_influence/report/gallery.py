@@ -6,6 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.report.canvas import COLOURS, new_figure
+from keras_influence.report.labels import class_name
+from keras_influence.report.parts import channels_last, is_image
+from keras_influence.validate import as_positions
 
 
 def gallery(
@@ -13,16 +16,16 @@ def gallery(
 ):
     """Each test example beside its strongest proponents and opponents.
 
-    Images (height, width) or (height, width, channels) are shown as such; other
-    examples as a table of index, label and score.
+    Images (height, width) or (height, width, channels) with one, three or four channels are shown
+    as such; other examples as a table of index, label and score.
 
     Args:
         scores: `InfluenceScores`.
         test, train: the `(x, y)` arrays that the scores are about. Without them the
             gallery is a table of indices.
         k: proponents and opponents to show for each test example.
-        rows: indices of the test examples to show; the first six by default.
-        class_names: a list of names, to show instead of integer labels.
+        rows: indices of the test examples to show, or a mask; the first six by default.
+        class_names: a list or dict of names, to show instead of integer labels.
         score_format: a format string for scores.
 
     Returns:
@@ -34,7 +37,10 @@ def gallery(
     """
     test = _Examples(test, scores.n_test, "test", class_names)
     train = _Examples(train, scores.n_train, "train", class_names)
-    rows = np.arange(min(6, scores.n_test)) if rows is None else np.atleast_1d(rows)
+    if rows is None:
+        rows = np.arange(min(6, scores.n_test))
+    else:
+        rows = as_positions(np.atleast_1d(rows), scores.n_test, "rows")
     # Of scores on a disk, only what is shown is read.
     shown = dataclasses.replace(scores, values=np.stack([scores.values[i] for i in rows]))
     sides = shown.top(k), shown.bottom(k)
@@ -74,15 +80,17 @@ class _Examples:
             (y,) = found
             one_hot = y.ndim == 2 and y.shape[1] > 1
             self._labels = y.argmax(1) if one_hot else y.reshape(count, -1)[:, 0]
-        if not tf.nest.is_nested(x) and np.ndim(x) in (3, 4):
-            self.images = np.asarray(x)
+            self._signed = set(np.unique(self._labels).tolist()) == {-1, 1}
+        images = None if tf.nest.is_nested(x) else np.asarray(x)
+        if images is not None and count and images.dtype.kind in "biuf" and is_image(images[0]):
+            self.images = images
 
     def label(self, index):
         if self._labels is None:
             return ""
         value = self._labels[index]
-        if self._names is not None:
-            return str(self._names[int(value)])
+        if self._names is not None and value == np.round(value):
+            return class_name(value, self._names, self._signed)
         return f"{value:.3g}" if isinstance(value, np.floating) else str(value)
 
 
@@ -108,7 +116,7 @@ def _draw_images(entries, test, train):
 
 
 def _show(axis, image, title, colour):
-    image = np.squeeze(image)
+    image = np.squeeze(channels_last(image))
     low, high = float(image.min()), float(image.max())
     axis.imshow((image - low) / ((high - low) or 1), cmap="gray_r" if image.ndim == 2 else None)
     axis.set_title(title, fontsize=7, color=colour)

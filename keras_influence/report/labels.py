@@ -1,6 +1,7 @@
 """Labels and predictions in words: what was given, what the model says, whether they differ."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def say(groups, model=None, class_names=None):
     if classes is None:
         said = [Said(_shown(label), _number(out)) for label, out in zip(labels, outputs)]
         return _cut(said, groups), []
-    names = [_name(value, class_names) for value in classes.values]
+    names = [class_name(value, class_names, classes.values[0] < 0) for value in classes.values]
     chosen = [None] * len(labels)
     if width is not None:
         p = probabilities(np.stack([out[0] for out in outputs]), model, classes)
@@ -74,11 +75,28 @@ def _width(outputs):
     return sizes.pop() if len(sizes) == 1 and flat else None
 
 
-def _name(value, class_names):
+def class_name(value, class_names=None, signed=False):
+    """What to call the class that a number in the labels stands for.
+
+    Args:
+        value: the number.
+        class_names: a dict from numbers to names, or a list of names by number, or None.
+        signed: whether labels are -1 and 1: a list names -1 first.
+
+    Raises:
+        ValueError, TypeError: there is no name for it.
+    """
     if class_names is None:
         return str(value)
+    if isinstance(class_names, str) or not hasattr(class_names, "__getitem__"):
+        raise TypeError(f"`class_names` should be a list or dict. Received: {class_names!r}")
+    number, by_place = int(value), not isinstance(class_names, Mapping)
+    if by_place and signed:
+        number = max(number, 0)
     try:
-        return str(class_names[int(value)])
+        if by_place and number < 0:
+            raise IndexError(number)
+        return str(class_names[number])
     except (KeyError, IndexError) as error:
         raise ValueError(
             f"`class_names` should have a name for each class, but has none for {value}. "

@@ -55,7 +55,7 @@ def parts_of(inputs, feature_names=None, show=None):
             texts.append((name, _text(array)))
         elif array.dtype.kind not in "biuf":
             found.rows.append((name, f"{array.dtype} of shape {array.shape}"))
-        elif _is_image(array):
+        elif is_image(array):
             found.images.append(array)
         elif array.size == 1:
             found.numbers[name or "value"] = float(array.reshape(-1)[0])
@@ -85,15 +85,16 @@ def _text(array):
     )
 
 
-def _is_image(array):
+def is_image(array):
     """(h, w), or (h, w, c) with one, three or four channels, neither side a sliver."""
-    array = _channels_last(array)
+    array = channels_last(array)
     sides = array.shape[:2]
     right = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     return right and min(sides) >= 4 and max(sides) <= 8 * min(sides)
 
 
-def _channels_last(array):
+def channels_last(array):
+    """A picture with its channels behind, as Keras's image format says where they are."""
     first = keras.config.image_data_format() == "channels_first"
     return np.moveaxis(array, 0, -1) if first and array.ndim == 3 else array
 
@@ -153,7 +154,7 @@ def thumbnail(image, limits):
     from PIL import Image
 
     low, high = limits
-    image = np.squeeze(_channels_last(np.asarray(image, np.float64)))
+    image = np.squeeze(channels_last(np.asarray(image, np.float64)))
     scaled = np.clip((image - low) / ((high - low) or 1) * 255, 0, 255)
     picture = Image.fromarray(np.round(scaled).astype(np.uint8))
     file = io.BytesIO()

@@ -106,3 +106,32 @@ def test_examples_with_several_outputs_are_shown_by_their_positions(kind, scores
 def test_labels_may_be_a_list(scores, rng):
     figure = scores.plot((rng.random((2, 5)), [7, 8]), k=1)
     assert figure.axes[0].tables[0].get_celld()[1, 0].get_text().get_text() == "0 (7)"
+
+
+def test_names_of_labels_that_are_no_places_in_a_list(scores, rng):
+    x = rng.random((4, 5))
+
+    def labels(y, **options):
+        figure = scores.plot((x[:2], y[:2]), (x, y), k=1, **options)
+        cells = {
+            k: v.get_text().get_text() for k, v in figure.axes[0].tables[0].get_celld().items()
+        }
+        return [cells[row, 0] for row in sorted({row for row, _ in cells} - {0})]
+
+    signs, names = np.array([-1, 1, 1, -1]), ["cat", "dog"]
+    assert labels(signs, class_names=names) == ["0 (cat)", "1 (dog)"]
+    assert labels(signs, class_names={-1: "cat", 1: "dog"}) == ["0 (cat)", "1 (dog)"]
+    assert labels(signs * 0.7, class_names=names) == ["0 (-0.7)", "1 (0.7)"]
+    assert labels(signs, rows=[False, True]) == ["1 (1)"]
+    with pytest.raises(ValueError, match="`class_names` should have a name for each class"):
+        labels(signs + 2, class_names=names)
+    with pytest.raises(ValueError, match="`rows`"):
+        labels(signs, rows=[2])
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 2), (1, 1, 3), (20, 3)])
+def test_arrays_that_are_no_picture_are_a_table(shape, scores, rng):
+    x = rng.random((4, *shape))
+    figure = scores.plot((x[:2], np.arange(2)), (x, np.arange(4)), k=1)
+    assert len(figure.axes) == 1
+    assert figure.axes[0].tables

@@ -290,3 +290,14 @@ def test_show_says_what_is_shown(scores, rng, tmp_path):
         )
     )  # fmt: skip
     assert page.data["tests"][1]["text"] == " ".join(words[tokens[1]])
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], {-1: "cat", 1: "dog"}])
+def test_labels_of_minus_one_and_one_have_names_too(names, scores, images, tmp_path):
+    test, train = ((x, 2 * y - 1) for x, y in images)
+    page = Page(scores.report(tmp_path / "r.html", test, train, class_names=names))
+    assert [page.data["tests"][i]["label"] for i in (0, 1)] == ["dog", "cat"]
+    assert [page.data["trains"][str(j)]["label"] for j in (0, 1)] == ["dog", "cat"]
+    for wrong in (3, "ab"):
+        with pytest.raises(TypeError, match="`class_names` should be a list or dict"):
+            scores.report(tmp_path / "r.html", test, train, class_names=wrong)
