@@ -149,8 +149,14 @@ class Fitter(Trainer):
     def without(self, left_out, seed=0):
         """Train with weight 0 for these examples."""
         x, y, *weight = self._data
-        weight = np.array(weight[0], np.float64) if weight else np.ones(self.n)
-        weight[left_out] = 0
+
+        def without(of_output):
+            kept = np.array(of_output, np.float64)
+            kept[left_out] = 0
+            return kept
+
+        # Each output of a model may have weights of its own.
+        weight = tf.nest.map_structure(without, weight[0] if weight else np.ones(self.n))
         return self._run((x, y, weight), seed)
 
     def only(self, kept, seed=0):

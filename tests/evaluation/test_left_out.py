@@ -140,3 +140,29 @@ def test_too_few_iterations_are_reported(rng):
         evaluation.leave_one_out(model, (x[:1], y[:1]), (x, y), [0], max_iter=1, verbose=0)
     # At the user's line, not somewhere in the package.
     assert {w.filename for w in caught if w.category is ki.ConvergenceWarning} == {__file__}
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b"]])
+def test_a_fit_by_keras_weighs_out_the_example_in_each_output(names, rng):
+    """Weights of two outputs are two arrays: it is not the output of that number that is left out."""
+
+    def nested(parts):
+        return parts if names is None else dict(zip(names, parts))
+
+    inputs = keras.Input((3,))
+    heads = [keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")]
+    model = keras.Model(inputs, nested(heads))
+    model.compile("sgd", nested(["mse", "mse"]))
+    x, y = rng.normal(size=(6, 3)), nested([rng.normal(size=(6, 1)), rng.normal(size=(6, 1))])
+    weights, seen = [rng.uniform(1, 2, 6), rng.uniform(1, 2, 6)], []
+
+    def fit(model, data):
+        seen.append(data["sample_weight"])
+        model.fit(**data, verbose=0)
+
+    train = (x, y, nested(weights))
+    evaluation.leave_one_out(model, train, train, [1], fit=fit, verbose=0)
+    expected = [np.where(np.arange(6) == 1, 0, w) for w in weights]
+    found = seen[-1] if names is None else [seen[-1][name] for name in names]
+    assert np.array_equal(found, expected)
+    assert np.min(weights) >= 1  # The user's own are as they were.
