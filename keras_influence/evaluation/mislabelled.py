@@ -92,13 +92,8 @@ def plant_wrong_labels(y, fraction=0.1, *, seed=0):
     check_number("seed", seed, integer=True)
     if fraction >= 1:
         raise ValueError(f"`fraction` should be less than 1. Received: fraction={fraction}")
-    y = np.asarray(y)
+    y = _labels(y)
     one_hot = y.ndim == 2 and y.shape[1] > 1
-    if y.ndim not in (1, 2) or not (one_hot or y.dtype.kind in "iu" or (y == y.round()).all()):
-        raise TypeError(
-            "`y` should be integer labels (n,) or one-hot labels (n, classes). "
-            f"Received: {y.dtype} of shape {y.shape}"
-        )
     classes = np.arange(y.shape[1]) if one_hot else np.unique(y)
     if len(classes) < 2:
         raise ValueError(f"`y` should have two classes or more. Received: {len(classes)}")
@@ -111,6 +106,21 @@ def plant_wrong_labels(y, fraction=0.1, *, seed=0):
     if one_hot:
         return np.eye(len(classes), dtype=y.dtype)[flat], wrong
     return classes[flat].reshape(y.shape).astype(y.dtype), wrong
+
+
+def _labels(y):
+    """Labels as an array of whole numbers, or of rows with a single one."""
+    expected = "`y` should be integer labels (n,) or one-hot labels (n, classes)."
+    try:
+        y = np.asarray(y)
+    except ValueError as error:  # Of several outputs, which differ in shape.
+        raise TypeError(f"{expected} Received: {type(y).__name__}") from error
+    sound = y.ndim in (1, 2) and y.dtype.kind in "biuf" and bool((y == np.round(y)).all())
+    if sound and y.ndim == 2 and y.shape[1] > 1:
+        sound = bool(np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all())
+    if not sound:
+        raise TypeError(f"{expected} Received: {y.dtype} of shape {y.shape}")
+    return y
 
 
 @takes(Settings)

@@ -80,7 +80,19 @@ def test_mislabel_curve_with_a_fit_of_ones_own(rng):
     assert curve.scores["loss"] == pytest.approx(closed.losses(theta))
 
 
-@pytest.mark.parametrize("y", [np.zeros(5, int), np.array([0.5, 1.0]), np.zeros((3, 2, 2))])
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.zeros(5, int),
+        np.array([0.5, 1.0]),
+        np.zeros((3, 2, 2)),
+        np.array(["cat", "dog"]),
+        np.array([[0.5, 1.5], [0.2, 0.1]]),  # Two numbers to be predicted.
+        np.array([[1, 1, 0], [0, 1, 0]]),  # Classes that do not exclude each other.
+        [np.zeros(4), np.zeros((4, 2))],  # Of two outputs.
+        {"a": np.arange(2)},
+    ],
+)
 def test_labels_that_are_none_are_refused(y):
     with pytest.raises((ValueError, TypeError), match="`y`"):
         evaluation.plant_wrong_labels(y)
