@@ -32,6 +32,7 @@ def writing(path):
         raise FileNotFoundError(
             f"`path` should be in a folder that exists. Received: {os.fspath(path)!r}"
         )
+    check_file(target)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:
@@ -41,6 +42,14 @@ def writing(path):
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_file(path):
+    """Raise an `IsADirectoryError` where a file cannot be written, for there is a folder of that name."""
+    if pathlib.Path(path).is_dir():
+        raise IsADirectoryError(
+            f"`path` should be the name of a file. Received: {os.fspath(path)!r}, which is a folder"
+        )
 
 
 def write_arrays(path, arrays):

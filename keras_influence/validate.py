@@ -36,9 +36,9 @@ def check_class_weight(class_weight):
             raise ValueError(f"{expected}. Received: {class_weight!r}")
 
 
-def as_indices(value, n, name):
-    """Positions in the training data, in the order given, from positions or a boolean mask."""
-    expected = f"`{name}` should be positions in `train`, integers from 0 to {n - 1}, or a mask"
+def as_indices(value, n, name, data="train"):
+    """Positions in the data, in the order given, from positions or a boolean mask."""
+    expected = f"`{name}` should be positions in `{data}`, integers from 0 to {n - 1}, or a mask"
     try:
         array = np.asarray(value)
     except ValueError as error:  # Pieces of several sizes.
@@ -55,9 +55,9 @@ def as_indices(value, n, name):
     return array.astype(np.int64)
 
 
-def as_positions(group, n, name):
+def as_positions(group, n, name, data="train"):
     """`as_indices` of examples that are taken together: each of them once."""
-    array = as_indices(group, n, name)
+    array = as_indices(group, n, name, data)
     if len(np.unique(array)) < len(array):
         mask = len(array) == n and set(np.unique(array)) <= {0, 1}
         hint = " If it is a mask of zeros and ones, give `mask.astype(bool)`." if mask else ""

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
+from keras_influence.engine.data import batches as data
 from keras_influence.engine.problem import Problem
 from keras_influence.report.differences import largest, spread_of
 from keras_influence.report.examples import fetch
@@ -133,13 +135,17 @@ class _Looks:
 
 
 def _losses(model, test):
+    """The loss of each test example; None where they have no labels, which a target does without."""
+    few = data.read(test, None, "test").head(1)
+    if keras.utils.unpack_x_y_sample_weight(few)[1] is None:
+        return None
     problem = Problem(model, test, name="test")
     return problem.losses(problem.train)
 
 
 def _rows(rows, n, losses):
     if rows is not None:
-        return np.sort(as_positions(rows, n, "rows"))
+        return np.sort(as_positions(rows, n, "rows", "test"))
     if n <= _TESTS:
         return np.arange(n)
     first = np.arange(n) if losses is None else np.argsort(-losses, kind="stable")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -54,8 +55,9 @@ def fetch(data, positions, count, name, model=None):
     columns = _columns(data)
     inputs, labels, outputs = [], [], []
     for batch in batches.subset(positions) if len(positions) else ():
-        inputs += _rows(_named(batch[0], columns))
-        labels += _listed(batch[1]) if len(batch) > 1 else [[]] * _size(batch)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)  # Of inputs alone it is no tuple.
+        inputs += _rows(_named(x, columns))
+        labels += [[]] * _size(batch) if y is None else _listed(y)
         if model is not None:
             with called(model, batch, name) as (_, y_pred):
                 outputs += _listed(y_pred)

@@ -40,7 +40,7 @@ def gallery(
     if rows is None:
         rows = np.arange(min(6, scores.n_test))
     else:
-        rows = as_positions(np.atleast_1d(rows), scores.n_test, "rows")
+        rows = as_positions(np.atleast_1d(rows), scores.n_test, "rows", "test")
     # Of scores on a disk, only what is shown is read.
     shown = dataclasses.replace(scores, values=np.stack([scores.values[i] for i in rows]))
     sides = shown.top(k), shown.bottom(k)

@@ -7,7 +7,7 @@ import pathlib
 
 from keras_influence.report.contents import Options, contents
 from keras_influence.report.words import meaning_of, short, statements
-from keras_influence.storage import writing
+from keras_influence.storage import check_file, writing
 
 _NEEDS = 'report() needs Jinja2 and Pillow: pip install "keras-influence[report]"'
 
@@ -67,6 +67,7 @@ def check_page(path):
     check_packages()
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"`path` should be the name of a file. Received: {type(path).__name__}")
+    check_file(path)
     if not pathlib.Path(path).absolute().parent.is_dir():
         raise FileNotFoundError(
             f"`path` should be in a folder that exists. Received: {os.fspath(path)!r}"

@@ -105,7 +105,7 @@ def _features(array, name, feature_names):
             f"`feature_names` should be {array.size} names, one for each feature. "
             f"Received: {len(feature_names)}"
         )
-    names = [str(n) for n in feature_names or range(array.size)]
+    names = [str(n) for n in (range(array.size) if feature_names is None else feature_names)]
     prefix = f"{name}/" if name and feature_names is None else ""
     return {f"{prefix}{n}": float(v) for n, v in zip(names, array)}
 

@@ -301,3 +301,22 @@ def test_labels_of_minus_one_and_one_have_names_too(names, scores, images, tmp_p
     for wrong in (3, "ab"):
         with pytest.raises(TypeError, match="`class_names` should be a list or dict"):
             scores.report(tmp_path / "r.html", test, train, class_names=wrong)
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_a_target_needs_no_labels_in_a_report(as_dataset, tmp_path, rng):
+    model = truth.ridge_model(3)
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+    test = tf.data.Dataset.from_tensor_slices((x[:2],)).batch(2) if as_dataset else (x[:2],)
+    about = {"target": lambda x, y, y_pred: y_pred[:, 0], "feature_names": np.array(list("abc"))}
+    page = Page(ki.write_report(model, tmp_path / "r.html", test, (x, y), verbose=0, **about))
+    assert ["loss" in entry for entry in page.data["tests"]] == [False, False]
+    assert [row[0] for row in page.data["tests"][0]["table"]] == ["a", "b", "c"]
+    assert float(page.data["tests"][1]["table"][0][1]) == pytest.approx(x[1, 0], rel=1e-2)
+
+
+def test_a_folder_and_rows_beyond_the_test_data_are_said(scores, images, tmp_path):
+    with pytest.raises(IsADirectoryError, match="`path` should be the name of a file"):
+        scores.report(tmp_path, *images)
+    with pytest.raises(ValueError, match="`rows` should be positions in `test`, .* from 0 to 1"):
+        scores.report(tmp_path / "r.html", *images, rows=[2])
