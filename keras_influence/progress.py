@@ -17,7 +17,7 @@ class Progress:
     """
 
     def __init__(self, verbose="auto"):
-        if verbose not in ("auto", 0, 1, 2):
+        if not isinstance(verbose, (str, int)) or verbose not in ("auto", 0, 1, 2):
             raise ValueError(
                 f"`verbose` should be 'auto', 0, 1 or 2. Received: verbose={verbose!r}"
             )

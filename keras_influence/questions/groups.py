@@ -206,5 +206,5 @@ def _gradients(
 
 
 def _check_order(order: int) -> None:
-    if isinstance(order, bool) or order not in (1, 2):
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in (1, 2):
         raise ValueError(f"`order` should be 1 or 2. Received: order={order!r}")

@@ -120,7 +120,7 @@ def find_label_issues(
 
 def check_measure(by: Any) -> None:
     """Raise unless `by` is one of `MEASURES`."""
-    if by not in MEASURES:
+    if not isinstance(by, str) or by not in MEASURES:
         raise ValueError(f"`by` should be one of {list(MEASURES)}. Received: by={by!r}")
 
 

@@ -421,3 +421,11 @@ def test_an_output_that_the_loss_cannot_take_is_named(rng):
     for batch_size in (1, 7, None):
         with pytest.raises(ValueError, match="The loss of example 33 of `train`.*Is its label"):
             ki.influence(model, (x[:2], y[:2]), (x, y), batch_size=batch_size)
+
+
+def test_an_array_is_no_choice(model):
+    many = np.ones(2)
+    group = lambda m: ki.group_influence(m, TRAIN, TRAIN, [[0]], order=many)
+    refuses(group, model, ValueError, "`order` should be 1 or 2")
+    issues = lambda m: ki.find_label_issues(m, TRAIN, by=many)
+    refuses(issues, model, ValueError, "`by` should be one of")

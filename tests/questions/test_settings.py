@@ -38,6 +38,7 @@ BAD = [
     ({"class_weight": {0: -1.0}}, ValueError, "`class_weight` should be a dict"),
     ({"class_weight": {"a": 1.0}}, ValueError, "`class_weight` should be a dict"),
     ({"verbose": "loud"}, ValueError, "`verbose` should be 'auto', 0, 1 or 2"),
+    ({"verbose": np.ones(2)}, ValueError, "`verbose` should be 'auto', 0, 1 or 2"),
 ]
 
 
