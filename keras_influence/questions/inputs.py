@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -55,7 +56,7 @@ def ask_input_influence(
 ) -> Any:
     """`input_influence` for a `Case`."""
     problem = case.problem
-    x = problem.train.head(1)[0]
+    x, *_ = keras.utils.unpack_x_y_sample_weight(problem.train.head(1))
     if not any(t.dtype.is_floating for t in tf.nest.flatten(x)):
         raise ValueError("`train` has no floating input to differentiate with respect to.")
     asked = problem.train

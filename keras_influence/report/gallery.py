@@ -69,12 +69,14 @@ class _Examples:
         self.images, self._labels, self._names = None, None, class_names
         if data is None:
             return
-        if not isinstance(data, tuple) or len(data) < 2:
+        if not isinstance(data, tuple) or not data:
             raise TypeError(f"`{name}` should be a tuple (x, y). Received: {type(data).__name__}")
-        x, found = data[0], [np.asarray(part) for part in _outputs_of(data[1])]
-        if any(len(y) != count for y in found):
+        x, y, *_ = (*data, None)
+        found = [] if y is None else [np.asarray(part) for part in _outputs_of(y)]
+        sizes = [len(part) for part in found or [tf.nest.flatten(x)[0]]]
+        if any(size != count for size in sizes):
             raise ValueError(
-                f"`{name}` should be the {count} examples of the scores. Received: {len(found[0])}"
+                f"`{name}` should be the {count} examples of the scores. Received: {sizes[0]}"
             )
         if len(found) == 1:  # Of several outputs no label says it all.
             (y,) = found

@@ -95,3 +95,32 @@ def test_input_influence_of_nested_inputs(rng):
     found = ki.input_influence(model, train, train, damping=1.0, curvature="gauss_newton")
     assert found["a"].shape == (8, 8, 3)
     assert found["b"] is None
+
+
+def test_input_influence_needs_no_labels(data):
+    """With a large λ it is ∂/∂x_j of gradient products, over λ n."""
+
+    class Reconstruction(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(4)
+
+        def call(self, z):
+            out = self.dense(z)
+            self.add_loss(keras.ops.mean(keras.ops.square(out - z)))
+            return out
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Reconstruction()(inputs))
+    model.compile("sgd")
+    x = data[0][:5]
+    found = ki.input_influence(
+        model, (x[:2],), (x,), damping=1e9, method="direct", curvature="hessian"
+    )
+    assert found.shape == (2, 5, 4)
+    at = lambda row: truth.gradient(model, row, None)
+    asked = np.array([at(x[[0]]), at(x[[1]])])
+    for feature in range(4):
+        step = 1e-5 * np.eye(4)[feature]
+        slope = (at(x[[3]] + step) - at(x[[3]] - step)) / 2e-5
+        assert found[:, 3, feature] * 1e9 * 5 == pytest.approx(asked @ slope, rel=1e-5)

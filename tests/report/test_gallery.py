@@ -135,3 +135,13 @@ def test_arrays_that_are_no_picture_are_a_table(shape, scores, rng):
     figure = scores.plot((x[:2], np.arange(2)), (x, np.arange(4)), k=1)
     assert len(figure.axes) == 1
     assert figure.axes[0].tables
+
+
+def test_examples_without_labels_are_drawn(scores, rng):
+    images = rng.random((4, 6, 6))
+    for test in ((images[:2],), (images[:2], None)):
+        figure = scores.plot(test, (images,), k=1)
+        assert figure.axes[0].get_title() == "test 0\n"
+        assert (figure.axes[0].images[0].get_array() == stretched(images[0])).all()
+    with pytest.raises(ValueError, match="`test` should be the 2 examples"):
+        scores.plot((images,), (images,))

@@ -198,7 +198,7 @@ class Objective(CompiledLoss):
     def input_gradients(self, batch, weight, vectors):
         """∂/∂x of `scores`, (k, b, all features) for the floating inputs in flat order."""
         theta = self.parameters.tensors()
-        x, *rest = batch
+        x, *rest = batch if isinstance(batch, tuple) else (batch,)  # Of inputs alone.
         inputs = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
         with self.recorded() as outer:
             outer.watch(inputs)
