@@ -120,6 +120,11 @@ class Fitter(Trainer):
                 "`train` should be a tuple (x, y) or (x, y, sample_weight) of arrays where `fit` "
                 f"is given. Received: {type(train).__name__}"
             )
+        if len(train) < 2 or train[1] is None:
+            raise ValueError(
+                "`train` should have labels where `fit` is given: an example is left out by its weight, "
+                "and Keras reads no sample_weight without y. Give y, if only zeros that the loss ignores."
+            )
         self._worker, self._fit = Worker(model, _chosen(model, settings)), fit
         super().__init__(model, self._worker.model, train, settings)
         self.check_against(model)

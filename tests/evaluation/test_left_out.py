@@ -166,3 +166,33 @@ def test_a_fit_by_keras_weighs_out_the_example_in_each_output(names, rng):
     found = seen[-1] if names is None else [seen[-1][name] for name in names]
     assert np.array_equal(found, expected)
     assert np.min(weights) >= 1  # The user's own are as they were.
+
+
+@keras.saving.register_keras_serializable("tests")
+class Autoencoder(keras.Model):
+    """Its loss needs no labels."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses = keras.ops.mean(keras.ops.square(y_pred - x), axis=-1)
+        return keras.ops.mean(losses if sample_weight is None else losses * sample_weight)
+
+
+def test_a_fit_without_labels_says_what_to_give(rng):
+    x = rng.normal(size=(6, 3))
+    model = Autoencoder()
+    model(x)
+    model.compile("sgd")
+    fit = lambda model, data: model.fit(**data, verbose=0)
+    for train in ((x,), (x, None)):
+        with pytest.raises(ValueError, match="`train` should have labels where `fit` is given"):
+            evaluation.leave_one_out(model, train, train, [1], fit=fit, verbose=0)
+    train = x, np.zeros(6)
+    found = evaluation.leave_one_out(model, train, train, [1], fit=fit, verbose=0)
+    assert found.actual.all()
