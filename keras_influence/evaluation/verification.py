@@ -163,20 +163,27 @@ def _looked_at(model, train, settings, rng):
     except CopyError as error:
         problem = dataclasses.replace(settings, curvature="hessian").problem(model, train)
         return math.nan, _gradient(problem), _worst(problem), error.reason
+    v = rng.standard_normal(minimiser.start.shape)
+    product = _product(model, v, train, settings)  # In the model's own precision, as the data.
     with minimiser.precision():
-        error = _hvp_error(model, train, minimiser, settings, rng)
+        error = _hvp_error(product, v, minimiser)
         return error, _gradient(minimiser.problem), _worst(minimiser.problem), ""
 
 
-def _hvp_error(model, train, minimiser, settings, rng):
-    """‖Hv - finite differences‖ / ‖Hv‖ for a random v: the model's H, the copy's gradients."""
-    theta = minimiser.start
-    v = rng.standard_normal(theta.shape)
+def _product(model, v, train, settings):
+    """H v; None where a check of it found that it is wrong."""
     about = ("batch_size", "class_weight", "variables")
     try:
-        product = hvp(model, v, train, **{name: getattr(settings, name) for name in about})
+        return hvp(model, v, train, **{name: getattr(settings, name) for name in about})
     except WrongProductError:
+        return None
+
+
+def _hvp_error(product, v, minimiser):
+    """‖Hv - finite differences‖ / ‖Hv‖ for a random v: the model's H, the copy's gradients."""
+    if product is None:
         return np.inf
+    theta = minimiser.start
     double = minimiser.problem.parameters.dtype.size == 8
     step = (1e-6 if double else 1e-2) * (1 + np.linalg.norm(theta)) / np.linalg.norm(v)
 
@@ -198,7 +205,8 @@ def _gradient(problem):
 def _worst(problem):
     """The three training examples with the largest loss, as test data."""
     order = np.argsort(-problem.losses(problem.train), kind="stable")
-    return tuple(next(iter(problem.train.subset(order[:3]))))
+    found = next(iter(problem.train.subset(order[:3])))
+    return found if isinstance(found, tuple) else (found,)  # Of inputs alone.
 
 
 def _some(values, count, rng):
