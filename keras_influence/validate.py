@@ -1,5 +1,6 @@
 """Checks of arguments that many rooms share: numbers and positions, with errors that name them."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -66,6 +67,8 @@ def as_positions(group, n, name, data="train"):
 
 
 def check_folder(name, path):
-    """Raise a ValueError where a folder to write to, or None, is a file."""
+    """Raise unless `path` is None, or a path where there is no file."""
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"`{name}` should be the path of a folder. Received: {name}={path!r}")
     if path is not None and pathlib.Path(path).is_file():
         raise ValueError(f"`{name}` should be a folder. Received: {str(path)!r}, which is a file.")

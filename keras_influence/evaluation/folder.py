@@ -21,10 +21,10 @@ class Folder:
     """
 
     def __init__(self, path, settings):
+        check_folder("folder", path)
         self._path = None if path is None else pathlib.Path(path)
         if self._path is None:
             return
-        check_folder("folder", self._path)
         self._path.mkdir(parents=True, exist_ok=True)
         file = self._path / "settings.json"
         settings = json.loads(json.dumps(settings))

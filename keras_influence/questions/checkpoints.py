@@ -74,6 +74,18 @@ def check_start(model: Any) -> None:
         )
 
 
+def checkpoints_of(tracin: Any, model: Any) -> list[Checkpoint]:
+    """The checkpoints of a `TracIn`, which are to be of a training of this model."""
+    if not hasattr(tracin, "checkpoints"):
+        raise TypeError(
+            "`tracin` should be the `TracIn` that was among the callbacks of `fit`. Received: "
+            f"{type(tracin).__name__}"
+        )
+    found: list[Checkpoint] = tracin.checkpoints
+    check_checkpoints(found, model)
+    return found
+
+
 def check_checkpoints(checkpoints: list[Checkpoint], model: Any) -> None:
     """Raise unless these are checkpoints of a training of this model.
 

@@ -25,7 +25,7 @@ from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import (
     Checkpoint,
-    check_checkpoints,
+    checkpoints_of,
     epochs_per_step,
     weights_restored,
 )
@@ -140,13 +140,7 @@ class _Steps:
         Raises:
             ValueError: they cannot be made.
         """
-        if not hasattr(tracin, "checkpoints"):
-            raise TypeError(
-                "`tracin` should be the `TracIn` that was among the callbacks of `fit`. Received: "
-                f"{type(tracin).__name__}"
-            )
-        checkpoints = tracin.checkpoints
-        check_checkpoints(checkpoints, model)
+        checkpoints = checkpoints_of(tracin, model)
         optimizer = sgd_of(model, "SOURCE", _WAY_OUT)
         if problem.facts.sums and _keras.has_regularisers(model):
             raise ValueError(

@@ -65,7 +65,7 @@ def hessian_eigenvalues(
     """
     check_number("k", k, low=1, integer=True)
     check_number("tol", tol)
-    if which not in _WHICH:
+    if not isinstance(which, str) or which not in _WHICH:
         raise ValueError(f"`which` should be one of {_WHICH}. Received: which={which!r}")
     problem, operator = _system(model, train, SpectrumSettings.of(settings))
     if k > operator.size:

@@ -27,7 +27,7 @@ from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.questions.training_time import scheduled_rates
-from keras_influence.validate import check_number
+from keras_influence.validate import check_folder, check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,6 +67,7 @@ class TracIn(keras.callbacks.Callback):
     def __init__(self, every: int = 1, folder: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
         check_number("every", every, low=1, integer=True)
+        check_folder("folder", folder)
         self.checkpoints: list[Checkpoint] = []
         self._every = every
         self._folder = None if folder is None else pathlib.Path(folder)

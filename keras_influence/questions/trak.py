@@ -22,7 +22,7 @@ from keras_influence.engine.kernels.targets import check_target
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
-from keras_influence.questions.checkpoints import check_checkpoints, weights_restored
+from keras_influence.questions.checkpoints import checkpoints_of, weights_restored
 from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
@@ -104,10 +104,9 @@ def trak_influence(
         return InfluenceScores.averaged(parts)
     if tracin is None:
         return _of_one(model, test, train, seed, *about)
-    check_checkpoints(tracin.checkpoints, model)
-    parts = []
+    checkpoints, parts = checkpoints_of(tracin, model), []
     with weights_restored(model):
-        for k, checkpoint in enumerate(tracin.checkpoints[1:]):
+        for k, checkpoint in enumerate(checkpoints[1:]):
             model.set_weights(checkpoint.arrays())
             parts.append(_of_one(model, test, train, seed + k, *about))
     return InfluenceScores.averaged(parts)

@@ -429,3 +429,26 @@ def test_an_array_is_no_choice(model):
     refuses(group, model, ValueError, "`order` should be 1 or 2")
     issues = lambda m: ki.find_label_issues(m, TRAIN, by=many)
     refuses(issues, model, ValueError, "`by` should be one of")
+    which = lambda m: ki.hessian_eigenvalues(m, TRAIN, which=many)
+    refuses(which, model, ValueError, "`which` should be one of")
+
+
+@pytest.mark.parametrize("folder", [3, ["a"], np.ones(2)])
+def test_no_folder(folder, model):
+    calls = (
+        lambda m: ki.TracIn(folder=folder),
+        lambda m: ki.Replay(*TRAIN, batch_size=5, folder=folder),
+        lambda m: ki.InfluenceCallback(TRAIN, TRAIN, folder=folder),
+        lambda m: ki.evaluation.subset_outputs(m, TRAIN, TRAIN, subsets=2, folder=folder),
+    )
+    for call in calls:
+        refuses(call, model, TypeError, "`folder` should be the path of a folder")
+
+
+@pytest.mark.parametrize("tracin", ["tracin", [1], 0])
+def test_no_tracin(tracin, model):
+    words = "`tracin` should be the `TracIn` that was among the callbacks"
+    trak = lambda m: ki.trak_influence(m, TRAIN, TRAIN, dim=2, tracin=tracin)
+    refuses(trak, model, TypeError, words)
+    source = lambda m: ki.source_influence(m, TRAIN, TRAIN, tracin)
+    refuses(source, model, TypeError, words)

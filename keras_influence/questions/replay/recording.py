@@ -40,6 +40,7 @@ class Recording:
         self, folder: str | os.PathLike[str] | None = None, budget: float | None = None
     ) -> None:
         check_number("budget", budget, low=0, strict=True, optional=True)
+        check_folder("folder", folder)
         self.folder = None if folder is None else pathlib.Path(folder)
         self._budget = budget or (_IN_MEMORY if folder is None else _IN_FOLDER)
         self._clear()
