@@ -58,16 +58,22 @@ def test_other_classes_have_the_form_of_the_labels():
 
 
 def test_probabilities_by_hand():
+    binary = read_classes(np.array([0, 1]), 1)
     plain = compiled("binary_crossentropy")
-    assert probabilities([[0.2, 0.8]], plain) == pytest.approx(np.array([[0.2, 0.8]]))
-    assert probabilities([[0.3]], plain) == pytest.approx(np.array([[0.7, 0.3]]))
+    assert probabilities([[0.2, 0.8]], plain, binary) == pytest.approx(np.array([[0.2, 0.8]]))
+    assert probabilities([[0.3]], plain, binary) == pytest.approx(np.array([[0.7, 0.3]]))
     # e⁰ : e^(log 3) is 1 : 3, as logits of two classes and of one.
     expected = np.array([[0.25, 0.75]])
     logits = compiled(keras.losses.BinaryCrossentropy(from_logits=True))
-    assert probabilities([[np.log(3) / 2 + 0.1, np.log(3) * 1.5 + 0.1]], logits) == pytest.approx(
-        expected
-    )
-    assert probabilities([[-np.log(3)]], plain) == pytest.approx(expected[:, ::-1])
+    assert probabilities(
+        [[np.log(3) / 2 + 0.1, np.log(3) * 1.5 + 0.1]], logits, binary
+    ) == pytest.approx(expected)
+    assert probabilities([[-np.log(3)]], plain, binary) == pytest.approx(expected[:, ::-1])
     # A logit between 0 and 1 is told from a probability by the loss alone.
-    assert probabilities([0.0], logits) == pytest.approx(np.array([[0.5, 0.5]]))
-    assert probabilities([0.0], plain) == pytest.approx(np.array([[1.0, 0.0]]))
+    assert probabilities([0.0], logits, binary) == pytest.approx(np.array([[0.5, 0.5]]))
+    assert probabilities([0.0], plain, binary) == pytest.approx(np.array([[1.0, 0.0]]))
+    # A margin, of labels of -1 and 1 or of a hinge loss, is none whatever it is.
+    signed, hinge = read_classes(np.array([-1, 1]), 1), compiled("hinge")
+    assert probabilities([0.0], plain, signed) == pytest.approx(np.array([[0.5, 0.5]]))
+    assert probabilities([[np.log(3)]], hinge, binary) == pytest.approx(expected)
+    assert probabilities([0.0], hinge, binary) == pytest.approx(np.array([[0.5, 0.5]]))
