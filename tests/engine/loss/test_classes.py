@@ -74,7 +74,8 @@ def test_probabilities_by_hand():
     assert probabilities([0.0], plain, binary) == pytest.approx(np.array([[1.0, 0.0]]))
     # A margin, of labels of -1 and 1 or of a hinge loss, is none whatever it is.
     signed, hinge = read_classes(np.array([-1, 1]), 1), compiled("hinge")
-    hinge.evaluate(np.zeros((1, 2)), np.zeros((1, 1)), verbose=0)  # Keras reads what a loss is when it is used.
+    # Keras reads what a loss is when it is used.
+    hinge.evaluate(np.zeros((1, 2)), np.zeros((1, 1)), verbose=0)
     assert probabilities([0.0], plain, signed) == pytest.approx(np.array([[0.5, 0.5]]))
     assert probabilities([[np.log(3)]], hinge, binary) == pytest.approx(expected)
     assert probabilities([0.0], hinge, binary) == pytest.approx(np.array([[0.5, 0.5]]))
