@@ -293,3 +293,19 @@ LARGE |= {"Bidirectional", "ConvLSTM2D", "transformer block"}
 SLOW = LARGE | {"shared layer", "side by side: poolings"}
 SLOW |= {"side by side: relu, relu6, selu, sigmoid, silu", "side by side: other convolutions"}
 SLOW |= {"residual and branches", "UpSampling and padding", "augmentation", "kernel regulariser"}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Reconstruction(keras.Model):
+    """Its own loss takes inputs and outputs together, of one precision, and no labels."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses = keras.ops.mean((y_pred - x) ** 2, -1)
+        return keras.ops.mean(losses if sample_weight is None else losses * sample_weight)

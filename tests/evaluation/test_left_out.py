@@ -10,6 +10,7 @@ from tests import truth
 from tests.conftest import set_precision
 from tests.retraining import least_squares, ridge_changes, ridge_problem, ridge_scores
 from tests.truth import L2
+from tests.zoo import Reconstruction
 
 
 def test_leave_one_out_is_closed_form_ridge(ridge):
@@ -168,25 +169,9 @@ def test_a_fit_by_keras_weighs_out_the_example_in_each_output(names, rng):
     assert np.min(weights) >= 1  # The user's own are as they were.
 
 
-@keras.saving.register_keras_serializable("tests")
-class Autoencoder(keras.Model):
-    """Its loss needs no labels."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = keras.layers.Dense(3)
-
-    def call(self, x):
-        return self.dense(x)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses = keras.ops.mean(keras.ops.square(y_pred - x), axis=-1)
-        return keras.ops.mean(losses if sample_weight is None else losses * sample_weight)
-
-
 def test_a_fit_without_labels_says_what_to_give(rng):
     x = rng.normal(size=(6, 3))
-    model = Autoencoder()
+    model = Reconstruction()
     model(x)
     model.compile("sgd")
     fit = lambda model, data: model.fit(**data, verbose=0)

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_influence as ki
 from keras_influence import evaluation
 from tests import truth
 from tests.truth import L2
+from tests.zoo import Reconstruction
 
 
 def test_verify_says_that_a_good_model_is_good(rng):
@@ -233,22 +233,6 @@ def test_what_retrains_such_a_model_says_that_it_cannot(rng):
     model, x, y, _ = uncopyable(rng)
     with pytest.raises(ValueError, match="`model` cannot be copied by Keras: .*get_config"):
         evaluation.leave_one_out(model, (x, y), (x, y), [0], verbose=0)
-
-
-@keras.saving.register_keras_serializable("tests")
-class Reconstruction(keras.Model):
-    """Its own loss takes inputs and outputs together, which are to be of one precision."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = keras.layers.Dense(3)
-
-    def call(self, x):
-        return self.dense(x)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses = tf.reduce_mean((y_pred - x) ** 2, -1)
-        return tf.reduce_mean(losses if sample_weight is None else losses * sample_weight)
 
 
 def test_a_loss_that_takes_inputs_is_asked_in_the_precision_of_the_model(rng):

@@ -77,7 +77,7 @@ def _columns(ground, batch, columns, together):
         tiled = rows.take(batch, np.tile(np.arange(count), len(some))) if len(some) > 1 else batch
         with computing("train"):
             raw = pseudo.contributed(tiled, ground.facts.train(), np.repeat(some, count))
-        parts = known_rows(pseudo, raw, count * len(some), len(some))
+        parts = known_rows(pseudo, raw, count * len(some))
         if any(part is None for part in parts):
             return None
         for pieces in zip(*(part.parted(len(some)) for part in parts)):

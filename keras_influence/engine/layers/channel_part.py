@@ -53,7 +53,7 @@ class ChannelPart(Part):
         turned = block.turned(tf.add_n(raw).numpy())
         return turned.reshape(len(turned), -1)[:, chosen].T
 
-    def contributions(self, raw, tiles=1):
+    def contributions(self, raw):
         """Each example's gradient, as `Rows`."""
         gradients = tf.add_n(raw).numpy()
         return Formed(self._positions.ravel(), gradients.reshape(len(gradients), -1))

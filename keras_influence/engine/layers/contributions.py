@@ -100,15 +100,14 @@ def _parts(ground, batches, places, columns, progress=None, title=""):
     return tuple(stacks)
 
 
-def known_rows(pseudo, raw, count, tiles=1):
+def known_rows(pseudo, raw, count):
     """`Rows` of each part that has any; None where it does not know so many examples' gradients.
 
     Args:
         pseudo: the `PseudoGradients`.
         raw: what its `contributed` gave.
         count: of examples.
-        tiles: how many times the same ones are there one after another.
     """
     parts = [(part, r) for part, r in zip(pseudo.parts, raw) if not part.silent]
     known = [part.by_example and set(part.rows(r)) == {count} for part, r in parts]
-    return [part.contributions(r, tiles) if k else None for (part, r), k in zip(parts, known)]
+    return [part.contributions(r) if k else None for (part, r), k in zip(parts, known)]

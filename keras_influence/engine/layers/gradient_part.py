@@ -61,7 +61,7 @@ class GradientPart(EigenPart):
         turned = _turned(raw[0], block).numpy()
         return turned.reshape(len(turned), -1)[:, chosen].T
 
-    def contributions(self, raw, tiles=1):
+    def contributions(self, raw):
         """Each example's gradient, as `Rows`."""
         gradients = raw[0].numpy()
         return Formed(self._positions.ravel(), gradients.reshape(len(gradients), -1))

@@ -94,18 +94,11 @@ class MatrixPart(EigenPart):
             found.append(entries.numpy())
         return np.concatenate(found, axis=1)
 
-    def contributions(self, raw, tiles=1):
-        """Each example's Σ_t a_t δ_tᵀ, as `Rows`.
-
-        Args:
-            tiles: how many times the same examples are there one after another, with other δ.
-        """
+    def contributions(self, raw):
+        """Each example's Σ_t a_t δ_tᵀ, as `Rows`."""
         height, width = self._positions.shape
         # As a layer's output tells, not the number of positions, which may change from batch to batch.
         outer, found = len(raw) == 1 and raw[0][1].shape.rank == 2, []
-        formed = None if outer or tiles == 1 else self._formed(raw, tiles)
-        if formed is not None:
-            return Formed(self._positions.ravel(), formed)
         for a, delta in self._slices(raw, height * width):
             if a.dtype.is_integer:
                 found.append(_indexed(self._positions, a.numpy(), delta.numpy()))
@@ -115,17 +108,6 @@ class MatrixPart(EigenPart):
                 formed = tf.matmul(a, delta, transpose_a=True).numpy()
                 found.append(Formed(self._positions.ravel(), formed.reshape(len(formed), -1)))
         return stacked(found)
-
-    def _formed(self, raw, tiles):
-        """Rows Σ_t a_t δ_tᵀ, for which inputs are brought into their form once for all tiles; None if that is not to be."""
-        (a, delta), *others = raw
-        height, width = self._positions.shape
-        view = as_matrix(Site(self.layers[0], (a[: len(a) // tiles],), {}, None))
-        if others or view.turned or view.indices or len(delta) * height * width > _NUMBERS:
-            return None
-        a, delta = view.signals(delta, height, self._spread)
-        delta = tf.reshape(delta, [tiles, len(a), -1, width])
-        return tf.einsum("btk,mbto->mbko", a, delta).numpy().reshape(tiles * len(a), -1)
 
     def _slices(self, raw, formed=0, each=0):
         """a (b, T, K), or indices (b, T), and δ (b, T, O), for some of the examples at a time.

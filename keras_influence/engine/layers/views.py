@@ -18,7 +18,7 @@ layers = keras.layers
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 # Numbers in a patch up to which a convolution with unit vectors cuts it out sooner than TensorFlow's own
-# operation: one to eight times as fast, for few channels, as the first layers of images have.
+# operation: one to four times as fast, the fewer channels the faster (`benchmarks/patches.py`).
 _FEW = 128
 
 
