@@ -120,6 +120,19 @@ def test_damping_adds_a_multiple_of_v(softmax_problem, rng):
     assert truth.relative_error(found, expected @ v + 0.5 * v) < 1e-9
 
 
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+def test_of_weights_that_the_loss_does_not_read_damping_is_left(curvature, many, rng):
+    inputs = keras.Input((3,))
+    read, other = keras.layers.Dense(2), keras.layers.Dense(2)
+    model = keras.Model(inputs, [read(inputs), other(inputs)])
+    model.compile("sgd", ["mse", None])
+    train = rng.normal(size=(6, 3)), rng.normal(size=(6, 2))
+    v = rng.normal(size=(8, 3) if many else 8)
+    found = ki.hvp(model, v, train, variables=other, damping=0.5, curvature=curvature)
+    assert truth.relative_error(found, 0.5 * v) < 1e-6
+
+
 def test_minibatch_estimates_are_unbiased(softmax_problem, rng):
     from keras_influence.engine.problem import Problem
 

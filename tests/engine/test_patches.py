@@ -21,12 +21,13 @@ def _padded(x, size, strides, padding):
     return np.pad(x, [*pads, (0, 0)])
 
 
-def _patches(x, size, strides, padding):
-    x = _padded(x, size, strides, padding)
-    counts = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], size, strides)]
+def _patches(x, size, strides, padding, rate=1):
+    reach = [rate * (k - 1) + 1 for k in size]
+    x = _padded(x, reach, strides, padding)
+    counts = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], reach, strides)]
     found = np.empty((len(x), *counts, np.prod(size) * x.shape[-1]), x.dtype)
     for place in np.ndindex(*counts):
-        where = [slice(i * s, i * s + k) for i, k, s in zip(place, size, strides)]
+        where = [slice(i * s, i * s + k, rate) for i, k, s in zip(place, reach, strides)]
         found[(slice(None), *place)] = x[(slice(None), *where)].reshape(len(x), -1)
     return found.reshape(len(x), -1, found.shape[-1])
 
@@ -57,6 +58,17 @@ def test_patches_are_those_of_the_input_to_the_bit(
     found = views.input_rows(layer, tf.constant(x)).numpy()
     assert found.dtype == dtype
     assert np.array_equal(found, _patches(x, size, strides, padding))
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("shape", "size"), [((9, 8, 3), (3, 3)), ((11, 2), (4,))])
+def test_patches_with_gaps(shape, size, padding, rng):
+    kind = layers.Conv1D if len(size) == 1 else layers.Conv2D
+    layer, x = kind(4, size, padding=padding, dilation_rate=2), rng.normal(size=(2, *shape))
+    x = x.astype("float32")
+    layer(x)
+    found = views.input_rows(layer, tf.constant(x)).numpy()
+    assert np.array_equal(found, _patches(x, size, [1] * len(size), padding, rate=2))
 
 
 @pytest.mark.parametrize("gpu", [False, True])
