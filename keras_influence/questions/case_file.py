@@ -21,6 +21,9 @@ from keras_influence.version import __version__
 
 Path = str | os.PathLike[str]
 
+# Of what is written: a file of another form is not read.
+_FORM = 2
+
 
 def write_case(path: Path, case: Case) -> None:
     """Write a case with plans and a factor; see `Explainer.save`."""
@@ -29,6 +32,7 @@ def write_case(path: Path, case: Case) -> None:
     factor = packing.pack(case.factor, arrays)
     settings = {
         "version": __version__,
+        "form": _FORM,
         "plans": [plan.written() for plan in case.plans],
         "curvature": case.settings.curvature,
         "batch_size": case.settings.batch_size,
@@ -47,6 +51,8 @@ def read_case(model: Any, train: Any, path: Path, class_weight: Any, verbose: An
     saved = json.loads(str(arrays["settings"]))
     if "plans" not in saved:
         raise ValueError(f"`path` should be a file written by Explainer.save; {path} is not.")
+    if saved.get("form") != _FORM:
+        raise StaleError("the form of such files has changed", path)
     plans = tuple(Plan.read(plan) for plan in saved["plans"])
     trainable = model.trainable_variables
     if max(saved["variables"]) >= len(trainable):

@@ -20,6 +20,7 @@ from keras_influence.engine.problem import Problem
 from keras_influence.linalg import solvers
 from keras_influence.linalg.factors.blocks import Channels
 from keras_influence.linalg.factors.kronecker import Kronecker
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.solvers import EKFAC, Direct
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
@@ -196,7 +197,7 @@ class _Steps:
             with self.standing(i):
                 total += share[i] * matrix.written_out()[0]
         values, vectors = np.linalg.eigh(total)
-        everything = np.arange(matrix.size)[None]
+        everything = Positions.of(np.arange(matrix.size)[None])
         return Kronecker((Channels("θ", everything, vectors[None], values[None]),), 0.0)
 
     def back(self, curvatures: list[Kronecker], rows: np.ndarray) -> np.ndarray:

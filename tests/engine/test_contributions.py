@@ -55,7 +55,7 @@ def _written_out(parts, size):
     """The rows of all parts as one array."""
     rows = np.zeros((len(parts[0]), size))
     for part in parts:
-        places = part.positions.ravel()
+        places = part.positions.array.ravel()
         rows[:, places] += part.products(np.eye(len(places))).T
     return rows
 

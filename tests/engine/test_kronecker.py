@@ -146,13 +146,13 @@ def _operator(model, train, batch_size=7):
 
 def _basis(block):
     """Q_A ⊗ Q_S, written out."""
-    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
+    q_inputs = block.q_inputs if block.q_inputs.size else np.eye(block.positions.shape[0])
     return np.kron(q_inputs, block.q_outputs)
 
 
 def _diagonal_in_basis(block, dense):
     """diag((Q_A ⊗ Q_S)ᵀ G (Q_A ⊗ Q_S)) of the block's part of a dense G."""
-    part, basis = block.positions.ravel(), _basis(block)
+    part, basis = block.positions.array.ravel(), _basis(block)
     diagonal = np.einsum("ij,ij->j", basis, dense[np.ix_(part, part)] @ basis)
     return diagonal.reshape(block.eigenvalues.shape)
 
@@ -164,7 +164,7 @@ def _is_right(block, dense):
             assert q.T @ q == pytest.approx(np.eye(q.shape[1]), abs=1e-10)
         expected = _diagonal_in_basis(block, dense)
         return block.eigenvalues == pytest.approx(expected, rel=1e-8, abs=1e-10)
-    parts = zip(block.positions, block.vectors, block.eigenvalues)
+    parts = zip(block.positions.array, block.vectors, block.eigenvalues)
     found = [(part, (q * values) @ q.T) for part, q, values in parts]
     return all(m == pytest.approx(dense[np.ix_(p, p)], rel=1e-8, abs=1e-10) for p, m in found)
 
@@ -177,7 +177,7 @@ def test_eigenvalues_are_the_diagonal_in_the_basis(name, float64, rng):
     operator = _operator(model, _data(name, rng))
     dense = operator.to_dense()
     blocks = operator.network.kronecker(pseudo_gradients=1, seed=0)
-    covered = np.concatenate([b.positions.ravel() for b in blocks])
+    covered = np.concatenate([b.positions.array.ravel() for b in blocks])
     assert sorted(covered) == list(range(operator.size))
     assert not any(getattr(block, "outside", False) for block in blocks)
     assert all(_is_right(block, dense) for block in blocks)
@@ -241,10 +241,10 @@ def test_of_few_examples_bases_are_as_narrow_as_they_are(name, float64, rng, mon
     train = rng.normal(size=(n, *shape)), rng.normal(size=(n, 1))
     operator = _operator(model, train, batch_size=2)
     dense = operator.to_dense()
-    block = next(b for b in operator.network.kronecker(1, 0) if len(b.positions) >= 70)
-    assert block.q_inputs.shape[1] < len(block.positions) // 3
+    block = next(b for b in operator.network.kronecker(1, 0) if b.positions.shape[0] >= 70)
+    assert block.q_inputs.shape[1] < block.positions.shape[0] // 3
     assert _is_right(block, dense)
-    part, basis = block.positions.ravel(), _basis(block)
+    part, basis = block.positions.array.ravel(), _basis(block)
     mine = dense[np.ix_(part, part)]
     others = np.eye(len(part)) - basis @ basis.T
     assert np.trace(mine @ others) == pytest.approx(block.rest * block.missing, rel=1e-8)
@@ -352,8 +352,8 @@ def test_of_many_weights_outside_all_layers_the_diagonal_is_right_on_average(flo
     model, rest = _custom()
     operator = _operator(model, (rng.normal(size=(N, 5)), rng.normal(size=(N, 1))), batch_size=2)
     (outside,) = (b for b in operator.network.kronecker(80, seed=0) if getattr(b, "outside", False))
-    assert sorted(outside.positions.ravel()) == list(rest)
-    expected = np.diag(operator.to_dense())[outside.positions]
+    assert sorted(outside.positions.array.ravel()) == list(rest)
+    expected = np.diag(operator.to_dense())[outside.positions.array]
     # 80 squares of sums over 12 batches: the standard error of their mean is 5 per cent.
     assert outside.eigenvalues == pytest.approx(expected, rel=0.15)
 
@@ -521,7 +521,7 @@ def test_layers_whose_first_axis_is_not_that_of_the_examples(name, batch_size, f
     assert sum(b.positions.size for b in blocks) == operator.size
     if name == "positions":
         basis = Kronecker(tuple(odd), 0.0)
-        part = odd[0].positions.ravel()
+        part = odd[0].positions.array.ravel()
         turned = basis.turned(np.eye(len(part))) if isinstance(odd[0], Block) else np.eye(len(part))
         expected = np.diag(turned.T @ operator.to_dense()[np.ix_(part, part)] @ turned)
         # Means of hundreds of squares of sums over a batch.

@@ -180,12 +180,14 @@ def test_blocks_are_the_second_moments_of_single_examples(name, rng):
     g = truth.gradients_of_each(model, x, lambda z, i: z[0, 0]) * np.sqrt(2 * w / N)[:, None]
     problem = Problem(model, (x, y, w), batch_size=3)
     blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
-    assert sorted(np.concatenate([b.positions.ravel() for b in blocks])) == list(range(g.shape[1]))
+    assert sorted(np.concatenate([b.positions.array.ravel() for b in blocks])) == list(
+        range(g.shape[1])
+    )
     assert all(isinstance(block, Block) for block in blocks)
     mine = [block for block in blocks if block.name.endswith("_own")]
     assert len(mine) == CASES[name][1]
     for block in blocks:
-        part = g[:, block.positions]
+        part = g[:, block.positions.array]
         bases = block.q_inputs, block.q_outputs
         expected = np.sum((bases[0].T @ part @ bases[1]) ** 2, 0)
         # Keras's own LoRA has its weights in float32.

@@ -121,7 +121,7 @@ def _output_gradients(model, x):
 
 def _second_moment(block, g):
     """The diagonal of a block of Σ gᵢ gᵢᵀ in its basis, or the blocks of its channels."""
-    part = g[:, block.positions]
+    part = g[:, block.positions.array]
     if isinstance(block, Block):
         return np.sum((block.q_inputs.T @ part @ block.q_outputs) ** 2, 0)
     return np.einsum("nmv,nmw->mvw", part, part)
@@ -146,7 +146,7 @@ def test_blocks_and_gradients_are_those_of_single_examples(case, rng):
     blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     assert sum(isinstance(block, Block) for block in blocks) == count + 1
     assert not any(getattr(block, "outside", False) for block in blocks)
-    covered = np.concatenate([block.positions.ravel() for block in blocks])
+    covered = np.concatenate([block.positions.array.ravel() for block in blocks])
     assert sorted(covered) == list(range(g.shape[1]))
     # (ŷ - y)² has the second derivative 2: the Gauss-Newton matrix is Σ 2 wᵢ gᵢ gᵢᵀ / n.
     assert all(_is_right(block, g * np.sqrt(2 * w / N)[:, None]) for block in blocks)
@@ -165,7 +165,7 @@ def test_others_have_their_diagonal_and_take_the_plain_path(name, rng):
     problem = Problem(model, (x, y, w), batch_size=N)
     blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
     rest = [block for block in blocks if getattr(block, "outside", False)]
-    assert [list(block.positions.ravel()) for block in rest] == [list(range(outside))]
+    assert [list(block.positions.array.ravel()) for block in rest] == [list(range(outside))]
     scorer = problem.scorer(problem.facts.own(), "train")
     found = np.concatenate([scorer.gradients(batch) for batch in problem.train])
     assert not scorer.fast

@@ -65,10 +65,12 @@ def test_blocks_are_the_second_moments_of_single_examples(name, numbers, rng, mo
     g = truth.gradients_of_each(model, x, lambda y, i: y[0, 0]) * np.sqrt(2 * w / N)[:, None]
     problem = Problem(model, (x, rng.normal(size=(N, 1)), w), batch_size=3)
     blocks = problem.curvature("gauss_newton").network.kronecker(pseudo_gradients=1, seed=0)
-    assert sorted(np.concatenate([b.positions.ravel() for b in blocks])) == list(range(g.shape[1]))
+    assert sorted(np.concatenate([b.positions.array.ravel() for b in blocks])) == list(
+        range(g.shape[1])
+    )
     assert all(isinstance(block, Block) for block in blocks) and len(blocks) == count
     for block in blocks:
-        part = g[:, block.positions]
+        part = g[:, block.positions.array]
         q = block.q_inputs if block.q_inputs.size else np.eye(part.shape[1])
         expected = np.sum((q.T @ part @ block.q_outputs) ** 2, 0)
         assert block.eigenvalues == pytest.approx(expected, rel=1e-8, abs=1e-12)

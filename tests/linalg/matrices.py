@@ -7,6 +7,7 @@ import scipy.sparse.linalg
 
 from keras_influence.linalg.factors.blocks import Block, Channels
 from keras_influence.linalg.factors.kronecker import Kronecker
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.factors.rows import Formed
 from keras_influence.linalg.operators import Dense
 
@@ -59,8 +60,8 @@ class Layers(Dense):
         noise = rng.normal(size=(23, 23)) * coupling
         self.matrix = noise + noise.T
         for block in self.layers:
-            part = block.positions.ravel()
-            q_inputs = block.q_inputs if block.q_inputs.size else np.eye(len(block.positions))
+            part = block.positions.array.ravel()
+            q_inputs = block.q_inputs if block.q_inputs.size else np.eye(block.positions.shape[0])
             q = np.kron(q_inputs, block.q_outputs)
             self.matrix[np.ix_(part, part)] = (q * block.eigenvalues.ravel()) @ q.T
         self.matrix[np.ix_(self.rest, self.rest)] = spectral(np.linspace(0.5, 2, 5))[0]
@@ -71,12 +72,15 @@ class Layers(Dense):
     def cover(self, layers):
         """Have these layers for blocks, and all other positions in the rest."""
         self.layers = layers
-        covered = [block.positions.ravel() for block in layers]
+        covered = [block.positions.array.ravel() for block in layers]
         self.rest = np.setdiff1d(np.arange(23), np.concatenate(covered) if covered else [])
         diagonal = np.diag(self.matrix)[self.rest][:, None]
         ones = np.ones((len(self.rest), 1, 1))
         about = {"by_example": False, "outside": True}
-        self.blocks = (*layers, Channels("rest", self.rest[:, None], ones, diagonal, **about))
+        self.blocks = (
+            *layers,
+            Channels("rest", Positions.of(self.rest[:, None]), ones, diagonal, **about),
+        )
 
 
 class Network:
@@ -102,7 +106,7 @@ class Network:
     def contributions(self, most, nbytes):
         values, vectors = np.linalg.eigh(self._operator.matrix)
         rows = (vectors * np.sqrt(np.maximum(values, 0))).T[::-1]
-        return (Formed(np.arange(23), rows[:most]),)
+        return (Formed(Positions.of(np.arange(23)), rows[:most]),)
 
     def coupling(self, blocks, chosen, draws, seed):
         basis = Kronecker(self._operator.blocks, 0.0).turned(np.eye(23)).T[chosen]
@@ -113,7 +117,7 @@ def _block(rng, name, positions, indices=False):
     k, o = positions.shape
     q_inputs, q_outputs = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (k, o))
     q_inputs = np.zeros((0, 0)) if indices else q_inputs
-    return Block(name, positions, q_inputs, q_outputs, rng.uniform(0.5, 2, (k, o)))
+    return Block(name, Positions.of(positions), q_inputs, q_outputs, rng.uniform(0.5, 2, (k, o)))
 
 
 def relative(tolerance):

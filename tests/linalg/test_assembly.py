@@ -6,6 +6,7 @@ import scipy.sparse
 
 from keras_influence.linalg.factors import assembly as room
 from keras_influence.linalg.factors.assembly import Assembly
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse
 from tests import truth
 
@@ -29,10 +30,10 @@ def _pieces(rng, examples, columns):
         # What is written out stands before what is a product, too.
         found.append(
             [
-                Formed(third, formed),
-                Outer(first, inputs[0], deltas[0]),
-                Sparse(fourth, sparse.data, sparse.indices, sparse.indptr),
-                Outer(second, inputs[1], deltas[1]),
+                Formed(Positions.of(third), formed),
+                Outer(Positions.of(first), inputs[0], deltas[0]),
+                Sparse(Positions.of(fourth), sparse.data, sparse.indices, sparse.indptr),
+                Outer(Positions.of(second), inputs[1], deltas[1]),
             ]
         )
     return found, whole

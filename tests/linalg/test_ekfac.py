@@ -91,7 +91,7 @@ def test_what_couples_layers_is_left_out_by_itself_and_found_by_others(rng):
     exact = dense_solve(layers.matrix, v, 0.1)
     alone, *others = (solver.solve(Damped(layers, 0.1), v) for solver in SOLVERS)
     diagonal = layers.matrix.copy()
-    parts = [b.positions.ravel() for b in layers.layers] + [layers.rest]
+    parts = [b.positions.array.ravel() for b in layers.layers] + [layers.rest]
     for part in parts:
         diagonal[np.ix_(part, np.setdiff1d(np.arange(23), part))] = 0
     assert truth.relative_error(alone.x, dense_solve(diagonal, v, 0.1)) < 1e-12

@@ -12,6 +12,7 @@ from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 from tests import truth
@@ -79,7 +80,7 @@ def test_a_block_inverts_its_part(rng):
     rows = rng.normal(size=(4, 23))
     found = Kronecker(layers.blocks, 0.3).precondition(rows)
     for block in layers.layers:
-        part = block.positions.ravel()
+        part = block.positions.array.ravel()
         expected = dense_solve(layers.matrix[np.ix_(part, part)], rows[:, part], 0.3)
         assert truth.relative_error(found[:, part], expected) < 1e-12
 
@@ -88,7 +89,8 @@ def _kronecker(layers, damping):
     rest = layers.rest
     values, vectors = np.linalg.eigh(layers.matrix[np.ix_(rest, rest)])
     return Kronecker(
-        (*layers.layers, Channels("", rest[None], vectors[None], values[None])), damping
+        (*layers.layers, Channels("", Positions.of(rest[None]), vectors[None], values[None])),
+        damping,
     )
 
 
@@ -102,7 +104,7 @@ def test_kronecker_inverts_a_block_diagonal_matrix(rng):
 def test_a_block_of_few_directions_is_a_multiple_of_the_identity_in_all_others(rng):
     inputs, outputs = (np.linalg.qr(rng.normal(size=shape))[0] for shape in ((6, 2), (4, 3)))
     positions = rng.permutation(24).reshape(6, 4)
-    block = Block("", positions, inputs, outputs, rng.uniform(1, 2, (2, 3)), rest=0.5)
+    block = Block("", Positions.of(positions), inputs, outputs, rng.uniform(1, 2, (2, 3)), rest=0.5)
     basis = np.zeros((24, 6))
     basis[positions.ravel()] = np.kron(inputs, outputs)
     others = np.eye(24) - basis @ basis.T
@@ -126,7 +128,7 @@ def test_a_block_of_few_directions_is_a_multiple_of_the_identity_in_all_others(r
 def test_a_diagonal_is_added_with_its_whole_trace(rng):
     inputs, outputs = (np.linalg.qr(rng.normal(size=shape))[0] for shape in ((6, 2), (4, 3)))
     positions, d = rng.permutation(24).reshape(6, 4), rng.uniform(1, 2, 24)
-    block = Block("", positions, inputs, outputs, rng.uniform(1, 2, (2, 3)), rest=0.5)
+    block = Block("", Positions.of(positions), inputs, outputs, rng.uniform(1, 2, (2, 3)), rest=0.5)
     found = block.with_diagonal(d)
     basis = np.kron(inputs, outputs)
     more = np.diag(basis.T @ np.diag(d[positions.ravel()]) @ basis).reshape(2, 3)
@@ -141,7 +143,7 @@ def test_channels_invert_small_blocks_side_by_side(rng):
     matrix = np.zeros((6, 6))
     for part, small in zip(positions, matrices):
         matrix[np.ix_(part, part)] = small
-    factor = Kronecker((Channels("", positions, vectors, values),), 0.3)
+    factor = Kronecker((Channels("", Positions.of(positions), vectors, values),), 0.3)
     rows = rng.normal(size=(4, 6))
     assert truth.relative_error(factor.precondition(rows), dense_solve(matrix, rows, 0.3)) < 1e-12
     turned = factor.turned(rows)
@@ -191,12 +193,14 @@ NOTHING = np.zeros(23)
 def _contributions(rng):
     """Seven rows over 23 positions, as parts of all kinds and as one array."""
     order = rng.permutation(23)
-    outer = Outer(order[:12].reshape(3, 4), rng.normal(size=(7, 3)), rng.normal(size=(7, 4)))
-    formed = Formed(order[12:15], rng.normal(size=(7, 3)))
+    outer = Outer(
+        Positions.of(order[:12].reshape(3, 4)), rng.normal(size=(7, 3)), rng.normal(size=(7, 4))
+    )
+    formed = Formed(Positions.of(order[12:15]), rng.normal(size=(7, 3)))
     # The second row has an entry twice, which counts twice.
     ends = np.array([0, 2, 5, 5, 6, 7, 8, 9])
     columns = np.array([0, 3, 1, 1, 2, 4, 0, 3, 2])
-    sparse = Sparse(order[15:20], rng.normal(size=9), columns, ends)
+    sparse = Sparse(Positions.of(order[15:20]), rng.normal(size=9), columns, ends)
     dense = np.zeros((7, 23))
     dense[:, order[:12]] = np.einsum("mk,mo->mko", outer.inputs, outer.deltas).reshape(7, 12)
     dense[:, order[12:15]] = formed.rows
@@ -218,7 +222,7 @@ def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
 def test_contributions_are_written_out(rng):
     parts, dense = _contributions(rng)
     for part in parts:
-        assert truth.relative_error(part.toarray(), dense[:, part.positions.ravel()]) < 1e-12
+        assert truth.relative_error(part.toarray(), dense[:, part.positions.array.ravel()]) < 1e-12
 
 
 def test_rows_that_have_their_inputs_in_common_hold_them_once(rng):
@@ -232,7 +236,7 @@ def test_rows_that_have_their_inputs_in_common_hold_them_once(rng):
 def test_rows_are_parted(rng):
     parts, dense = _contributions(rng)
     for part in parts:
-        twice, rows = part.above([part.times(2.0)]), dense[:, part.positions.ravel()]
+        twice, rows = part.above([part.times(2.0)]), dense[:, part.positions.array.ravel()]
         first, second = twice.parted(2)
         assert len(first) == len(second) == 7
         assert truth.relative_error(first.toarray(), rows) < 1e-12
@@ -246,7 +250,7 @@ def test_inner_products_of_sparse_rows(slower, numbers, rng, monkeypatch):
     monkeypatch.setattr("keras_influence.linalg.factors.rows._SLOWER", slower)
     monkeypatch.setattr("keras_influence.linalg.factors.rows._NUMBERS", numbers)
     (_, _, sparse), dense = _contributions(rng)
-    own = dense[:, sparse.positions]
+    own = dense[:, sparse.positions.array]
     assert truth.relative_error(sparse.gram(), own @ own.T) < 1e-12
 
 
@@ -257,7 +261,7 @@ def test_refined_where_rounding_matters(regularised, rng):
     diagonal = np.zeros(23)
     if regularised:
         diagonal = rng.uniform(0, 1e-3, 23)
-        diagonal[parts[0].positions] = rng.uniform(0, 1e-3, (3, 1))
+        diagonal[parts[0].positions.array] = rng.uniform(0, 1e-3, (3, 1))
     factor = ContributionsFactor.of(parts, 1e-3, diagonal).astype("float32")
     v = rng.normal(size=(5, 23)).astype("float32")
     matrix = dense.T @ dense + np.diag(diagonal + 1e-3)
@@ -275,7 +279,7 @@ def test_contributions_beside_a_regulariser(rng):
     """Of the kernel's part alike for all outputs of an input, as Keras's are; of others not."""
     parts, dense = _contributions(rng)
     diagonal = rng.uniform(0, 2, 23)
-    diagonal[parts[0].positions] = rng.uniform(0, 2, (3, 1))
+    diagonal[parts[0].positions.array] = rng.uniform(0, 2, (3, 1))
     factor, v = ContributionsFactor.of(parts, 0.3, diagonal), rng.normal(size=(5, 23))
     expected = dense_solve(dense.T @ dense + np.diag(diagonal), v, 0.3)
     assert truth.relative_error(factor.precondition(v), expected) < 1e-12
@@ -290,7 +294,7 @@ def test_a_damping_that_rounding_would_lose_is_raised(regularised, rng, monkeypa
     diagonal = np.zeros(23)
     if regularised:
         diagonal = rng.uniform(0, 2, 23)
-        diagonal[parts[0].positions] = rng.uniform(0, 2, (3, 1))
+        diagonal[parts[0].positions.array] = rng.uniform(0, 2, (3, 1))
     factor, v = ContributionsFactor.of(parts, 0.3, diagonal), rng.normal(size=(5, 23))
     raised = factor.damping / (1 if regularised else 0.3)
     assert raised > 2
@@ -314,7 +318,7 @@ def test_contributions_stand_below_others(rng):
 @pytest.mark.parametrize("name", ["kronecker", "two level", "coupled", "contributions", "alone"])
 def test_what_is_preconditioned_stays_as_it_is(name, rng):
     """Also by blocks of one weight each that stand in one piece, and are their own coordinates."""
-    ones = Channels("", np.arange(23)[:, None], np.ones((23, 1, 1)), np.ones((23, 1)))
+    ones = Channels("", Positions.of(np.arange(23)[:, None]), np.ones((23, 1, 1)), np.ones((23, 1)))
     alone = Kronecker((ones,), 0.3)
     factor = alone if name == "alone" else _factors(rng)[name]
     rows = rng.normal(size=(3, 23))

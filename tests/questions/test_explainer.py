@@ -1,6 +1,7 @@
 """Explainer: every question of a curvature that is factorised once, saved and loaded."""
 
 import copy
+import json
 import os
 import pickle
 import stat
@@ -224,6 +225,31 @@ def test_a_file_is_found_by_the_name_it_was_given(name, train, tmp_path):
     explainer = model.explainer(train, method="direct")
     explainer.save(tmp_path / name)
     assert repr(model.load_explainer(train, tmp_path / name)) == repr(explainer)
+
+
+def test_a_file_of_an_older_form_is_refused(train, tmp_path):
+    model, path = classifier(), tmp_path / "factor.npz"
+    model.explainer(train, method="ekfac").save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    settings = json.loads(str(arrays["settings"]))
+    del settings["form"]
+    np.savez(path, **arrays | {"settings": np.array(json.dumps(settings))})
+    with pytest.raises(StaleError, match=r"form of such files has changed.*Make it again"):
+        model.load_explainer(train, path)
+
+
+def test_positions_that_follow_one_another_take_no_room_in_a_file(tmp_path):
+    """What is there is two bases and the eigenvalues of each layer."""
+    body = [keras.layers.Dense(50, "relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((60,)), *body])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(200, 60)).astype("float32"), rng.integers(0, 3, 200)
+    ki.Explainer(model, train, method="ekfac").save(tmp_path / "factor.npz")
+    with np.load(tmp_path / "factor.npz") as file:
+        numbers = sum(file[name].size for name in file.files if name != "settings")
+    assert numbers == 61**2 + 50**2 + 61 * 50 + 51**2 + 3**2 + 51 * 3
 
 
 def test_a_file_has_the_mode_of_any_new_file(train, tmp_path):

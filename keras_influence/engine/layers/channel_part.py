@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_influence.engine.layers.part import Part
 from keras_influence.linalg.factors.blocks import Channels
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.factors.rows import Formed
 
 
@@ -20,7 +21,7 @@ class ChannelPart(Part):
 
     def __init__(self, layer, split, parameters, by_example):
         self.layers, self._split, self.by_example = (layer,), split, by_example
-        self._positions = split.positions(parameters)
+        self._positions = Positions.of(split.positions(parameters))
 
     def raw(self, objective, signals):
         """Weight gradients of each example by each call, (b, m, w)."""
@@ -56,4 +57,4 @@ class ChannelPart(Part):
     def contributions(self, raw):
         """Each example's gradient, as `Rows`."""
         gradients = tf.add_n(raw).numpy()
-        return Formed(self._positions.ravel(), gradients.reshape(len(gradients), -1))
+        return Formed(self._positions.flat, gradients.reshape(len(gradients), -1))

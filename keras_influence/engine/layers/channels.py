@@ -40,7 +40,7 @@ class Split(NamedTuple):
     def positions(self, parameters):
         """(m, w) positions in θ."""
         found = [form(parameters.positions(v)) for v, form in zip(self.weights, self.forms)]
-        return np.concatenate(found, axis=-1).astype(np.int32)
+        return np.concatenate(found, axis=-1)
 
     def gradients(self, objective, site, delta):
         """(b, m, w) weight gradients of each example."""

@@ -7,6 +7,7 @@ from keras_influence.engine.layers import own
 from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.moment import Moment
 from keras_influence.engine.layers.part import EigenPart
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.factors.rows import Formed
 
 
@@ -27,7 +28,7 @@ class GradientPart(EigenPart):
     def __init__(self, layer, weights, parameters):
         self.layers, self.weights = (layer,), weights
         rows = [_as_rows(parameters.positions(v), v) for v in weights]
-        self._positions = np.concatenate(rows).astype(np.int32)
+        self._positions = Positions.of(np.concatenate(rows))
 
     def raw(self, objective, signals):
         """Each example's gradient, (b, K, O), summed over the calls; and how many rows all had."""
@@ -64,7 +65,7 @@ class GradientPart(EigenPart):
     def contributions(self, raw):
         """Each example's gradient, as `Rows`."""
         gradients = raw[0].numpy()
-        return Formed(self._positions.ravel(), gradients.reshape(len(gradients), -1))
+        return Formed(self._positions.flat, gradients.reshape(len(gradients), -1))
 
 
 # The axes of (b, K, O) with that of a side last.

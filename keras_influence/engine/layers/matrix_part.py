@@ -8,6 +8,7 @@ from keras_influence.engine.layers.part import EigenPart
 from keras_influence.engine.layers.sites import Site
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
 
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
@@ -29,7 +30,7 @@ class MatrixPart(EigenPart):
         self.weights = [view.kernel]
         if view.bias is not None and parameters.index(view.bias) is not None:
             self.weights.append(view.bias)
-        self._positions = view.positions(parameters).astype(np.int32)
+        self._positions = Positions.of(view.positions(parameters))
         # Beside other inputs, indices are unit vectors.
         self._spread = any(isinstance(layer, Reversed) for layer in self.layers)
 
@@ -60,7 +61,7 @@ class MatrixPart(EigenPart):
         for a, delta in self._slices(raw, self._positions.size):
             delta = _turned(delta, block.q_outputs)
             if a.dtype.is_integer:
-                found = _square_of_indices(a, delta, len(self._positions))
+                found = _square_of_indices(a, delta, self._positions.shape[0])
             else:
                 a = _turned(a, block.q_inputs)
                 if a.shape[1] == 1:
@@ -106,7 +107,7 @@ class MatrixPart(EigenPart):
                 found.append(Outer(self._positions, a[:, 0].numpy(), delta[:, 0].numpy()))
             else:
                 formed = tf.matmul(a, delta, transpose_a=True).numpy()
-                found.append(Formed(self._positions.ravel(), formed.reshape(len(formed), -1)))
+                found.append(Formed(self._positions.flat, formed.reshape(len(formed), -1)))
         return stacked(found)
 
     def _slices(self, raw, formed=0, each=0):
@@ -145,7 +146,7 @@ def _indexed(positions, indices, delta):
     count, width = len(delta), positions.shape[1]
     columns = indices[..., None] * width + np.arange(width)
     ends = np.arange(count + 1) * (columns.size // max(count, 1))
-    return Sparse(positions.ravel(), delta.ravel(), columns.ravel(), ends)
+    return Sparse(positions.flat, delta.ravel(), columns.ravel(), ends)
 
 
 def _turned(t, basis):

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_influence.engine.layers.part import Part
 from keras_influence.linalg.factors.blocks import Channels
+from keras_influence.linalg.factors.positions import Positions
 
 
 class RestPart(Part):
@@ -26,7 +27,7 @@ class RestPart(Part):
         self._places = [parameters.index(v) for v in variables]
         self._shapes = [v.shape for v in variables]
         positions = [parameters.positions(v).ravel() for v in variables]
-        self._positions = np.concatenate(positions).astype(np.int32)[:, None]
+        self._positions = Positions.of(np.concatenate(positions)[:, None])
 
     def raw(self, objective, signals):
         """The batch's gradient, [(r,)]."""

@@ -45,7 +45,9 @@ class _Products:
     def of(cls, pieces: Sequence[Any]) -> "_Products":
         """The `Outer` of several columns."""
         first = pieces[0]
-        return cls(first.positions, first.inputs, np.stack([piece.deltas for piece in pieces]))
+        return cls(
+            first.positions.array, first.inputs, np.stack([piece.deltas for piece in pieces])
+        )
 
     def combined(self, weights: Array) -> Iterator[Array]:
         """Σ_c w_c a δ_cᵀ of each example for (C, b) weights, output after output: (b, some of O · K)."""
@@ -77,7 +79,7 @@ class _Dense:
     def of(cls, pieces: Sequence[Rows]) -> "_Dense":
         """The rows of several columns."""
         rows = np.stack([piece.toarray() for piece in pieces])
-        return cls(pieces[0].positions.ravel(), rows)
+        return cls(pieces[0].positions.flat.array, rows)
 
     def combined(self, weights: Array) -> Iterator[Array]:
         """Σ_c w_c g_c of each example for (C, b) weights: (b, q)."""

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.positions import Positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Block:
     outside: ClassVar[bool] = False
 
     name: str
-    positions: Array
+    positions: Positions
     q_inputs: Array
     q_outputs: Array
     eigenvalues: Array
@@ -40,7 +41,7 @@ class Block:
     @property
     def missing(self) -> int:
         """How many directions are not in the bases."""
-        return int(self.positions.size - self.eigenvalues.size)
+        return self.positions.size - self.eigenvalues.size
 
     def turned(self, v: Array) -> Array:
         """Q_Aᵀ v Q_S for each of (k, K, O): coordinates in the bases, (k, r, s)."""
@@ -54,13 +55,13 @@ class Block:
         """With a diagonal (p,) matrix added, of which the diagonal in the bases is taken."""
         inside, rest = self.of_diagonal(d), self.rest
         if self.missing:
-            rest += float(d[self.positions].sum() - inside.sum()) / self.missing
+            rest += float(self.positions.taken(d).sum() - inside.sum()) / self.missing
         values = (self.eigenvalues + inside).astype(self.eigenvalues.dtype, copy=False)
         return dataclasses.replace(self, eigenvalues=values, rest=rest)
 
     def of_diagonal(self, d: Array) -> Array:
         """The diagonal of Qᵀ diag(d) Q for a (p,) vector, like `eigenvalues`."""
-        d = d[self.positions]
+        d = self.positions.taken(d)
         d = d @ self.q_outputs**2 if self.q_outputs.size else d
         return self.q_inputs.T**2 @ d if self.q_inputs.size else d
 
@@ -105,7 +106,7 @@ class Channels:
     rest: ClassVar[float] = 0.0
 
     name: str
-    positions: Array
+    positions: Positions
     vectors: Array
     eigenvalues: Array
     by_example: bool = True
@@ -121,7 +122,7 @@ class Channels:
 
     def of_diagonal(self, d: Array) -> Array:
         """The diagonal of Qᵀ diag(d) Q for a (p,) vector, like `eigenvalues`."""
-        return np.einsum("mvw,mv->mw", self.vectors**2, d[self.positions])
+        return np.einsum("mvw,mv->mw", self.vectors**2, self.positions.taken(d))
 
     def with_diagonal(self, d: Array) -> "Channels":
         """As of `Block`."""

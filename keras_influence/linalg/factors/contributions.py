@@ -8,14 +8,12 @@ takes a matrix of m × m instead of p × p.
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.factors.kronecker import in_one_piece
 from keras_influence.linalg.factors.rows import Rows
 
 # A damping that is less than so many units of rounding of the largest eigenvalue is not seen; and steps
@@ -69,8 +67,8 @@ class ContributionsFactor:
         x = self._scaled(rows)
         x = x / x.dtype.type(self.damping)
         coefficients = scipy.linalg.cho_solve((self.cholesky, True), self._products(x).T).T
-        for part, where in zip(self.parts, self._places):
-            x[:, where] -= part.combined(coefficients)
+        for part in self.parts:
+            x[:, part.positions.where] -= part.combined(coefficients)
         return self._scaled(x)
 
     def refined(self, rows: Array) -> Array:
@@ -86,8 +84,8 @@ class ContributionsFactor:
         """The matrix times (k, p) rows."""
         x = self._unscaled(x)
         products, image = self._products(x), x * x.dtype.type(self.damping)
-        for part, where in zip(self.parts, self._places):
-            image[:, where] += part.combined(products)
+        for part in self.parts:
+            image[:, part.positions.where] += part.combined(products)
         return self._unscaled(image)
 
     def _scaled(self, rows: Array) -> Array:
@@ -101,13 +99,9 @@ class ContributionsFactor:
     def _products(self, x: Array) -> Array:
         """J times (k, p) rows, (k, m)."""
         found = np.zeros((len(x), len(self.cholesky)), x.dtype)
-        for part, where in zip(self.parts, self._places):
-            found += part.products(x[:, where])
+        for part in self.parts:
+            found += part.products(x[:, part.positions.where])
         return found
-
-    @functools.cached_property
-    def _places(self) -> list[slice | Array]:
-        return [in_one_piece(part.positions.ravel()) for part in self.parts]
 
     def astype(self, dtype: npt.DTypeLike) -> "ContributionsFactor":
         """The same in another precision."""

@@ -42,16 +42,16 @@ class Kronecker:
             of: the function, of eigenvalues.
         """
         x = np.empty_like(rows)
-        for block, where in zip(self.blocks, self.places):
+        for block in self.blocks:
             factors = of(block.eigenvalues).astype(rows.dtype, copy=False)
             step = max(1, _NUMBERS // block.positions.size)
             for start in range(0, len(rows), step):
                 some = slice(start, start + step)
-                v = rows[some][:, where].reshape(-1, *block.positions.shape)
+                v = block.positions.taken(rows[some])
                 y = block.turned(v)
                 # Not in place: coordinates may be the very rows.
                 back = _back(block, v, y, factors * y, of)
-                x[some, where] = back.reshape(len(v), -1)
+                x[some, block.positions.where] = back.reshape(len(v), -1)
         return x
 
     def solved(self, rows: Array, y: Array, z: Array) -> Array:
@@ -63,27 +63,25 @@ class Kronecker:
             z: those of what is asked for, which need not be the inverse's.
         """
         x = np.empty_like(rows)
-        for block, where, own in zip(self.blocks, self.places, _slices(self.blocks)):
-            v = rows[:, where].reshape(-1, *block.positions.shape)
+        for block, own in zip(self.blocks, _slices(self.blocks)):
+            v = block.positions.taken(rows)
             before, after = (a[:, own].reshape(-1, *block.eigenvalues.shape) for a in (y, z))
             back = _back(block, v, before, after, self.inverse)
-            x[:, where] = back.reshape(len(rows), -1)
+            x[:, block.positions.where] = back.reshape(len(rows), -1)
         return x
 
     def turned(self, rows: Array) -> Array:
         """Coordinates of (k, p) rows in the bases of all blocks, block after block."""
-        parts = [
-            block.turned(rows[:, where].reshape(-1, *block.positions.shape)).reshape(len(rows), -1)
-            for block, where in zip(self.blocks, self.places)
-        ]
-        return np.concatenate(parts, axis=1)
+        parts = [block.turned(block.positions.taken(rows)) for block in self.blocks]
+        return np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1)
 
     def turned_back(self, coordinates: Array, size: int) -> Array:
         """Rows of `size` numbers from their coordinates."""
         x = np.zeros((len(coordinates), size), coordinates.dtype)
-        for block, where, own in zip(self.blocks, self.places, _slices(self.blocks)):
+        for block, own in zip(self.blocks, _slices(self.blocks)):
             v = coordinates[:, own].reshape(-1, *block.eigenvalues.shape)
-            x[:, where] = block.turned_back(v).reshape(len(coordinates), -1)
+            back = block.turned_back(v)
+            x[:, block.positions.where] = back.reshape(len(coordinates), -1)
         return x
 
     def narrowed(self, chosen: Array) -> tuple["Kronecker", Array]:
@@ -129,11 +127,6 @@ class Kronecker:
         largest = max([others.max(initial=-np.inf), *(rest for rest, _ in rests)])
         return float(largest), float(total / count)
 
-    @functools.cached_property
-    def places(self) -> tuple[slice | Array, ...]:
-        """The positions of each block, as a slice where they stand in one piece."""
-        return tuple(in_one_piece(block.positions.ravel()) for block in self.blocks)
-
     def astype(self, dtype: npt.DTypeLike) -> "Kronecker":
         """The same with its blocks in another precision."""
         return Kronecker(tuple(block.astype(dtype) for block in self.blocks), self.damping)
@@ -151,11 +144,3 @@ def _slices(blocks: tuple[AnyBlock, ...]) -> list[slice]:
     """Where the coordinates of each block stand among those of all."""
     edges = np.cumsum([0, *(block.eigenvalues.size for block in blocks)])
     return [slice(a, b) for a, b in zip(edges, edges[1:])]
-
-
-def in_one_piece(positions: Array) -> slice | Array:
-    """Positions as a slice, where they follow one another."""
-    first, last = int(positions[0]), int(positions[-1])
-    if last - first + 1 == len(positions) and (np.diff(positions) == 1).all():
-        return slice(first, last + 1)
-    return positions

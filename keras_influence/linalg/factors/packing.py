@@ -11,6 +11,7 @@ from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.factors.rows import Formed, Outer, Sparse
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
 
@@ -18,7 +19,7 @@ FACTORS: dict[str, type] = {
     c.__name__: c
     for c in (
         *(Block, Channels, Kronecker, CoupledFactor, TwoLevelFactor, DenseFactor, LowRank),
-        *(ContributionsFactor, Outer, Formed, Sparse),
+        *(ContributionsFactor, Outer, Formed, Sparse, Positions),
     )
 }
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.factors.positions import Positions
 
 # Numbers in the largest array that a product makes: vectors are taken so many at a time.
 _NUMBERS = 2**24
@@ -27,7 +28,7 @@ class Outer:
         deltas: δ of each row, (m, O).
     """
 
-    positions: Array
+    positions: Positions
     inputs: Array
     deltas: Array
 
@@ -93,7 +94,7 @@ class Outer:
 
     def stretched(self, scale: Array) -> "Outer":
         """The rows with each position of θ times a number, one for all outputs of an input."""
-        by_input = scale[self.positions].mean(1).astype(self.inputs.dtype)
+        by_input = self.positions.taken(scale).mean(1).astype(self.inputs.dtype)
         return dataclasses.replace(self, inputs=self.inputs * by_input)
 
     def astype(self, dtype: npt.DTypeLike) -> "Outer":
@@ -138,7 +139,7 @@ class Formed(_Written):
         rows: (m, q).
     """
 
-    positions: Array
+    positions: Positions
     rows: Array
 
     def __len__(self) -> int:
@@ -167,7 +168,7 @@ class Formed(_Written):
 
     def stretched(self, scale: Array) -> "Formed":
         """The rows with each position of θ times a number."""
-        scale = scale[self.positions].astype(self.rows.dtype)
+        scale = self.positions.taken(scale).astype(self.rows.dtype)
         return Formed(self.positions, self.rows * scale)
 
     def astype(self, dtype: npt.DTypeLike) -> "Formed":
@@ -184,7 +185,7 @@ class Sparse(_Written):
         data, indices, indptr: of the (m, q) matrix.
     """
 
-    positions: Array
+    positions: Positions
     data: Array
     indices: Array
     indptr: Array
@@ -240,7 +241,7 @@ class Sparse(_Written):
 
     def stretched(self, scale: Array) -> "Sparse":
         """The rows with each position of θ times a number."""
-        scale = scale[self.positions[self.indices]].astype(self.data.dtype)
+        scale = self.positions.taken(scale)[self.indices].astype(self.data.dtype)
         return dataclasses.replace(self, data=self.data * scale)
 
     def astype(self, dtype: npt.DTypeLike) -> "Sparse":

@@ -5,6 +5,7 @@ import numpy as np
 from keras_influence.errors import SolverError
 from keras_influence.linalg.factors.blocks import AnyBlock, Channels
 from keras_influence.linalg.factors.kronecker import Kronecker
+from keras_influence.linalg.factors.positions import Positions
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.operators.layered import layered
 from keras_influence.linalg.operators.restricted import Restricted
@@ -88,12 +89,12 @@ def _written_out(block: AnyBlock, curvature: LinearOperator, damping: float) -> 
     """A block of few weights outside all layers with all that couples them, others as they are."""
     if not block.outside or block.positions.size > _DENSE_REST:
         return block
-    positions = block.positions.ravel()
-    values, vectors = np.linalg.eigh(Restricted(curvature, positions).to_dense())
+    positions = block.positions.array.reshape(1, -1)
+    values, vectors = np.linalg.eigh(Restricted(curvature, positions[0]).to_dense())
     if values[0] + damping <= 0:
         raise SolverError(
             "EKFAC needs a positive definite block for the parameters that it does not cover: "
             "raise `damping`, or use curvature='gauss_newton'."
         )
-    whole = positions[None], vectors[None], values[None]
+    whole = Positions.of(positions), vectors[None], values[None]
     return Channels(block.name, *whole, by_example=False, outside=True)
