@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_influence import CG, SolverError, Woodbury
+from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
 from keras_influence.engine.problem import Problem
 from keras_influence.linalg.operators import Damped
 from tests import truth
@@ -82,6 +83,25 @@ def test_the_strongest_are_taken(float64, rng):
     found = _written_out(operator.network.contributions(7, 2**30), operator.size)
     strongest = rows[np.argsort(-strengths)[:7]]
     assert truth.relative_error(found.T @ found, strongest.T @ strongest) < 1e-10
+
+
+def test_so_many_are_made_at_once_as_memory_allows(float64, rng, monkeypatch):
+    model, train = _case("dense", rng, scalar=False)
+    operator = Problem(model, train).curvature("gauss_newton")
+    whole = operator.network.contributions(100, 2**30)
+    together = 2 * sum(part.nbytes for part in whole) / len(whole[0])
+    monkeypatch.setattr("keras_influence.engine.layers.contributions._TOGETHER", together)
+    counts, made = [], PseudoGradients.contributed
+
+    def counted(self, batch, weight, columns):
+        counts.append(len(columns))
+        return made(self, batch, weight, columns)
+
+    monkeypatch.setattr(PseudoGradients, "contributed", counted)
+    rows, _ = _roots(model, train[0], train[2], scalar=False)
+    found = _written_out(operator.network.contributions(100, 2**30), operator.size)
+    assert counts[1:] == [2] * 12 and len(found) == 24
+    assert truth.relative_error(found.T @ found, rows.T @ rows) < 1e-10
 
 
 def test_what_is_left_out_is_found_by_conjugate_gradients(float64, rng):

@@ -13,8 +13,8 @@ from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import each
 from keras_influence.linalg.factors.rows import stacked
 
-# Contributions from which it is told how much memory one takes.
-_FEW = 4
+# Contributions from which it is told how much memory one takes; and bytes of those that are made at once.
+_FEW, _TOGETHER = 4, 2**25
 
 
 def contributions(ground, batches, most, nbytes, progress):
@@ -32,13 +32,14 @@ def contributions(ground, batches, most, nbytes, progress):
         inverse without what these have to do with the others can precondition worse than none.
     """
     places, columns = _strongest(ground, batches, most)
-    few = _parts(ground, batches, places[:_FEW], columns[:_FEW])
+    few = _parts(ground, batches, places[:_FEW], columns[:_FEW], _FEW)
     if not few:
         return ()
     each_takes = sum(part.nbytes for part in few) / max(1, len(places[:_FEW]))
     count = max(1, min(len(places), int(nbytes / max(1.0, each_takes))))
     title = f"{count} contributions of single examples"
-    return _parts(ground, batches, places[:count], columns[:count], progress, title)
+    together = max(1, int(min(batches.largest, _TOGETHER / max(1.0, each_takes))))
+    return _parts(ground, batches, places[:count], columns[:count], together, progress, title)
 
 
 def _strongest(ground, batches, most):
@@ -71,8 +72,8 @@ def _largest(values, most):
     return kept[values[kept] > 0]
 
 
-def _parts(ground, batches, places, columns, progress=None, title=""):
-    """The contributions of these columns, in no order that matters."""
+def _parts(ground, batches, places, columns, together, progress=None, title=""):
+    """The contributions of these columns, so many at a time, in no order that matters."""
     pseudo = ground.objective.made(PseudoGradients)
     distinct, of = np.unique(places, return_inverse=True)
     found = []
@@ -80,8 +81,8 @@ def _parts(ground, batches, places, columns, progress=None, title=""):
     step = None if progress is None else progress.stage(title, len(held))
     for number, (where, batch) in enumerate(held.enumerated(), 1):
         mine = np.flatnonzero((of >= where.start) & (of < where.stop))
-        for start in range(0, len(mine), batches.largest):
-            some = mine[start : start + batches.largest]
+        for start in range(0, len(mine), together):
+            some = mine[start : start + together]
             with computing("train"):
                 taken = rows.take(batch, of[some] - where.start)
                 raw = pseudo.contributed(taken, ground.facts.train(), columns[some])
