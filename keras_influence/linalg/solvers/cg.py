@@ -1,27 +1,23 @@
 """Block conjugate gradients (O'Leary 1980), preconditioned, for many right-hand sides."""
 
 import dataclasses
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 
-from keras_influence.errors import NotFiniteError, SolverError
+from keras_influence.errors import SolverError
 from keras_influence.linalg.arrays import Array, taking_turns
 from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers import preconditioners
 from keras_influence.linalg.solvers.base import Solver
+from keras_influence.linalg.solvers.directions import Directions
 from keras_influence.linalg.solvers.patience import FirstStep, Patience, factors_to_come, waits
 from keras_influence.linalg.solvers.problem import Answer, Problem
-from keras_influence.linalg.solvers.rounding import largest_eigenvalue, not_definite
-from keras_influence.linalg.sweeps import conjugated, overlaps, row_norms, stepped, turned
+from keras_influence.linalg.sweeps import overlaps, row_norms, stepped
 from keras_influence.validate import check_number
 
-# Directions whose angle to the span of the others is smaller than the root of this are left out:
-# in numbers of so many bytes, rounding is what is left of them.
-_DEPENDENT = {2: 1e-4, 4: 1e-10, 8: 1e-12}
 # Residuals that are so many tolerances are no rounding of the last steps.
 _FAR = 3
 # Beginnings of the recurrence at most; below what its products can show, more do not help.
@@ -185,7 +181,7 @@ class CG(Solver):
                 if made is not None:
                     return made
             z = problem.factor.precondition(r) if problem.factor else r.copy()
-            block = _Block(problem, z.astype(dtype, copy=False), block)
+            block = Directions(problem, z.astype(dtype, copy=False), block)
             change = block.coefficients(overlaps(block.p, r)).T.astype(dtype)
             left = stepped(x, r, change, block.p, block.q, active)
             iterations[active] += 1
@@ -194,68 +190,3 @@ class CG(Solver):
             if not going.all():
                 active, r = active[going], r[going]
         return None
-
-
-class _Block:
-    """Search directions, the rows of P, conjugate to those before them, with images Q = P A.
-
-    Args:
-        problem: a `Problem`.
-        z: (k, p) preconditioned residuals, which are overwritten.
-        before: the `_Block` before this one, or None.
-
-    Raises:
-        NegativeCurvatureError, SingularError: A is not positive definite on them.
-        NotFiniteError: a product with A is not finite.
-    """
-
-    p: Array
-    q: Array
-    _largest: float
-
-    def __init__(self, problem: Problem, z: Array, before: Optional["_Block"]) -> None:
-        # In the operator's precision, so that Q is the image of these very numbers.
-        self.p = _basis(z, before)
-        self.q = problem.system.matmat(self.p)
-        energy = overlaps(self.p, self.q)
-        if not np.isfinite(energy).all():
-            raise NotFiniteError
-        # Rayleigh quotients, as the directions are orthonormal.
-        self._largest = max(energy.diagonal().max(), before._largest if before else 0.0)
-        try:
-            self._factor = scipy.linalg.cho_factor((energy + energy.T) / 2)
-        except np.linalg.LinAlgError as error:
-            # A preconditioner keeps the largest directions away from these.
-            largest = max(self._largest, largest_eigenvalue(problem.system, self.p.dtype))
-            about = self._smallest(before), largest, self.p.dtype, "CG"
-            raise not_definite(*about) from error
-
-    def coefficients(self, overlaps: Array) -> Array:
-        """(P A Pᵀ)⁻¹ times (m, k) overlaps."""
-        return scipy.linalg.cho_solve(self._factor, overlaps)
-
-    def _smallest(self, before: Optional["_Block"]) -> float:
-        """The smallest Ritz value of A on the span of these directions and those before."""
-        blocks = [self] if before is None else [before, self]
-        p, q = (np.vstack([getattr(b, name) for b in blocks]).astype(np.float64) for name in "pq")
-        basis, triangle = np.linalg.qr(p.T)
-        small = scipy.linalg.solve_triangular(triangle, q, trans="T") @ basis
-        return float(np.linalg.eigvalsh((small + small.T) / 2)[0])
-
-
-def _basis(z: Array, before: _Block | None) -> Array:
-    """An orthonormal basis of the span of the rows of z, made conjugate to the directions before.
-
-    Less what is dependent but for rounding.
-    """
-    if before is None:
-        products = conjugated(z, None, None)
-    else:
-        change = before.coefficients(overlaps(before.q, z)).T.astype(z.dtype)
-        products = conjugated(z, change, before.p)
-    lengths = np.sqrt(np.diag(products))
-    lengths[lengths == 0] = 1
-    values, vectors = np.linalg.eigh(products / lengths[:, None] / lengths)
-    kept = values > _DEPENDENT[z.dtype.itemsize] * values[-1]
-    turn = (vectors[:, kept] / np.sqrt(values[kept])).T
-    return turned(turn.astype(z.dtype), z, lengths.astype(z.dtype))
