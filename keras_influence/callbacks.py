@@ -33,6 +33,9 @@ class InfluenceCallback(keras.callbacks.Callback):
     goes on counting epochs: history and files are added to. Any other begins anew, with a warning,
     and is refused where `folder` holds the scores of another training.
 
+    Where training has diverged, to weights that are NaN or infinite, there are no scores: a warning says so,
+    and `fit` ends as it would have.
+
     Args:
         test: examples to explain, as in `influence`.
         train: the training data in a fixed order, as in `influence`.
@@ -164,6 +167,13 @@ class InfluenceCallback(keras.callbacks.Callback):
 
     def _compute(self):
         self._left = self._steps(), fingerprint_of_weights(self.model.weights)
+        if not _are_finite(self.model.trainable_variables):
+            warn(
+                f"InfluenceCallback has no scores for epoch {self._epochs}: training has diverged, some "
+                "weights are NaN or infinite.",
+                UserWarning,
+            )
+            return
         scores = influence(self.model, self._test, self._train, **self._options)
         self.history[self._epochs] = scores
         written = None
@@ -181,6 +191,10 @@ class InfluenceCallback(keras.callbacks.Callback):
     def _self_influence(self, n):
         indices = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int))
         return self_influence(self.model, self._train, indices=indices, **self._settings)
+
+
+def _are_finite(variables):
+    return all(np.isfinite(v.numpy()).all() for v in variables)
 
 
 def _arrays(examples):

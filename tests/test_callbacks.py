@@ -54,6 +54,21 @@ def test_training_is_untouched(data):
     assert logs == expected
 
 
+def test_where_training_diverges_fit_ends_as_without(data):
+    """In the last epochs: the scores before them are kept."""
+
+    def rate(epoch):
+        return 0.01 if epoch < 3 else np.inf
+
+    diverging = keras.callbacks.LearningRateScheduler(rate)
+    callback = ki.InfluenceCallback(data, data, every=2, damping=0.1)
+    with pytest.warns(UserWarning, match="no scores for epoch 4: training has diverged"):
+        model, logs = fit(data, diverging, callback)
+    assert np.isnan(truth.get_flat(model)).all() and len(logs["loss"]) == 5
+    assert list(callback.history) == [2]
+    assert callback.scores is callback.history[2]
+
+
 @pytest.mark.slow
 def test_a_second_fit_starts_anew(data):
     callback = ki.InfluenceCallback(data, data, damping=0.1)

@@ -94,6 +94,47 @@ def test_right_products_pass_also_beside_kinks(activation, precision, rng):
         assert ki.hvp(model, np.ones(model.count_params()), data, curvature=curvature).any()
 
 
+class Committed(layers.Layer):
+    """Adds the squared distance to the nearest code, of which it may hold one side for constant."""
+
+    def __init__(self, stopped, **options):
+        super().__init__(**options)
+        self.stopped = stopped
+
+    def build(self, shape):
+        self.codes = self.add_weight(shape=(4, shape[-1]), name="codes")
+
+    def call(self, x):
+        distances = ops.sum((x[:, None] - self.codes) ** 2, -1)
+        nearest = ops.take(self.codes, ops.argmin(distances, -1), axis=0)
+        stop = ops.stop_gradient if self.stopped else (lambda t: t)
+        self.add_loss(ops.mean(ops.sum((stop(nearest) - x) ** 2, -1)))
+        return x
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("stopped", [True, False])
+def test_what_layers_add_and_hold_for_constant_is_warned_of(
+    stopped, precision, columns, rng, recwarn
+):
+    """Once; beside a Gauss-Newton matrix. For the Hessian it is refused, as a wrong derivative."""
+    keras.config.set_floatx(precision)
+    keras.config.set_dtype_policy(precision)
+    inputs = keras.Input((6,))
+    hidden = Committed(stopped)(layers.Dense(3, "tanh")(inputs))
+    model = _compiled(layers.Dense(3, "softmax")(hidden), inputs)
+    data = rng.normal(size=(30, 6)), rng.integers(0, 3, 30)
+    v = rng.normal(size=(sum(w.shape.num_elements() for w in model.trainable_weights), columns))
+    ki.hvp(model, v, data, curvature="gauss_newton")
+    found = [w for w in recwarn if "what layers add to the loss" in str(w.message)]
+    assert len(found) == stopped
+    assert all("stop_gradient" in str(w.message) for w in found)
+    if stopped:
+        with pytest.raises(ValueError, match="wrong second derivative"):
+            ki.hvp(model, v, data, curvature="hessian")
+
+
 class Tied(layers.Layer):
     def __init__(self, other, **options):
         super().__init__(**options)

@@ -6,6 +6,7 @@ is believed, the same kernel is asked on a few examples:
     symmetry      uᵀ C v = vᵀ C u for random u and v
     direction     for the Hessian, H v against differences of the gradient along v
     presence      a Gauss-Newton matrix that is zero, against gradients of the outputs
+    constancy     what layers add to the loss beside a Gauss-Newton matrix, as the Hessian
 
 Where a network has kinks (ReLU, max pooling) a difference may cross one and says nothing: it
 is believed only if half its step gives the same.
@@ -83,6 +84,21 @@ def certify(objective, few, weight, product, many, differences):
         raise WrongProductError(_message(layer and f"the layer {layer}"))
 
 
+def certify_added(objective, few, weight, product):
+    """Warn where what layers add to the loss holds part of itself for constant.
+
+    Args:
+        objective, few, product: as for `certify`.
+        weight: the `Weighting` of what is added alone.
+    """
+    size = max(objective.parameters.dtype.size, 4)
+    v = np.random.default_rng(_SEED).standard_normal(objective.parameters.size)
+    v = (v / np.linalg.norm(v)).astype(np.float64 if size == 8 else np.float32)
+    image = np.asarray(product(few, weight, v[None]))[0]
+    if _misses(objective, few, weight, v, image, size):
+        _warn_of_constants("what layers add to the loss by `add_loss`")
+
+
 def certify_own(ground, batches, together, differences):
     """Raise unless layers and losses of the user's own have right derivatives on many examples of all data.
 
@@ -104,14 +120,18 @@ def certify_own(ground, batches, together, differences):
     if ground.objective.looked_at.get(differences) == about:
         return
     if total(_looked_at, ground, batches, len(batches), together, differences)[0]:
-        warn(
-            "The slope of the loss in the outputs changes otherwise than its own derivative says, as where "
-            "part of it is under `stop_gradient`: Gauss-Newton takes that part for one that stays as it is. "
-            "Scores are those of such a loss. If that part would change with the weights, write the "
-            "loss without `stop_gradient`.",
-            CurvatureWarning,
-        )
+        _warn_of_constants("the loss in the outputs")
     ground.objective.looked_at[differences] = about
+
+
+def _warn_of_constants(where):
+    warn(
+        f"The slope of {where} changes otherwise than its own derivative says, as where "
+        "part of it is under `stop_gradient`: Gauss-Newton takes that part for one that stays as it is. "
+        "Scores are those of such a loss. If that part would change with the weights, write it "
+        "without `stop_gradient`.",
+        CurvatureWarning,
+    )
 
 
 def _looked_at(ground, run, count, together, differences):

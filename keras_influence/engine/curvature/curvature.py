@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_influence.engine.curvature.certificate import certify, certify_own
+from keras_influence.engine.curvature.certificate import certify, certify_added, certify_own
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.layers.assembled import assembled
 from keras_influence.engine.layers.finite import check_gradients
@@ -193,6 +193,10 @@ def certified_product(ground, kind, batch, rows, weight):
         ground.certified.add((kind, many))
         train = ground.facts.train()
         certify(ground.objective, ground.few, train, kernel, many, kind.differences)
+        if ground.facts.adds and not kind.differences and certify_added not in ground.certified:
+            ground.certified.add(certify_added)
+            added = ground.facts.added_alone()
+            certify_added(ground.objective, ground.few, added, kernel)
     return kernel(batch, weight, rows)
 
 

@@ -44,8 +44,7 @@ def check_fresh(objective, few, facts, name):
     """
     weights = [facts.own(), facts.remainder()]
     if facts.adds:
-        train = facts.train()
-        weights.append(train._replace(rest=0.0, total=(0.0,) * len(train.total)))
+        weights.append(facts.added_alone())
     with called(objective.model(), few, name) as (parts, y_pred):
         values = [float(value) for value in objective.values(parts, y_pred, weights)]
         unit = unit_of(parts, y_pred)

@@ -69,6 +69,10 @@ class Facts:
         train = self.train()
         return train._replace(added=train.added * self.adds_by_example, rest=0.0)
 
+    def added_alone(self):
+        """The weighting of what layers add to n L for the data."""
+        return self.train()._replace(rest=0.0, total=self._no_terms())
+
     def remainder(self):
         """The weighting of what is in n L whatever the examples are."""
         constant = float(self.added == "constant")
