@@ -15,6 +15,7 @@ from keras_influence.engine.loss import checks
 from keras_influence.engine.loss.compiled import CompiledLoss
 from keras_influence.engine.problem import Problem
 from keras_influence.engine.selection import select
+from keras_influence.errors import ObjectiveWarning, warn
 from keras_influence.questions.blocks import read_test
 
 # How far a copy's outputs and loss may be from its model's, relatively, by the bytes of a weight.
@@ -153,6 +154,12 @@ class Fitter(Trainer):
 
     def without(self, left_out, seed=0):
         """Train with weight 0 for these examples."""
+        if self.problem.facts.adds_by_example:
+            warn(
+                "`fit` leaves an example out by a weight of zero, which does not reach what layers add "
+                "to the loss by `add_loss`: there it still counts. Without `fit` it does not.",
+                ObjectiveWarning,
+            )
         x, y, *weight = self._data
 
         def without(of_output):

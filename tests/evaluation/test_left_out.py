@@ -169,6 +169,18 @@ def test_a_fit_by_keras_weighs_out_the_example_in_each_output(names, rng):
     assert np.min(weights) >= 1  # The user's own are as they were.
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_what_layers_add_for_an_example_is_not_left_out_by_fit(adds, rng, recwarn):
+    inputs = keras.Input((3,))
+    hidden = keras.layers.ActivityRegularization(l2=0.1 * adds)(keras.layers.Dense(2)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", "mse")
+    train = rng.normal(size=(6, 3)), rng.normal(size=(6, 1))
+    fit = lambda model, data: model.fit(**data, verbose=0)
+    evaluation.leave_one_out(model, train, train, [1], fit=fit, verbose=0)
+    assert any("there it still counts" in str(w.message) for w in recwarn) == adds
+
+
 def test_a_fit_without_labels_says_what_to_give(rng):
     x = rng.normal(size=(6, 3))
     model = Reconstruction()
