@@ -96,7 +96,7 @@ def class_name(value, class_names=None, signed=False):
     try:
         if by_place and number < 0:
             raise IndexError(number)
-        return str(class_names[number])
+        return _value(class_names[number])
     except (KeyError, IndexError) as error:
         raise ValueError(
             f"`class_names` should have a name for each class, but has none for {value}. "

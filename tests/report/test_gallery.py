@@ -121,6 +121,7 @@ def test_names_of_labels_that_are_no_places_in_a_list(scores, rng):
     signs, names = np.array([-1, 1, 1, -1]), ["cat", "dog"]
     assert labels(signs, class_names=names) == ["0 (cat)", "1 (dog)"]
     assert labels(signs, class_names={-1: "cat", 1: "dog"}) == ["0 (cat)", "1 (dog)"]
+    assert labels(signs, class_names=[b"cat", b"dog"]) == ["0 (cat)", "1 (dog)"]
     assert labels(signs * 0.7, class_names=names) == ["0 (-0.7)", "1 (0.7)"]
     assert labels(signs, rows=[False, True]) == ["1 (1)"]
     with pytest.raises(ValueError, match="`class_names` should have a name for each class"):
