@@ -9,6 +9,7 @@ from keras_influence import _keras
 from keras_influence.engine.curvature import GaussNewton, Hessian
 from keras_influence.engine.curvature.convex import check_convex
 from keras_influence.engine.data import batches as data
+from keras_influence.engine.data import rows
 from keras_influence.engine.layers.footprint import examples_together, footprint_of
 from keras_influence.engine.layers.kept import check_fresh, objective_of
 from keras_influence.engine.layers.reads import Reads
@@ -26,6 +27,8 @@ from keras_influence.progress import Progress
 
 # How far numbers may differ that are computed in the same way once more.
 _SAME = 1e-5
+# Bytes of small batches of a dataset that are joined to one.
+_JOINED = 2**25
 
 CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
 
@@ -103,6 +106,7 @@ class Problem(Summing):
             self._batch_size = batch_size or fitting
             self.train = self.train.in_batches_of(self._batch_size)
             self.facts = self._facts()
+            self.train = self._joined(self.train)
             self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
             self.looks = check_fresh(self.objective, self._few, self.facts, name)
         _keras.leave_out_changing(model, values)
@@ -114,7 +118,8 @@ class Problem(Summing):
     def read(self, examples, name, class_weight=None, labels=True):
         """Other data, such as test examples, as `Batches` that the model and its loss can take.
 
-        Arrays come in batches of the size of those of the training data; a dataset brings its own.
+        Arrays come in batches of the size of those of the training data; a dataset brings its own, of which small
+        ones are joined.
 
         Args:
             labels: whether they need any: the loss does.
@@ -126,7 +131,14 @@ class Problem(Summing):
             check_runs(self.model, few, name, chance=False)
             if labels or keras.utils.unpack_x_y_sample_weight(few)[1] is not None:
                 check_loss(self.model, batches, few, name)
-        return batches
+        return self._joined(batches)
+
+    def _joined(self, batches):
+        """A user's small batches together; not where layers add what depends on the whole of a batch."""
+        if self.facts.added == "mixed":
+            return batches
+        fitting = _JOINED * rows.size(self._few) // max(1, rows.nbytes(self._few))
+        return batches.joined(min(self._batch_size, fitting))
 
     def change(self):
         """What of the model is not as it was when this was made, weights apart, in words; "" if nothing."""

@@ -79,10 +79,13 @@ class ChunkedBatches(Batches):
             for found, start, number in about
         ]
         sizes = [len(part) for size in chunks.sizes for part in _parts(size, batch_size)]
-        super().__init__(self._name, sizes, alike=True)
+        super().__init__(self._name, sizes, [None] * len(sizes))
 
     def in_batches_of(self, batch_size):
         return ChunkedBatches(self._chunks, batch_size, self._fingerprints)
+
+    def joined(self, most):
+        return self
 
     def tasks(self, function, *values):
         """`function(arrays, place, *values)` on each chunk, as tasks of Dask's."""

@@ -1,5 +1,7 @@
 """Data as batches in a stable order: what all forms have in common, and those held in memory."""
 
+import itertools
+
 import numpy as np
 
 from keras_influence.engine.data import rows
@@ -18,7 +20,7 @@ class Batches:
     Args:
         name: the argument's name, for messages.
         sizes: number of examples in each batch.
-        alike: whether rows have the same shape in all batches.
+        layouts: of each batch, what `rows.layout` says of it.
 
     Attributes:
         n: number of examples.
@@ -26,8 +28,9 @@ class Batches:
         alike: whether rows have the same shape in all batches.
     """
 
-    def __init__(self, name, sizes, alike):
-        self._name, self._sizes, self.alike = name, sizes, alike
+    def __init__(self, name, sizes, layouts):
+        self._name, self._sizes, self._layouts = name, sizes, layouts
+        self.alike = len(set(layouts)) == 1
         self.n, self.largest = sum(sizes), max(sizes, default=0)
 
     def __len__(self):
@@ -60,6 +63,16 @@ class Batches:
     def in_batches_of(self, batch_size):
         """The same in batches of another size, where they are not the user's."""
         return self
+
+    def joined(self, most):
+        """The same with neighbours as one batch, up to so many examples, where the user's are smaller."""
+        groups = [[0, 0]]
+        for size, layout, before in zip(self._sizes, self._layouts, [None, *self._layouts]):
+            if groups[-1][1] and (layout != before or groups[-1][1] + size > most):
+                groups.append([0, 0])
+            groups[-1][0] += 1
+            groups[-1][1] += size
+        return self if len(groups) >= len(self) else JoinedBatches(self, [g[0] for g in groups])
 
     def subset(self, indices):
         """The examples at these positions, in that order, as `Batches` held in memory.
@@ -105,6 +118,31 @@ class Batches:
                         yield waiting.pop(rng.integers(len(waiting)))
 
 
+class JoinedBatches(Batches):
+    """Batches that are made of neighbours among others.
+
+    Args:
+        batches: the `Batches` that these are made of.
+        counts: of how many each is.
+    """
+
+    def __init__(self, batches, counts):
+        self._batches, self._counts = batches, counts
+        starts = np.cumsum([0, *counts[:-1]])
+        sizes = np.add.reduceat(batches._sizes, starts).tolist()
+        super().__init__(batches._name, sizes, [batches._layouts[i] for i in starts])
+
+    def _kept(self):
+        kept = self._batches._kept()
+        for count in self._counts:
+            yield rows.joined(list(itertools.islice(kept, count)))
+        # Whether there is another one is for the others to say.
+        next(kept, None)
+
+    def sampler(self, batch_size, seed):
+        return self._batches.sampler(batch_size, seed)
+
+
 class HeldBatches(Batches):
     """Batches that are held in memory.
 
@@ -115,8 +153,7 @@ class HeldBatches(Batches):
 
     def __init__(self, batches, name, whole=None):
         self._batches, self._whole = batches, whole
-        alike = len({rows.layout(batch) for batch in batches}) == 1
-        super().__init__(name, [rows.size(batch) for batch in batches], alike)
+        super().__init__(name, [*map(rows.size, batches)], [*map(rows.layout, batches)])
 
     def _kept(self):
         return iter(self._batches)
@@ -125,6 +162,11 @@ class HeldBatches(Batches):
         if self._whole is None:
             return self
         return HeldBatches(rows.split(self._whole, batch_size), self._name, self._whole)
+
+    def joined(self, most):
+        # What was cut to a size stays so; other batches are joined once, not at each pass.
+        found = self if self._whole is not None else super().joined(most)
+        return found if found is self else HeldBatches(list(found._kept()), self._name)
 
     def _drawn_rows(self, batch_size, seed):
         whole = rows.joined(self._batches)

@@ -6,10 +6,19 @@ Sparse tensors are kept sparse until a batch is handed out.
 import numpy as np
 import tensorflow as tf
 
+# Bytes that a string may have.
+_STRING = 64
+
 
 def size(batch):
     """Number of examples."""
     return int(tf.nest.flatten(batch)[0].shape[0])
+
+
+def nbytes(batch):
+    """Bytes of dense tensors, about where there are strings."""
+    leaves = tf.nest.flatten(batch)
+    return sum(t.shape.num_elements() * (t.dtype.size or _STRING) for t in leaves)
 
 
 def take(batch, positions):

@@ -9,9 +9,6 @@ from keras_influence.engine.data.checks import check_batch
 from keras_influence.engine.data.held import SHUFFLE_BUFFER, Batches
 from keras_influence.errors import see
 
-# Bytes that a string may have.
-_STRING = 64
-
 
 class StreamBatches(Batches):
     """Batches of a dataset: one pass at a time, and each must repeat the first one.
@@ -25,19 +22,19 @@ class StreamBatches(Batches):
 
     def __init__(self, epoch, name):
         self._epoch, self._name = epoch, name
-        sizes, prints, layouts = [], [], set()
+        sizes, prints, layouts = [], [], []
         start = self.nbytes = 0
         for batch in self._filled():
             check_batch(batch, name, start)
             sizes.append(rows.size(batch))
             prints.append(fingerprint(batch))
-            layouts.add(rows.layout(batch))
+            layouts.append(rows.layout(batch))
             start += sizes[-1]
-            self.nbytes += sum(map(_bytes, tf.nest.flatten(batch)))
+            self.nbytes += rows.nbytes(batch)
         if not sizes:
             raise ValueError(f"`{name}` should have at least one example, but it is empty.")
         self._fingerprints = prints
-        super().__init__(name, sizes, alike=len(layouts) == 1)
+        super().__init__(name, sizes, layouts)
 
     def _kept(self):
         count = 0
@@ -61,10 +58,6 @@ class StreamBatches(Batches):
         examples = tf.data.Dataset.from_generator(self._filled, output_signature=spec).unbatch()
         shuffled = examples.shuffle(min(self.n, SHUFFLE_BUFFER), seed=seed).repeat()
         return iter(shuffled.batch(batch_size).prefetch(1))
-
-
-def _bytes(tensor):
-    return tensor.shape.num_elements() * (tensor.dtype.size or _STRING)
 
 
 def fingerprint(batch):

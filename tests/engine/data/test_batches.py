@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_influence as ki
 from keras_influence.engine.data import batches as data_room
+from keras_influence.engine.problem import Problem
 from tests import truth
 from tests.truth import L2
 
@@ -55,6 +56,92 @@ def test_positions_and_counts(sizes):
         assert all((part[1] == y[where]).numpy().all() for where, part in parts)
         assert [w.start for w, _ in parts[1:]] == [w.stop for w, _ in parts[:-1]]
         assert (parts[0][0].start, parts[-1][0].stop) == (0, 10)
+
+
+@pytest.fixture(params=["held", "streamed"])
+def kept(request, monkeypatch):
+    """Whether a small dataset is held in memory, or read anew for each pass as a large one is."""
+    if request.param == "streamed":
+        monkeypatch.setattr(data_room, "_SMALL", -1)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((1,) * 10, [7, 3]),
+        ((4, 4, 2), [4, 6]),
+        ((1, 5, 4), [6, 4]),
+        ((0, 3, 0, 4, 3), [7, 3]),
+        ((8, 2), [8, 2]),
+        ((2, 8), [2, 8]),
+        ((10,), [10]),
+    ],
+)
+def test_neighbours_are_joined_up_to_so_many_examples(sizes, expected, kept):
+    x, y = np.arange(20.0).reshape(10, 2), np.arange(10)
+    batches = data_room.read(cut((x, y), sizes)).joined(7)
+    for _ in range(2):
+        found = list(batches)
+        assert [len(part[1]) for part in found] == expected
+        assert (np.concatenate([part[1] for part in found]) == y).all()
+        assert (np.concatenate([part[0] for part in found]) == x).all()
+    assert (batches.n, len(batches), batches.largest) == (10, len(expected), max(expected))
+    assert batches.subset([9, 0]).head(2)[1].numpy().tolist() == [9, 0]
+    assert sorted(next(batches.sampler(10, seed=1))[1].numpy()) == list(range(10))
+
+
+def test_rows_of_several_widths_are_joined_with_their_like(kept, rng):
+    dataset, rows, labels = widening(rng, 24, 2)
+    batches = data_room.read(dataset)
+    joined = batches.joined(100)
+    assert len(batches) == 12 and not joined.alike
+    assert [x.shape[1] for x, _ in joined] == sorted({len(row) for row in rows})
+    assert all((a == b).all() for a, b in zip((r.numpy() for x, _ in joined for r in x), rows))
+    assert np.concatenate([y for _, y in joined]).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("count", [11, 9])
+def test_a_pass_of_another_length_is_seen_behind_joined_batches(count, monkeypatch):
+    monkeypatch.setattr(data_room, "_SMALL", -1)
+    counts = iter([10, count])
+
+    def rows():
+        yield from zip(np.arange(20.0).reshape(10, 2).repeat(2, 0)[: next(counts)], range(20))
+
+    signature = tf.TensorSpec([2], tf.float64), tf.TensorSpec([], tf.int64)
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature).batch(1)
+    batches = data_room.read(dataset).joined(5)
+    with pytest.raises(ValueError, match="other batches at each pass"):
+        list(batches)
+
+
+@pytest.mark.parametrize(("nbytes", "count"), [(2**25, 1), (4 * 3 * 8, 3), (1, 10)])
+def test_a_users_small_batches_are_joined_as_far_as_memory_allows(nbytes, count, monkeypatch):
+    """A row has two numbers and a label, of eight bytes each."""
+    monkeypatch.setattr("keras_influence.engine.problem._JOINED", nbytes)
+    x, y = np.arange(20.0).reshape(10, 2) / 10, np.arange(10) % 3
+    model = truth.softmax_model(2, 3, L2)
+    single = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
+    problem = Problem(model, single)
+    assert len(problem.train) == len(problem.read(single, "test")) == count
+    closed = truth.SoftmaxRegression(x, y, 3, L2)
+    expected = closed.hessian(truth.get_flat(model))
+    assert truth.relative_error(problem.curvature("hessian").to_dense(), expected) < 1e-9
+
+
+def test_batches_stay_where_layers_add_what_depends_on_all_of_one(rng):
+    class Spread(keras.layers.Layer):
+        def call(self, z):
+            self.add_loss(keras.ops.sum(keras.ops.var(z, 0)))
+            return z
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, Spread()(keras.layers.Dense(1)(inputs)))
+    model.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensor_slices((rng.normal(size=(12, 2)), rng.normal(size=(12, 1))))
+    with pytest.warns(ki.ObjectiveWarning, match="neither a mean nor a sum"):
+        assert len(Problem(model, data.batch(4)).train) == 3
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 10, 64])
