@@ -30,7 +30,7 @@ _TRACED, _FEWEST = 6e7, 100
 # operations of products of large matrices in the time of one of a pass, and operations in that of a
 # multiplication of two arrays' entries; and operations of a product with one of many vectors, for each
 # multiplication of a forward pass.
-_EXAMPLE, _LARGE, _ENTRY, _VECTOR = 3, 4, 50, 3.6
+_EXAMPLE, _LARGE, _ENTRY, _VECTOR = 2, 4, 50, 3.6
 # Bytes of a number with fewer digits than such a sum needs.
 _COARSE = 4
 
