@@ -14,7 +14,8 @@ curvature: `"hessian"`, ∇²L of the compiled loss with its regularisers; `"gau
     a warning. "auto" also takes the hinge losses in their smooth version (see `SmoothHinge`), for
     all derivatives, with a warning.
 batch_size: examples per batch, for arrays; by default as many as a modest amount of memory holds
-    the layers' outputs of. Memory and speed depend on it, the result does not.
+    the layers' outputs of. Memory and speed depend on it, the result does not. A dataset brings its own,
+    of which small ones are joined.
 class_weight: dict from class index to weight, as in `model.fit`.
 variables: which trainable weights are θ: a layer, a list of layers and variables, or a function
     of a variable that returns a bool. Default all.
