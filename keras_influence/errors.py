@@ -44,17 +44,30 @@ class NegativeCurvatureError(SolverError):
 
     anchor = "negative-curvature"
 
-    def __init__(self, eigenvalue, solver):
+    def __init__(self, eigenvalue, solver, tried=False):
+        """
+        Args:
+            tried: whether the Gauss-Newton matrix, which is never negative for convex losses, is no way out.
+        """
         self.eigenvalue = float(eigenvalue)
         self._solver = solver
+        convex = "use curvature='gauss_newton', which is never negative for convex losses"
+        ways = [
+            f"raise `damping` by more than {abs(eigenvalue):.2g}",
+            *([] if tried else [convex]),
+            "use method='minres', or for few parameters method='direct', which solve indefinite systems too",
+        ]
         super().__init__(
             f"{solver} met negative curvature: the damped curvature matrix has an "
             f"eigenvalue at or below {eigenvalue:.3g}, so it is not positive definite. "
-            "Three ways out: (1) raise `damping` by more than "
-            f"{abs(eigenvalue):.2g}; (2) use curvature='gauss_newton', which is never "
-            "negative for convex losses; (3) use method='minres', or for few parameters "
-            "method='direct', which solve indefinite systems too."
+            f"{('Two', 'Three')[len(ways) - 2]} ways out: "
+            + "; ".join(f"({i}) {way}" for i, way in enumerate(ways, 1))
+            + "."
         )
+
+    def where_gauss_newton_was_tried(self):
+        """The same without the advice to use it."""
+        return NegativeCurvatureError(self.eigenvalue, self._solver, tried=True)
 
     @property
     def finding(self):

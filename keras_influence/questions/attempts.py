@@ -12,6 +12,7 @@ from keras_influence.engine.data.held import Batches
 from keras_influence.engine.problem import Problem
 from keras_influence.errors import (
     CurvatureWarning,
+    NegativeCurvatureError,
     SingularError,
     SolverError,
     UndefinedCurvatureError,
@@ -135,6 +136,8 @@ def first_answer(
         undefined = isinstance(error, UndefinedCurvatureError)
         if undefined:
             others = [other for other in others if other.curvature != plan.curvature]
+        if not others and plan.doubtful and isinstance(error, NegativeCurvatureError):
+            raise error.where_gauss_newton_was_tried() from error
         if not others or isinstance(error, SingularError):
             raise
         why = error.finding

@@ -11,7 +11,12 @@ import keras_influence as ki
 from keras_influence import CG, EKFAC, Direct
 from keras_influence.engine.layers.network import Network
 from keras_influence.engine.problem import Problem
-from keras_influence.errors import DivergenceError, SingularError, SolverError
+from keras_influence.errors import (
+    DivergenceError,
+    NegativeCurvatureError,
+    SingularError,
+    SolverError,
+)
 from keras_influence.questions.attempts import first_answer
 from keras_influence.questions.plan import Plan
 from keras_influence.questions.plans import plans_for
@@ -41,6 +46,23 @@ def _plans(**settings):
 def _data(n=20, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, 4)), rng.integers(0, 3, n)
+
+
+def test_what_was_tried_is_not_advised():
+    """Gauss-Newton, where the Hessian after it is negative too; else it is."""
+
+    def question(attempt):
+        raise NegativeCurvatureError(-2.0 if attempt.plan.curvature == "hessian" else -1.0, "CG")
+
+    with pytest.warns(ki.CurvatureWarning), pytest.raises(NegativeCurvatureError) as tried:
+        first_answer(Fake(), (GAUSS_NEWTON, HESSIAN), question, factor=object())
+    with pytest.raises(NegativeCurvatureError) as alone:
+        first_answer(Fake(), (HESSIAN,), question, factor=object())
+    for error in (tried, alone):
+        assert "raise `damping` by more than 2;" in str(error.value)
+        assert "method='minres'" in str(error.value)
+    assert "Two ways out" in str(tried.value) and "gauss_newton" not in str(tried.value)
+    assert "Three ways out" in str(alone.value) and "gauss_newton" in str(alone.value)
 
 
 def test_no_other_curvature_is_tried_where_the_damping_is_lost_to_rounding():
