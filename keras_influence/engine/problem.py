@@ -27,8 +27,6 @@ from keras_influence.progress import Progress
 
 # How far numbers may differ that are computed in the same way once more.
 _SAME = 1e-5
-# Bytes of small batches of a dataset that are joined to one.
-_JOINED = 2**25
 
 CURVATURES = {"hessian": Hessian, "gauss_newton": GaussNewton}
 
@@ -137,8 +135,10 @@ class Problem(Summing):
         """A user's small batches together; not where layers add what depends on the whole of a batch."""
         if self.facts.added == "mixed":
             return batches
-        fitting = _JOINED * rows.size(self._few) // max(1, rows.nbytes(self._few))
-        return batches.joined(min(self._batch_size, fitting))
+        itemsize, nbytes = _itemsize(self._chosen), rows.nbytes(self._few) / rows.size(self._few)
+        # Who has batches of one may have a reason: there is no least number.
+        numbers = self.footprint.numbers + nbytes / itemsize
+        return batches.joined(min(self._batch_size, examples_together(numbers, itemsize, least=1)))
 
     def change(self):
         """What of the model is not as it was when this was made, weights apart, in words; "" if nothing."""

@@ -62,9 +62,9 @@ def footprint_of(model, few, name="train"):
     return Footprint(*each, work, max(1, outputs // count))
 
 
-def examples_together(numbers, itemsize):
-    """Examples in a batch, where each has so many numbers."""
-    return int(np.clip(_BATCH // (numbers * itemsize), _LEAST, _MOST))
+def examples_together(numbers, itemsize, least=_LEAST):
+    """Examples in a batch, where each has so many numbers; `least` of them in any case."""
+    return int(np.clip(_BATCH // (numbers * itemsize), least, _MOST))
 
 
 def vectors_together(moving, itemsize, count, size):

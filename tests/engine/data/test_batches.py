@@ -116,10 +116,10 @@ def test_a_pass_of_another_length_is_seen_behind_joined_batches(count, monkeypat
         list(batches)
 
 
-@pytest.mark.parametrize(("nbytes", "count"), [(2**25, 1), (4 * 3 * 8, 3), (1, 10)])
+@pytest.mark.parametrize(("nbytes", "count"), [(2**25, 1), (4 * 6 * 8, 3), (1, 10)])
 def test_a_users_small_batches_are_joined_as_far_as_memory_allows(nbytes, count, monkeypatch):
-    """A row has two numbers and a label, of eight bytes each."""
-    monkeypatch.setattr("keras_influence.engine.problem._JOINED", nbytes)
+    """A row has two numbers and a label, and the layer puts out three, of eight bytes each."""
+    monkeypatch.setattr("keras_influence.engine.layers.footprint._BATCH", nbytes)
     x, y = np.arange(20.0).reshape(10, 2) / 10, np.arange(10) % 3
     model = truth.softmax_model(2, 3, L2)
     single = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
