@@ -138,7 +138,8 @@ class Problem(Summing):
         itemsize, nbytes = _itemsize(self._chosen), rows.nbytes(self._few) / rows.size(self._few)
         # Who has batches of one may have a reason: there is no least number.
         numbers = self.footprint.numbers + nbytes / itemsize
-        return batches.joined(min(self._batch_size, examples_together(numbers, itemsize, least=1)))
+        most = min(self._batch_size, examples_together(numbers, itemsize, least=1))
+        return batches.joined(most, rows.layout(self._few))
 
     def change(self):
         """What of the model is not as it was when this was made, weights apart, in words; "" if nothing."""

@@ -64,11 +64,19 @@ class Batches:
         """The same in batches of another size, where they are not the user's."""
         return self
 
-    def joined(self, most):
-        """The same with neighbours as one batch, up to so many examples, where the user's are smaller."""
-        groups = [[0, 0]]
+    def joined(self, most, like):
+        """The same with neighbours as one batch, where the user's are smaller.
+
+        Args:
+            most: up to so many examples.
+            like: the layout of these. Of rows that are wider, as longer sequences are, fewer are joined: what a
+                network makes of them may grow by the square.
+        """
+        groups, fitting = [[0, 0]], {}
+        for layout in set(self._layouts):
+            fitting[layout] = most / max(1.0, rows.times_as_wide(layout, like)) ** 2
         for size, layout, before in zip(self._sizes, self._layouts, [None, *self._layouts]):
-            if groups[-1][1] and (layout != before or groups[-1][1] + size > most):
+            if groups[-1][1] and (layout != before or groups[-1][1] + size > fitting[layout]):
                 groups.append([0, 0])
             groups[-1][0] += 1
             groups[-1][1] += size
@@ -163,9 +171,9 @@ class HeldBatches(Batches):
             return self
         return HeldBatches(rows.split(self._whole, batch_size), self._name, self._whole)
 
-    def joined(self, most):
+    def joined(self, most, like):
         # What was cut to a size stays so; other batches are joined once, not at each pass.
-        found = self if self._whole is not None else super().joined(most)
+        found = self if self._whole is not None else super().joined(most, like)
         return found if found is self else HeldBatches(list(found._kept()), self._name)
 
     def _drawn_rows(self, batch_size, seed):

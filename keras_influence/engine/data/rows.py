@@ -3,6 +3,8 @@
 Sparse tensors are kept sparse until a batch is handed out.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -47,6 +49,12 @@ def dense(batch):
 def layout(batch):
     """The shape of one row of each tensor: batches where it is the same can be joined."""
     return tuple(tuple(t.shape[1:]) for t in tf.nest.flatten(batch))
+
+
+def times_as_wide(layout, other):
+    """How many times as many numbers a row has, in the tensor of which that is most."""
+    pairs = [(math.prod(a), math.prod(b)) for a, b in zip(layout, other)]
+    return max(a / max(b, 1) for a, b in pairs)
 
 
 def open_spec(batch):

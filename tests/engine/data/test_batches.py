@@ -80,7 +80,7 @@ def kept(request, monkeypatch):
 )
 def test_neighbours_are_joined_up_to_so_many_examples(sizes, expected, kept):
     x, y = np.arange(20.0).reshape(10, 2), np.arange(10)
-    batches = data_room.read(cut((x, y), sizes)).joined(7)
+    batches = data_room.read(cut((x, y), sizes)).joined(7, ((2,), ()))
     for _ in range(2):
         found = list(batches)
         assert [len(part[1]) for part in found] == expected
@@ -94,11 +94,38 @@ def test_neighbours_are_joined_up_to_so_many_examples(sizes, expected, kept):
 def test_rows_of_several_widths_are_joined_with_their_like(kept, rng):
     dataset, rows, labels = widening(rng, 24, 2)
     batches = data_room.read(dataset)
-    joined = batches.joined(100)
+    joined = batches.joined(100, ((20, 2), ()))
     assert len(batches) == 12 and not joined.alike
     assert [x.shape[1] for x, _ in joined] == sorted({len(row) for row in rows})
     assert all((a == b).all() for a, b in zip((r.numpy() for x, _ in joined for r in x), rows))
     assert np.concatenate([y for _, y in joined]).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((3,), [9]), ((4,), [9]), ((8,), [4, 4, 1]), ((2, 8), [1] * 9)]
+)
+def test_of_wider_rows_fewer_are_joined(shape, expected, kept):
+    batches = data_room.read(cut((np.zeros((9, *shape)), np.arange(9)), (1,) * 9))
+    assert [len(part[1]) for part in batches.joined(16, ((4,), ()))] == expected
+
+
+def test_rows_wider_than_those_that_were_looked_at_are_not_joined_without_end(monkeypatch):
+    monkeypatch.setattr("keras_influence.engine.layers.footprint._BATCH", 2**12)
+    inputs = keras.Input((None, 1))
+    outputs = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling1D()(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse")
+
+    def batches():
+        for count, width in [(8, 2)] * 20 + [(1, 64)] * 40:
+            yield np.ones((count, width, 1)), np.ones((count, 1))
+
+    signature = tf.TensorSpec([None, None, 1]), tf.TensorSpec([None, 1])
+    data = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    problem = Problem(model, data)
+    assert {(x.shape[1], x.shape[0] > 8) for x, _ in problem.train} == {(2, True), (64, False)}
+    wide = tf.data.Dataset.from_tensors((np.ones((1, 64, 1)), np.ones((1, 1)))).repeat(40)
+    assert len(problem.read(wide, "test")) == 40
 
 
 @pytest.mark.parametrize("count", [11, 9])
@@ -111,7 +138,7 @@ def test_a_pass_of_another_length_is_seen_behind_joined_batches(count, monkeypat
 
     signature = tf.TensorSpec([2], tf.float64), tf.TensorSpec([], tf.int64)
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature).batch(1)
-    batches = data_room.read(dataset).joined(5)
+    batches = data_room.read(dataset).joined(5, ((2,), ()))
     with pytest.raises(ValueError, match="other batches at each pass"):
         list(batches)
 
