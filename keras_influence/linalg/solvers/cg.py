@@ -22,8 +22,9 @@ from keras_influence.validate import check_number
 _FAR = 3
 # Beginnings of the recurrence at most; below what its products can show, more do not help.
 _RUNS = 3
-# Iterations of the plain algorithm where the matrix itself, written out, has not led to the tolerance.
-_SOON = 50
+# Iterations of the plain algorithm where the matrix itself, written out, has not led to the tolerance: so many,
+# and if these have led anywhere, so many.
+_SOON = 12, 50
 # Rows of the sketch that a `Nystrom` is made of.
 _RANK = 50
 
@@ -122,12 +123,14 @@ class CG(Solver):
         x[far], r[far] = 0, problem.rows[far]
         plain = dataclasses.replace(problem, factor=None)
         # Of the matrix itself these are as small in its products: what is free of them is found soon, or not at all.
-        most = self.max_iter
-        if isinstance(problem.factor, DenseFactor):
-            most = min(most, int(iterations.max()) + _SOON)
-        alone = CG(self.tol, most, None)
+        written_out, before = isinstance(problem.factor, DenseFactor), int(iterations.max())
+        limits = [before + some for some in _SOON] if written_out else [self.max_iter]
         try:
-            r = alone._iterated(plain, x, r, norms, iterations, [])[1]
+            for most in limits:
+                alone = CG(self.tol, min(most, self.max_iter), None)
+                r = alone._iterated(plain, x, r, norms, iterations, [])[1]
+                if not (row_norms(r) < norms)[far].any():
+                    break
         except SolverError:
             r = plain.remainder(x)
         worse = row_norms(r) > row_norms(left)
