@@ -103,8 +103,10 @@ class Problem(Summing):
             fitting = examples_together(self.footprint.numbers, _itemsize(chosen))
             self._batch_size = batch_size or fitting
             self.train = self.train.in_batches_of(self._batch_size)
-            self.facts = self._facts()
-            self.train = self._joined(self.train)
+            # What adds up in the user's batches need not in these.
+            joined = self._joined(self.train)
+            self.facts = self._facts(joined)
+            self.train = self.train if self._keeps_batches else joined
             self.objective = objective_of(model, chosen, self.facts.reading, self.facts.added)
             self.looks = check_fresh(self.objective, self._few, self.facts, name)
         _keras.leave_out_changing(model, values)
@@ -129,12 +131,15 @@ class Problem(Summing):
             check_runs(self.model, few, name, chance=False)
             if labels or keras.utils.unpack_x_y_sample_weight(few)[1] is not None:
                 check_loss(self.model, batches, few, name)
-        return self._joined(batches)
+        return batches if self._keeps_batches else self._joined(batches)
+
+    @property
+    def _keeps_batches(self):
+        """Whether layers add what depends on the whole of a batch."""
+        return self.facts.added == "mixed"
 
     def _joined(self, batches):
-        """A user's small batches together; not where layers add what depends on the whole of a batch."""
-        if self.facts.added == "mixed":
-            return batches
+        """A user's small batches together."""
         itemsize, nbytes = _itemsize(self._chosen), rows.nbytes(self._few) / rows.size(self._few)
         # Who has batches of one may have a reason: there is no least number.
         numbers = self.footprint.numbers + nbytes / itemsize
@@ -157,15 +162,15 @@ class Problem(Summing):
         other = "a function that the loss calls has changed" if state != self._loss_state else ""
         return self.reads.change() or other
 
-    def _facts(self):
-        """What holds of the loss on the training examples."""
+    def _facts(self, batches):
+        """What holds of the loss on the training examples, in these batches."""
 
         def count(reading, added):
             objective = objective_of(self.model, self._chosen, reading, added)
             ground = Ground(objective, None, None)
-            return total(counts, ground, self.train, Weighting())
+            return total(counts, ground, batches, Weighting())
 
-        about = self.model, self.train, self._few, self._name
+        about = self.model, batches, self._few, self._name
         return find_facts(*about, smooth=self._smooth, count=count)
 
     def only(self, positions):
@@ -176,7 +181,7 @@ class Problem(Summing):
         part._few = few_of(part.train)
         with remembering(self.model):
             check_runs(self.model, part._few, self._name, chance=False)
-            part.facts = part._facts()
+            part.facts = part._facts(part.train)
         return part
 
     def curvature(self, name, group=None, facts=None, doubtful=False):

@@ -8,7 +8,7 @@ import numpy as np
 from keras_influence import _keras
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.data.rows import take
-from keras_influence.engine.loss.looks import called, close
+from keras_influence.engine.loss.looks import beside, called, close
 from keras_influence.engine.loss.terms import MEAN, SUM
 from keras_influence.errors import ObjectiveWarning, warn
 
@@ -51,7 +51,7 @@ def what_is_added(model, few, batches, name):
         return "nothing"
     kinds = list(_FITS)
     for batch in itertools.chain([few], batches):
-        looks = _looks(model, batch, name)
+        looks = _looks(model, beside(batch, few), name)
         kinds = [kind for kind in kinds if all(map(_FITS[kind], looks))]
         if not kinds:
             _warn_of_mixed(model)
@@ -64,8 +64,6 @@ def what_is_added(model, few, batches, name):
 def _looks(model, batch, name):
     """`_Look`s at a batch in halves and in parts drawn at random; at a small one twice, and example by example."""
     rows, cuts = _rows(batch), []
-    if len(rows) < _LEAST:
-        return []
     if len(rows) < 2 * _LEAST:
         cuts += [([rows * 2], 2), ([[row] * 2 for row in rows], 2)]
     else:

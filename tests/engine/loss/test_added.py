@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_influence as ki
+from keras_influence.engine.problem import Problem
 from tests import truth
 
 
@@ -44,6 +46,32 @@ def test_a_mean_over_valid_rows_is_no_mean_over_examples(rng, batch_size):
     about = {"damping": 1.0, "batch_size": batch_size, "verbose": 0}
     with pytest.warns(ki.ObjectiveWarning, match="neither a mean nor a sum"):
         ki.influence(_model("the valid"), (x[:2], y[:2]), (x, y), **about)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_mean_within_each_of_a_users_batches_need_not_be_one_over_those_that_are_joined(
+    rng, batch_size
+):
+    """Each of them has valid rows alone, or none."""
+    x, y = rng.normal(size=(200, 2)), rng.normal(size=(200, 1))
+    x[30:55] = 0
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+    model = _model("the valid")
+    with pytest.warns(ki.ObjectiveWarning, match="neither a mean nor a sum"):
+        problem = Problem(model, data)
+    assert problem.train.largest == batch_size
+    expected = np.mean([truth.gradient(model, *batch) for batch in data], 0)
+    assert truth.relative_error(problem.value_and_gradient()[1], expected) < 1e-6
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_what_few_examples_add_is_found_in_batches_of_any_size(rng, batch_size, monkeypatch):
+    """Of the few examples that are looked at first, none adds anything; nothing is joined."""
+    monkeypatch.setattr("keras_influence.engine.layers.footprint._BATCH", 1)
+    x, y = np.zeros((200, 2)), rng.normal(size=(200, 1))
+    x[30:55] = rng.normal(size=(25, 2))
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+    assert Problem(_model("all"), data).facts.added == "mean"
 
 
 @pytest.mark.filterwarnings("error::keras_influence.ObjectiveWarning")
