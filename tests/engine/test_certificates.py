@@ -1,6 +1,7 @@
 """What is believed of a model is certified where it is used: products, the fast path, fresh traces."""
 
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -126,7 +127,10 @@ def test_what_layers_add_and_hold_for_constant_is_warned_of(
     model = _compiled(layers.Dense(3, "softmax")(hidden), inputs)
     data = rng.normal(size=(30, 6)), rng.integers(0, 3, 30)
     v = rng.normal(size=(sum(w.shape.num_elements() for w in model.trainable_weights), columns))
-    ki.hvp(model, v, data, curvature="gauss_newton")
+    operator = Problem(model, data).curvature("gauss_newton")
+    warnings.simplefilter("always")
+    for rows in (v.T, v.T[:1], v.T):
+        operator.matmat(rows)
     found = [w for w in recwarn if "what layers add to the loss" in str(w.message)]
     assert len(found) == stopped
     assert all("stop_gradient" in str(w.message) for w in found)

@@ -12,6 +12,7 @@ KINDS = {
     "a run backwards": np.arange(15, 3, -1).reshape(3, 4),
     "any": np.random.default_rng(0).permutation(20)[:12].reshape(3, 4),
     "one is left out": np.array([3, 4, 6]),
+    "a run in disorder": np.array([3, 5, 4, 6]),
 }
 
 

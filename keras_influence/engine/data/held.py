@@ -172,8 +172,8 @@ class HeldBatches(Batches):
         return HeldBatches(rows.split(self._whole, batch_size), self._name, self._whole)
 
     def joined(self, most, like):
-        # What was cut to a size stays so; other batches are joined once, not at each pass.
-        found = self if self._whole is not None else super().joined(most, like)
+        found = super().joined(most, like)
+        # Once, not at each pass.
         return found if found is self else HeldBatches(list(found._kept()), self._name)
 
     def _drawn_rows(self, batch_size, seed):

@@ -22,9 +22,6 @@ from keras_influence.validate import check_number
 _FAR = 3
 # Beginnings of the recurrence at most; below what its products can show, more do not help.
 _RUNS = 3
-# Iterations of the plain algorithm where the matrix itself, written out, has not led to the tolerance: so many,
-# and if these have led anywhere, so many.
-_SOON = 12, 50
 # Rows of the sketch that a `Nystrom` is made of.
 _RANK = 50
 
@@ -81,7 +78,9 @@ class CG(Solver):
         r, iterations = problem.remainder(x), np.zeros(len(norms), int)
         later = self._later(problem, self.tol * norms)
         problem, r = self._iterated(problem, x, r, norms, iterations, later)
-        if problem.factor is not None and (row_norms(r) > _FAR * self.tol * norms).any():
+        # Of the matrix itself what leads away is as small in its products: there is nothing better to be found.
+        known = problem.factor is None or isinstance(problem.factor, DenseFactor)
+        if not known and (row_norms(r) > _FAR * self.tol * norms).any():
             r = self._without_factor(problem, x, r, norms, iterations)
         return Answer(x, iterations, remainder=r, factor=problem.factor)
 
@@ -122,15 +121,9 @@ class CG(Solver):
         reached, left, far = x.copy(), r.copy(), row_norms(r) > _FAR * self.tol * norms
         x[far], r[far] = 0, problem.rows[far]
         plain = dataclasses.replace(problem, factor=None)
-        # Of the matrix itself these are as small in its products: what is free of them is found soon, or not at all.
-        written_out, before = isinstance(problem.factor, DenseFactor), int(iterations.max())
-        limits = [before + some for some in _SOON] if written_out else [self.max_iter]
+        alone = CG(self.tol, self.max_iter, None)
         try:
-            for most in limits:
-                alone = CG(self.tol, min(most, self.max_iter), None)
-                r = alone._iterated(plain, x, r, norms, iterations, [])[1]
-                if not (row_norms(r) < norms)[far].any():
-                    break
+            r = alone._iterated(plain, x, r, norms, iterations, [])[1]
         except SolverError:
             r = plain.remainder(x)
         worse = row_norms(r) > row_norms(left)
