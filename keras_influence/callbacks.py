@@ -9,7 +9,7 @@ from keras_influence.checksums import fingerprint_of_weights
 from keras_influence.engine.data import batches as data
 from keras_influence.engine.kernels.targets import check_callable
 from keras_influence.engine.kernels.whole_set import WholeSet
-from keras_influence.errors import warn
+from keras_influence.errors import SolverError, warn
 from keras_influence.questions.blocks import read_test
 from keras_influence.questions.influence import influence
 from keras_influence.questions.self_influence import self_influence
@@ -33,8 +33,8 @@ class InfluenceCallback(keras.callbacks.Callback):
     goes on counting epochs: history and files are added to. Any other begins anew, with a warning,
     and is refused where `folder` holds the scores of another training.
 
-    Where training has diverged, to weights that are NaN or infinite, there are no scores: a warning says so,
-    and `fit` ends as it would have.
+    Where the weights allow no scores, as after training has diverged or beside negative curvature, a warning
+    says so, and `fit` goes on and ends as it would have.
 
     Args:
         test: examples to explain, as in `influence`.
@@ -174,7 +174,12 @@ class InfluenceCallback(keras.callbacks.Callback):
                 UserWarning,
             )
             return
-        scores = influence(self.model, self._test, self._train, **self._options)
+        try:
+            scores = influence(self.model, self._test, self._train, **self._options)
+            sample = self._board and self._self_influence(scores.n_train)
+        except (SolverError, ValueError) as error:  # A long training is not lost for that.
+            warn(f"InfluenceCallback has no scores for epoch {self._epochs}: {error}", UserWarning)
+            return
         self.history[self._epochs] = scores
         written = None
         if self._folder is not None:
@@ -185,7 +190,6 @@ class InfluenceCallback(keras.callbacks.Callback):
                 scores.report(written, self._test, self._train, model=self.model)
         if self._board is not None:
             figure = scores.plot(_arrays(self._test), _arrays(self._train))
-            sample = self._self_influence(scores.n_train)
             self._board.write(self._epochs, scores, sample, figure, written)
 
     def _self_influence(self, n):

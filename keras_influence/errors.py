@@ -144,7 +144,7 @@ class ConvergenceWarning(UserWarning):
 
 
 class CurvatureWarning(UserWarning):
-    """The curvature is another one than Gauss-Newton, or of a loss part of which is held for constant."""
+    """The curvature is another one than Gauss-Newton, of a loss part of which is held for constant, or negative."""
 
     anchor = "another-curvature"
     __str__ = explained

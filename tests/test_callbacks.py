@@ -69,6 +69,34 @@ def test_where_training_diverges_fit_ends_as_without(data):
     assert callback.scores is callback.history[2]
 
 
+def test_where_only_the_loss_overflows_fit_ends_as_without(data):
+    """The weights are finite, what they make of the examples is not."""
+
+    class Jump(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 3:
+                kernel = self.model.trainable_variables[0]
+                kernel.assign(keras.ops.full_like(kernel, 1.5e308))
+
+    callback = ki.InfluenceCallback(data, data, every=2, damping=0.1)
+    with pytest.warns(UserWarning, match="no scores for epoch 4: .*NaN or infinite"):
+        model, logs = fit(data, Jump(), callback, epochs=4)
+    assert len(logs["loss"]) == 4
+    assert list(callback.history) == [2]
+
+
+def test_where_a_solve_has_no_answer_fit_ends_as_without(data):
+    """A penalty whose curvature is minus one takes the damping's place."""
+    model = ki.InfluenceModel.from_model(truth.softmax_model(4, 3, 0.5))
+    model.compile("sgd", lambda y, p: -keras.ops.sum(keras.ops.square(p), axis=-1))
+    callback = ki.InfluenceCallback(
+        data, data, damping=1e-6, curvature="hessian", method="cg", verbose=0
+    )
+    with pytest.warns(UserWarning, match="no scores for epoch 1: CG met negative curvature"):
+        model.fit(*data, verbose=0, callbacks=[callback])
+    assert callback.scores is None
+
+
 @pytest.mark.slow
 def test_a_second_fit_starts_anew(data):
     callback = ki.InfluenceCallback(data, data, damping=0.1)

@@ -90,11 +90,24 @@ class Attempt:
             on_step=on_step or (lambda i, residual: step(i, residual=residual)),
         )
         step.close()
-        if plan.definite and not solution.positive_definite:
-            raise SolverError(f"{plan.name} plus damping has negative eigenvalues")
+        if not solution.positive_definite:
+            self._not_definite()
         if group is None:
             self.factor = solution.factor
         return solution
+
+    def _not_definite(self) -> None:
+        plan = self.plan
+        finding = f"{plan.name} plus damping has negative eigenvalues"
+        if plan.definite:
+            raise SolverError(finding)
+        other = "; curvature='gauss_newton' is never negative for convex losses"
+        warn(
+            f"{finding}: the weights are at no minimum, and what {plan.solver} answers is a saddle's, which "
+            "need not be what training without an example leads to. Train on, or raise `damping`"
+            f"{other if plan.curvature == 'hessian' and not plan.doubtful else ''}.",
+            CurvatureWarning,
+        )
 
     def _curvature_without(self, group: Batches | None) -> LinearOperator:
         """C, less what a group of training examples contributes."""

@@ -256,6 +256,37 @@ def test_a_solver_of_indefinite_systems_is_not_held_to_definite_ones_where_one_i
     assert truth.relative_error(scores.values, exact) < 1e-4
 
 
+@pytest.mark.parametrize("method", ["auto", "direct"])
+def test_the_answer_of_a_saddle_is_said_to_be_one(saddle, method):
+    """Of so few weights the matrix is written out, and there is an answer."""
+    model, data, _ = saddle
+    hessian = truth.finite_difference_hessian(model, *data, 1e-3)
+    g = example_gradients(model, *data)
+    about = {"damping": 1e-3, "curvature": "hessian", "method": method, "verbose": 0}
+    with pytest.warns(ki.CurvatureWarning, match="the Hessian plus damping .* saddle") as caught:
+        scores = ki.influence(model, data, data, **about)
+    assert len(caught) == 1 and "gauss_newton" in str(caught[0].message)
+    exact = g @ np.linalg.solve(hessian + 1e-3 * np.eye(43), g.T) / 20
+    assert truth.relative_error(scores.values, exact) < 1e-4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ki.influence(model, data, data, **{**about, "damping": 1.0})
+
+
+def test_a_saddle_where_gauss_newton_is_not_defined_is_said_to_be_one():
+    """A redescending loss: the Hessian stands in, and `curvature="gauss_newton"` is no advice."""
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(8, "tanh")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", lambda y, z: keras.ops.mean(keras.ops.tanh((y - z) ** 2), axis=-1))
+    rng = np.random.default_rng(1)
+    data = rng.normal(size=(20, 4)), 3 * rng.normal(size=(20, 1))
+    with pytest.warns(ki.CurvatureWarning) as caught:
+        ki.influence(model, data, data, damping=1e-3, verbose=0)
+    (said,) = [str(w.message) for w in caught if "saddle" in str(w.message)]
+    assert "gauss_newton" not in said
+
+
 def test_automatic_damping_is_a_tenth_of_the_mean_eigenvalue():
     data = _data(40)
     model = truth.softmax_model(4, 3, 0.5)

@@ -9,6 +9,7 @@ from keras_influence.linalg.factors.low_rank import LowRank
 from keras_influence.linalg.operators.base import LinearOperator
 from keras_influence.linalg.solvers.base import Solver
 from keras_influence.linalg.solvers.problem import Answer, Problem
+from keras_influence.linalg.solvers.rounding import rounding_of
 from keras_influence.linalg.spectrum import eigenpairs
 from keras_influence.validate import check_number
 
@@ -70,9 +71,10 @@ class Arnoldi(Solver):
         invert = factor.solve if self.complement == "damping" else factor.project
         problem.on_step(1, np.nan)
         smallest = float((factor.eigenvalues + factor.damping).min())
+        least = rounding_of(problem.curvature.dtype) * float(np.abs(factor.eigenvalues).max())
         return Answer(
             invert(problem.rows),
             1,
-            positive_definite=smallest > 0,
+            positive_definite=smallest > -least,
             details={"rank": len(factor.eigenvalues), "smallest_kept": smallest},
         )
