@@ -68,6 +68,15 @@ OPERATIONS = {
         lambda x: ops.conv(x[:, :5], x[:1, 5:6, :2, :2], strides=(2, 3), padding="same"),
         (3, 6, 5, 2),
     ),
+    "rows by a matrix": (lambda x: ops.matmul(x[:, :3], x[0, 3:7]), (2, 9, 4)),
+    "rows by a turned matrix": (
+        lambda x: tf.matmul(x[:, :3], x[0, 3:], transpose_b=True),
+        (2, 9, 4),
+    ),
+    "turned rows by a matrix": (
+        lambda x: tf.matmul(x[:, :3], x[0, 3:6], transpose_a=True),
+        (2, 9, 4),
+    ),
     "transposed pixels": (
         lambda x: ops.conv_transpose(x[:, :5], x[:1, 5:6, :2, :2], strides=2),
         (1, 6, 5, 2),
@@ -86,6 +95,23 @@ def test_products_agree_with_differences_of_gradients(name, rng):
     )
     for way in second.WAYS.values():
         assert truth.relative_error(second.products(scalar, w, v, way), expected) < 1e-7
+
+
+def test_a_vector_like_a_matrix_is_not_copied_to_each_example():
+    """Of sequences times a matrix, nothing but the value itself is made example by example."""
+    x = np.ones((5, 3, 4))
+
+    @tf.function(autograph=False)
+    def product(w, v):
+        with primitives.replaced():
+            with tf.GradientTape() as outer:
+                outer.watch(w)
+                slope = second.gradient(lambda w: tf.reduce_sum(tf.matmul(x, w) ** 3), w)
+            return outer.gradient(slope, w, output_gradients=v)
+
+    w = tf.ones((4, 2), tf.float64)
+    kinds = [op.type for op in product.get_concrete_function(w, w).graph.get_operations()]
+    assert kinds.count("BatchMatMulV2") == 1 and kinds.count("MatMul") >= 3
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 3])

@@ -1,8 +1,9 @@
-"""Derivatives of TensorFlow's operations, where its own are wrong or missing.
+"""Derivatives of TensorFlow's operations, where its own are wrong or missing, or waste much.
 
 What a kernel computes forward is always TensorFlow's; only how it is differentiated is not.
 TensorFlow keeps one function for each kind of operation that gives its gradient, and a second
-derivative is the gradient of what that function computed. Some of these are wrong or missing:
+derivative is the gradient of what that function computed. That of many rows times one matrix goes
+the long way round, see `matrices`. Some others are wrong or missing:
 those of the gradients of resizing and max pooling, of products at zeros, of `softsign`, of
 labels that depend on weights, of determinants of singular matrices, of CTC losses. A gradient
 is known by the kind of the operation, so it does not matter under which name a layer, a loss or
@@ -29,6 +30,7 @@ from keras_influence.engine.kernels.primitives import (
     ctc,
     functions,
     maps,
+    matrices,
     pooling,
     products,
     resizing,
@@ -38,6 +40,7 @@ from keras_influence.engine.kernels.primitives.scope import Scope
 
 GRADIENTS = {
     **convolution.GRADIENTS,
+    **matrices.GRADIENTS,
     **pooling.GRADIENTS,
     **products.GRADIENTS,
     **resizing.GRADIENTS,
