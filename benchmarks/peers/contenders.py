@@ -75,7 +75,7 @@ CONTENDERS = [
         "keras_influence",
         "cg",
         True,
-        {"tol": 5.5e-3},
+        {"tol": 2.5e-3},
         ("mlp",),
     ),
     Contender("pyDVL, block CG + Nyström", "pydvl", "block_nystrom", True, {"batch": 1000}),

@@ -13,6 +13,8 @@ _TEXTS = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64
 MOST_ITEMS = 4096
 # How many numbers are written out, and how the text of more begins that another machine may round otherwise.
 _FEW, ROUNDED = 16, "rounded"
+# Numbers of which a checksum is made at once, so that they stay in the cache.
+_TOGETHER = 2**15
 # Digits of fractions: as they come back from files and from other machines, and all of them.
 _ROUND, EXACT = 6, 17
 
@@ -59,9 +61,12 @@ def _of_numbers(shape, values, digits):
     """A few in words; of many a checksum, which says whether it is of fractions."""
     if len(values) <= _FEW:
         return repr((shape, [_of_number(value, digits) for value in values]))
-    array = np.ascontiguousarray(values, np.float64)
-    whole = np.array_equal(array, np.rint(array))
-    return f"{'whole' if whole else ROUNDED} {shape} {zlib.crc32(array.tobytes())}"
+    whole, checksum = True, 0
+    for start in range(0, len(values), _TOGETHER):
+        some = np.ascontiguousarray(values[start : start + _TOGETHER], np.float64)
+        whole = whole and np.array_equal(some, np.rint(some))
+        checksum = zlib.crc32(some, checksum)
+    return f"{'whole' if whole else ROUNDED} {shape} {checksum}"
 
 
 def _of_number(value, digits):
