@@ -3,10 +3,12 @@
 Vectors are rows: k vectors of p numbers are (k, p).
 """
 
+import concurrent.futures
 import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
@@ -20,18 +22,46 @@ Array: TypeAlias = npt.NDArray[Any]
 OnStep: TypeAlias = Callable[[int, float], Any]
 
 
-def taking_turns() -> contextlib.AbstractContextManager[Any]:
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+# Whether NumPy's products have left half of their threads.
+_halved = contextvars.ContextVar("_halved", default=False)
+
+
+@contextlib.contextmanager
+def taking_turns() -> Iterator[None]:
     """A context in which NumPy's products leave half of their threads to whoever multiplies next.
 
     After a product its threads wait for more work by spinning, some hundredths of a second. Where
     products alternate with those of another library, each holds up the other: on two cores a
-    small one of NumPy's then takes ten times as long.
+    small one of NumPy's then takes ten times as long. What can be halved works `side_by_side`.
     """
     if threadpoolctl is None:
-        return contextlib.nullcontext()
+        yield
+        return
     libraries = _libraries()
     blas = [library for library in libraries.lib_controllers if library.user_api == "blas"]
-    return libraries.limit(limits={b.prefix: max(1, b.num_threads // 2) for b in blas})
+    token = _halved.set(_halved.get() or any(b.num_threads > 1 for b in blas))
+    try:
+        with libraries.limit(limits={b.prefix: max(1, b.num_threads // 2) for b in blas}):
+            yield
+    finally:
+        _halved.reset(token)
+
+
+def side_by_side(
+    work: Callable[[Part], Result], first: Part, second: Part
+) -> tuple[Result, Result]:
+    """work(first) and work(second), at the same time where NumPy's products are `taking_turns`.
+
+    The thread for the first ends with it: none is left waiting.
+    """
+    if not _halved.get():
+        return work(first), work(second)
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+        waiting = other.submit(contextvars.copy_context().run, work, first)
+        mine = work(second)
+        return waiting.result(), mine
 
 
 @functools.cache

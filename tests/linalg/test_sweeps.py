@@ -2,11 +2,22 @@
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from keras_influence.linalg import sweeps
+from keras_influence.linalg.arrays import taking_turns
 
-# More than one piece, and one that is not full.
-SIZE = 50_001
+# More than a few pieces, and one that is not full.
+SIZE = 120_001
+
+
+@pytest.fixture(params=["one after the other", "side by side"], autouse=True)
+def halves(request):
+    if request.param == "one after the other":
+        yield
+        return
+    with threadpoolctl.threadpool_limits(2, user_api="blas"), taking_turns():
+        yield
 
 
 @pytest.fixture

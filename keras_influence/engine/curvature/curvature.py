@@ -163,7 +163,7 @@ class GaussNewton(Curvature):
 
 
 def products(ground, run, kind, rows, weight, moving, alone):
-    """A pass: Σ_B n C_B v for each row v, (k, p) float64.
+    """A pass: Σ_B n C_B v for each row v, (k, p); in float64, if there is a sum.
 
     Args:
         kind: a class of `Curvature`.
@@ -180,7 +180,7 @@ def products(ground, run, kind, rows, weight, moving, alone):
                 product = np.asarray(certified_product(ground, kind, batch, block, weight))
                 if sums is None and len(block) == len(rows):
                     return product
-                sums = np.zeros(rows.shape, np.float64) if sums is None else sums
+                sums = np.zeros(rows.shape, product.dtype) if sums is None else sums
                 sums[start : start + width] += product
     return sums
 

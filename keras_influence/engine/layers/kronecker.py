@@ -19,7 +19,7 @@ from keras_influence.engine.loss.looks import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.engine.passes.run import Run
 from keras_influence.errors import NotFiniteError
-from keras_influence.linalg.arrays import taking_turns
+from keras_influence.linalg.arrays import side_by_side, taking_turns
 
 
 class Statistics:
@@ -96,7 +96,8 @@ class Statistics:
                 parts = zip(self._pseudo.parts, raw, blocks, mine)
                 found = [part.coordinates(r, block, c) for part, r, block, c in parts if len(c)]
                 entries = np.concatenate(found)
-                total += entries @ entries.T
+                for part in side_by_side(_overlaps, *np.array_split(entries, 2, axis=1)):
+                    total += part
         total /= some.n * pseudo_gradients
         extra = np.concatenate([block.of_diagonal(regulariser).ravel() for block in blocks])
         return total + np.diag(extra[chosen])
@@ -130,6 +131,10 @@ def _statistics(ground, run, statistic, seed, pseudo_gradients, blocks):
                 for known, new in zip(sums[i], found):
                     known += new
     return sums or None
+
+
+def _overlaps(rows):
+    return rows @ rows.T
 
 
 def _each(ground, run, seed, pseudo_gradients):

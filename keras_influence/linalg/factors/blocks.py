@@ -6,8 +6,11 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras_influence.linalg.arrays import Array
+from keras_influence.linalg.arrays import Array, side_by_side
 from keras_influence.linalg.factors.positions import Positions
+
+# Numbers of vectors that are worth another thread.
+_MANY = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +145,16 @@ AnyBlock: TypeAlias = Block | Channels
 
 
 def _multiplied(left: Array, v: Array, right: Array) -> Array:
-    """left v right for each of (k, K, O), by two large products; an empty matrix is the identity."""
+    """left v right for each of (k, K, O); an empty matrix is the identity."""
+    if len(v) < 2 or v.size < _MANY:
+        return _product(left, v, right)
+    middle = len(v) // 2
+    halves = side_by_side(lambda some: _product(left, some, right), v[:middle], v[middle:])
+    return np.concatenate(halves)
+
+
+def _product(left: Array, v: Array, right: Array) -> Array:
+    """The same by two large products."""
     k, height, width = v.shape
     if right.size:
         v = (v.reshape(-1, width) @ right).reshape(k, height, -1)
