@@ -8,7 +8,7 @@ from keras_influence.engine.layers.assembled import assembled
 from keras_influence.engine.layers.finite import check_gradients
 from keras_influence.engine.layers.footprint import examples_together, vectors_together
 from keras_influence.engine.layers.network import Network
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.refusals import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import NotFiniteError
 from keras_influence.linalg.operators.base import LinearOperator

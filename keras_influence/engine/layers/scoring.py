@@ -19,7 +19,7 @@ from keras_influence.engine.data.rows import split, take
 from keras_influence.engine.kernels.loops import RECURRENT, work_alone
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.layers.finite import refuse_bad
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.refusals import computing
 
 _SEED = 20_170_305
 # The identity is asked of one in so many of a batch's examples, and of so many at least: an
