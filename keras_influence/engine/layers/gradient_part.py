@@ -8,7 +8,7 @@ from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.moment import Moment
 from keras_influence.engine.layers.part import EigenPart
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed
+from keras_influence.linalg.factors.written import Formed
 
 
 class GradientPart(EigenPart):
