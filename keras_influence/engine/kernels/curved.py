@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.kernels import primitives
-from keras_influence.engine.kernels.kernel import not_differentiable
+from keras_influence.engine.kernels.missing import not_differentiable
 from keras_influence.engine.kernels.outputs import (
     filled,
     outputs_of,
