@@ -90,9 +90,7 @@ def _warn_about_hidden_objective(model):
 
 def warn_about_decay(model):
     """Say that an optimizer's decay of weights moves the minimum, and is in no loss."""
-    # Mixed precision wraps the optimizer.
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    decay = getattr(optimizer, "weight_decay", None)
+    decay = getattr(unscaled(model.optimizer), "weight_decay", None)
     if decay:
         _say_once(
             model,
@@ -100,6 +98,11 @@ def warn_about_decay(model):
             "hold it. Put it in the model as `kernel_regularizer=keras.regularizers.L2"
             f"({decay / 2:g})`, which for SGD is the same decay, or add it to `damping`.",
         )
+
+
+def unscaled(optimizer):
+    """The optimizer inside of the one that mixed precision wraps it in, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def warn_about_constraints(model, chosen):
