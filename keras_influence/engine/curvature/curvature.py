@@ -48,7 +48,7 @@ class Average:
         if not np.isfinite(product).all() and np.abs(rows).max() < _HUGE:
             # A ValueError that names the first example whose gradient is not finite, if any.
             own = self._ground.facts.own()
-            check_gradients(self._ground.objective, self._train, own, "train")
+            check_gradients(self._ground.objective, self._train, own)
             raise NotFiniteError
         return product.astype(dtype, copy=False)
 
