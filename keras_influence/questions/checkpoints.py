@@ -13,7 +13,9 @@ import numpy as np
 
 from keras_influence import storage
 from keras_influence.engine.loss.checks import is_built, unscaled
+from keras_influence.engine.problem import Problem
 from keras_influence.errors import warn
+from keras_influence.questions.settings import PathSettings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +65,11 @@ class Checkpoint:
                 f"`folder` should hold checkpoints of TracIn; {path} is none, or is damaged: {error}"
             ) from error
         return cls(int(epoch), int(steps), float(time), path)
+
+
+def quiet_problem(settings: PathSettings, model: Any, train: Any) -> Problem:
+    """The `Problem` of a model with these settings, but for the progress bar, which is that of the checkpoints."""
+    return dataclasses.replace(settings, verbose=0).problem(model, train)
 
 
 def check_start(model: Any) -> None:
