@@ -26,6 +26,7 @@ def writing(path):
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        IsADirectoryError: there is a folder of that name.
     """
     target = pathlib.Path(os.path.realpath(path))
     if not target.parent.is_dir():
