@@ -9,6 +9,16 @@ from keras_influence import _keras
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning, warn
 
+_COARSE = ("float16", "bfloat16")
+# How far weights are moved, as a part of their size; and what part of that a constraint may change by rounding.
+_STEP, _SLACK = 1e-3, 0.05
+_OTHER_TEMPERATURE = (
+    "For another temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
+    "weights; "
+)
+# What has been said about a model, for as long as it lives.
+_said = weakref.WeakKeyDictionary()
+
 
 def check_model(model, hidden=True):
     """Raise unless `model` is a built, compiled Keras model with finite trainable weights.
@@ -58,9 +68,6 @@ def check_followed(model, chosen):
             "given others, so nothing is known of their derivatives here. Set `layer.trainable = False`, "
             "choose others by `variables=`, or build the layers in Keras."
         )
-
-
-_COARSE = ("float16", "bfloat16")
 
 
 def is_built(model):
@@ -137,10 +144,6 @@ def _is_held(variable):
     return False
 
 
-# How far weights are moved, as a part of their size; and what part of that a constraint may change by rounding.
-_STEP, _SLACK = 1e-3, 0.05
-
-
 def warn_about_kinks(model):
     """Say that smooth losses stand in for those that have no curvature of their own."""
     for name in _keras.uses_loss(model, SMOOTH):
@@ -151,15 +154,6 @@ def warn_about_kinks(model):
             f"smooth version with temperature {TEMPERATURE:g} for all derivatives. {other}"
             "curvature='hessian' takes the loss as it is.",
         )
-
-
-_OTHER_TEMPERATURE = (
-    "For another temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
-    "weights; "
-)
-
-# What has been said about a model, for as long as it lives.
-_said = weakref.WeakKeyDictionary()
 
 
 def _say_once(model, message):
