@@ -12,7 +12,7 @@ class Progress:
     """Shows the stages of a long computation.
 
     Args:
-        verbose: 0 is silent, 1 always shows bars, "auto" shows them where Keras
+        verbose: 0 is silent, 1 and 2 always show bars, "auto" shows them where Keras
             shows its own, once a stage has taken longer than a second.
     """
 

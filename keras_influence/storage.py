@@ -26,6 +26,7 @@ def writing(path):
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        IsADirectoryError: there is a folder of that name.
     """
     target = pathlib.Path(os.path.realpath(path))
     if not target.parent.is_dir():
@@ -33,7 +34,7 @@ def writing(path):
             f"`path` should be in a folder that exists. Received: {os.fspath(path)!r}"
         )
     check_file(target)
-    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
+    partial = beside(target)
     try:
         with partial.open("xb") as file:
             yield file
@@ -42,6 +43,11 @@ def writing(path):
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def beside(path):
+    """The path of what is to become `path` when it is whole, which nobody else takes."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def check_file(path):

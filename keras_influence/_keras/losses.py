@@ -49,19 +49,17 @@ def build_compiled_loss(model, y, y_pred):
 
 def uses_loss(model, functions):
     """Names of those of these loss functions that a model with a built loss is compiled with."""
-    if not has_default_loss(model) or model._compile_loss is None:
-        return []
-    found = [getattr(entry.loss, "fn", None) for entry in model._compile_loss._flat_losses or ()]
+    found = [getattr(loss, "fn", None) for loss in _losses_of(model)]
     return sorted({fn.__name__ for fn in found if fn is not None and _in(fn, functions)})
 
 
 def has_losses_of_keras(model):
     """Whether all compiled losses of a model are Keras's own, classes and functions."""
-    if not has_default_loss(model) or model._compile_loss is None:
-        return has_default_loss(model)
-    losses = [entry.loss for entry in model._compile_loss._flat_losses or ()]
+    losses = _losses_of(model)
     functions = [getattr(loss, "fn", None) or type(loss).call for loss in losses]
-    return all(_is_of_keras(made) for made in (*map(type, losses), *functions))
+    return has_default_loss(model) and all(
+        _is_of_keras(made) for made in (*map(type, losses), *functions)
+    )
 
 
 def _is_of_keras(made):
@@ -70,10 +68,15 @@ def _is_of_keras(made):
 
 def only_uses_losses(model, functions):
     """Whether a model is compiled with losses, each of which is one of these functions."""
+    losses = _losses_of(model)
+    return bool(losses) and all(_in(getattr(loss, "fn", None), functions) for loss in losses)
+
+
+def _losses_of(model):
+    """The loss objects that Keras's own `compute_loss` calls; none where it is not that or calls none."""
     if not has_default_loss(model) or model._compile_loss is None:
-        return False
-    losses = model._compile_loss._flat_losses or ()
-    return bool(losses) and all(_in(getattr(e.loss, "fn", None), functions) for e in losses)
+        return []
+    return [entry.loss for entry in model._compile_loss._flat_losses or ()]
 
 
 def _in(function, functions):

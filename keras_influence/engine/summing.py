@@ -5,7 +5,7 @@ import numpy as np
 from keras_influence.engine.kernels.targets import Targets, check_finite, check_target
 from keras_influence.engine.kernels.whole_set import WholeSet, value_of_set
 from keras_influence.engine.layers.scoring import Scorer
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.refusals import computing
 from keras_influence.engine.passes.ground import Ground
 from keras_influence.engine.passes.passes import each, total
 

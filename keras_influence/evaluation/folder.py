@@ -49,6 +49,3 @@ class Folder:
             with storage.writing(file) as stream:
                 np.save(stream, array, allow_pickle=False)
         return np.load(file, allow_pickle=False)
-
-    def __contains__(self, name):
-        return self._path is not None and (self._path / f"{name}.npy").exists()

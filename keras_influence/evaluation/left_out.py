@@ -143,9 +143,12 @@ def leave_one_out(
     actual, minima = study.changes(indices[:, None])
     base, left = np.nan, np.full(len(indices), np.nan)
     if fit is None:
-        usual = np.median([m.before for m in minima])
-        base = study.base.after / usual if usual else 0.0
-        left = np.array([m.after / m.before if m.before else 0.0 for m in minima])
-    return LeaveOneOut(
-        scores[:, indices], actual.T, indices, study.how, float(base), left, study.target
-    )
+        base, left = _gradients_left(study.base, minima)
+    return LeaveOneOut(scores[:, indices], actual.T, indices, study.how, base, left, study.target)
+
+
+def _gradients_left(base, minima):
+    """`base_gradient` and `gradients` of a `LeaveOneOut`, from the `Minimum` of the base and of each retraining."""
+    usual = np.median([m.before for m in minima])
+    left = np.array([m.after / m.before if m.before else 0.0 for m in minima])
+    return float(base.after / usual) if usual else 0.0, left

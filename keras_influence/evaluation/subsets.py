@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,14 +108,14 @@ def subset_outputs(
         kept = Folder(folder, {**known, "fraction": fraction, "seed": seed})
         masks = np.stack([_mask(trainer.n, fraction, seed, i) for i in range(subsets)])
 
-        def train_one(i, s):
+        def outputs_of(i, s):
             trainer.only(np.flatnonzero(masks[i]), s)
             return trainer.outputs(test, target)
 
-        jobs = [(i, s) for i in range(subsets) for s in retraining.seeds]
+        jobs = list(itertools.product(range(subsets), retraining.seeds))
         title = f"Models of {subsets} subsets x {len(retraining.seeds)} seeds"
         outputs = [
-            kept.get(f"subset_{i:05d}_seed_{s}", lambda i=i, s=s: train_one(i, s))
+            kept.get(f"subset_{i:05d}_seed_{s}", functools.partial(outputs_of, i, s))
             for i, s in Progress(chosen.verbose).over(jobs, title, len(jobs))
         ]
     outputs = np.reshape(outputs, (subsets, len(retraining.seeds), -1))

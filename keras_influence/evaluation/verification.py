@@ -180,7 +180,7 @@ def _product(model, v, train, settings):
 
 
 def _hvp_error(product, v, minimiser):
-    """‖Hv - finite differences‖ / ‖Hv‖ for a random v: the model's H, the copy's gradients."""
+    """‖Hv - d‖ / ‖d‖ for a random v, the model's H, and d the differences of the copy's gradients."""
     if product is None:
         return np.inf
     theta = minimiser.start

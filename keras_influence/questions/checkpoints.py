@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from keras_influence import storage
-from keras_influence.engine.loss.checks import is_built
+from keras_influence.engine.loss.checks import is_built, unscaled
+from keras_influence.engine.problem import Problem
 from keras_influence.errors import warn
+from keras_influence.questions.settings import PathSettings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +65,11 @@ class Checkpoint:
                 f"`folder` should hold checkpoints of TracIn; {path} is none, or is damaged: {error}"
             ) from error
         return cls(int(epoch), int(steps), float(time), path)
+
+
+def quiet_problem(settings: PathSettings, model: Any, train: Any) -> Problem:
+    """The `Problem` of a model with these settings, but for the progress bar, which is that of the checkpoints."""
+    return dataclasses.replace(settings, verbose=0).problem(model, train)
 
 
 def check_start(model: Any) -> None:
@@ -124,7 +131,7 @@ def _look_for_restored(checkpoints: list[Checkpoint], model: Any) -> None:
         )
         return
     optimizer = model.optimizer
-    averaged = getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False)
+    averaged = getattr(unscaled(optimizer), "use_ema", False)
     if optimizer is not None and int(optimizer.iterations) == last.steps and not averaged:
         warn(
             "`model` has other weights than its training ended with, as EarlyStopping may have restored "
@@ -139,8 +146,7 @@ def epochs_per_step(checkpoints: list[Checkpoint], model: Any) -> float:
 
     An epoch takes each example once, and a step the mean of the batches that it accumulates.
     """
-    last, optimizer = checkpoints[-1], model.optimizer
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    last, optimizer = checkpoints[-1], unscaled(model.optimizer)
     return last.epoch / last.steps / (getattr(optimizer, "gradient_accumulation_steps", 0) or 1)
 
 

@@ -122,6 +122,10 @@ class Explainer:
         Args:
             path: file name, `.npz` is added if it is missing; its directory must exist. Written
                 whole or not at all.
+
+        Raises:
+            OSError: the folder of `path` does not exist, or there is a folder of that name.
+            StaleError: the model has changed since it was made.
         """
         write_case(path, self._current())
 

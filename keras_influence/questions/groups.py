@@ -155,6 +155,7 @@ def with_change(model: Any, change: Sequence[Any], variables: Any = None) -> Any
 
     Raises:
         ValueError: `change` does not fit, or Keras cannot copy the model.
+        TypeError: `model` is no `keras.Model`.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")

@@ -63,6 +63,7 @@ def write_report(
 
     Raises:
         ImportError: Jinja2 or Pillow is missing.
+        OSError: the folder of `path` does not exist, or there is a folder of that name.
         And as `influence`.
     """
     if isinstance(target, WholeSet):

@@ -158,6 +158,9 @@ class InfluenceScores:
 
         Args:
             path: file name; `.npz` is added if it is missing.
+
+        Raises:
+            OSError: the folder of `path` does not exist, or there is a folder of that name.
         """
         error = {} if self.error is None else {"error": self.error}
         write_result(path, self, {"values": np.asarray(self.values), **error})
@@ -233,7 +236,7 @@ class InfluenceScores:
             The file's path.
 
         Raises:
-            ImportError: Jinja2 or Pillow is missing.
+            ImportError, OSError: Jinja2 or Pillow is missing; `path` cannot be written to.
             ValueError, TypeError: an argument is not usable; the message names it.
         """
         from keras_influence.report.page import write_page

@@ -28,6 +28,7 @@ from keras_influence.questions.checkpoints import (
     Checkpoint,
     checkpoints_of,
     epochs_per_step,
+    quiet_problem,
     weights_restored,
 )
 from keras_influence.questions.evidence import without_solve
@@ -89,28 +90,20 @@ def source_influence(
             trained it; and as `influence`.
     """
     found, how = PathSettings.of(settings), _method(method)
-    problem = dataclasses.replace(found, verbose=0).problem(model, train)
+    problem = quiet_problem(found, model, train)
     examples = read_test(problem, test, target)
     steps = _Steps.of(tracin, model, problem, segments)
-    count = len(steps.checkpoints)
+    progress = Progress(found.verbose)
     with weights_restored(model):
-        shown = Progress(found.verbose).over(steps.shares, f"SOURCE, {segments} segments", segments)
-        curvatures = [steps.curvature(problem, how, share) for share in shown]
+        curvatures = steps.curvatures(problem, how, progress)
         model.set_weights(steps.checkpoints[-1].arrays())
         values = np.zeros((examples.n, problem.n))
         for where, rows in gradient_blocks(problem, examples, target):
-            parts = steps.back(curvatures, rows)
-            shown = Progress(found.verbose).over(
-                range(count), f"Scores, {count} checkpoints", count
-            )
-            for i in shown:
-                vectors = np.tensordot(steps.shares[:, i], parts, 1)
-                with steps.standing(i):
-                    values[where] += problem.scores(vectors)
+            values[where] = steps.scores(problem, steps.back(curvatures, rows), progress)
     config = {"segments": segments, "method": how.get_config()}
     return InfluenceScores(
         values=values,
-        passes=float(count),
+        passes=float(len(steps.checkpoints)),
         details={"segments": segments, "times": steps.times.tolist()},
         **without_solve(examples.n, "SOURCE", config, target, problem.parameters.variables),
     )
@@ -180,7 +173,15 @@ class _Steps:
         finally:
             self.model.set_weights(self.checkpoints[-1].arrays())
 
-    def curvature(self, problem: Problem, how: EKFAC | Direct, share: np.ndarray) -> Kronecker:
+    def curvatures(
+        self, problem: Problem, how: EKFAC | Direct, progress: Progress
+    ) -> list[Kronecker]:
+        """The curvature of each segment."""
+        count = len(self.shares)
+        shown = progress.over(self.shares, f"SOURCE, {count} segments", count)
+        return [self._curvature(problem, how, share) for share in shown]
+
+    def _curvature(self, problem: Problem, how: EKFAC | Direct, share: np.ndarray) -> Kronecker:
         """The mean Gauss-Newton matrix over a segment, by its eigenvectors."""
         matrix, places = problem.curvature("gauss_newton"), np.flatnonzero(share).tolist()
         if isinstance(how, EKFAC):
@@ -215,6 +216,15 @@ class _Steps:
             parts[place] = curvature.function(rows, past)
             rows = curvature.function(rows, lambda values: np.exp(-passed(values)))
         return parts
+
+    def scores(self, problem: Problem, parts: np.ndarray, progress: Progress) -> np.ndarray:
+        """Those of all training examples by what `back` gave, (k, n)."""
+        found, count = np.zeros((parts.shape[1], problem.n)), len(self.checkpoints)
+        for i in progress.over(range(count), f"Scores, {count} checkpoints", count):
+            vectors = np.tensordot(self.shares[:, i], parts, 1)
+            with self.standing(i):
+                found += problem.scores(vectors)
+        return found
 
 
 def _mean_decay(x: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def hessian_eigenvalues(
 
     Args:
         model, train: as in `hvp`.
-        k: how many eigenvalues, fewer than the parameters.
+        k: how many eigenvalues, at most as many as there are parameters.
         which: "LA" largest, "SA" smallest (most negative), "LM" largest in magnitude,
             "BE" half from each end.
         tol: relative accuracy.

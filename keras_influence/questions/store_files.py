@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import pathlib
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -58,7 +57,7 @@ def create(path: pathlib.Path, shape: tuple[int, int], dtype: str, state: dict[s
     """
     block = state["block"]
     chunks = (block, min(shape[1], max(1, _CHUNK // block)))
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    partial = storage.beside(path)
     partial.mkdir()
     try:
         _array(partial / "values", shape, chunks, dtype, fill_value=np.nan)

@@ -78,6 +78,9 @@ class TopInfluence:
 
         Args:
             path: file name; `.npz` is added if it is missing.
+
+        Raises:
+            OSError: the folder of `path` does not exist, or there is a folder of that name.
         """
         arrays: dict[str, np.ndarray] = {}
         for side in _SIDES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from keras_influence.questions.checkpoints import (
     check_checkpoints,
     check_start,
     epochs_per_step,
+    quiet_problem,
     same_arrays,
     weights_restored,
 )
@@ -181,7 +181,7 @@ class TracIn(keras.callbacks.Callback):
             ValueError: there are no checkpoints, or they are not of this model.
         """
         found = PathSettings.of(settings)
-        problem = _quiet(found).problem(model, train)
+        problem = quiet_problem(found, model, train)
         test = read_test(problem, test, target)
 
         def agreement() -> np.ndarray:
@@ -214,7 +214,7 @@ class TracIn(keras.callbacks.Callback):
             As `influence`.
         """
         found = PathSettings.of(settings)
-        problem = _quiet(found).problem(model, train)
+        problem = quiet_problem(found, model, train)
 
         def squares() -> np.ndarray:
             rows = problem.gradients_by_batch(problem.train, problem.train)
@@ -242,8 +242,3 @@ class TracIn(keras.callbacks.Callback):
         """The part of the path that each checkpoint stands for: half of either side."""
         intervals = np.diff([c.time for c in self.checkpoints])
         return (np.append(0, intervals) + np.append(intervals, 0)) / 2
-
-
-def _quiet(settings: PathSettings) -> PathSettings:
-    """The bar is that of the checkpoints."""
-    return dataclasses.replace(settings, verbose=0)

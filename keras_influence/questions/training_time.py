@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_influence import _keras
+from keras_influence.engine.loss.checks import unscaled
 from keras_influence.errors import warn
 
 # Steps at which a schedule is asked for its rate.
@@ -69,7 +70,7 @@ def _batches_of(model: Any) -> int:
 
 def scheduled_rates(optimizer: Any, steps: Iterable[int]) -> np.ndarray | None:
     """The learning rates of some of an optimizer's steps, counted from 0; None without a schedule."""
-    optimizer = _unscaled(optimizer)
+    optimizer = unscaled(optimizer)
     schedule = _keras.schedule_of(optimizer)
     if schedule is None:
         return None
@@ -91,7 +92,7 @@ def sgd_of(model: Any, name: str, way_out: str) -> Any:
     Raises:
         ValueError: it is another than SGD.
     """
-    optimizer = _unscaled(model.optimizer)
+    optimizer = unscaled(model.optimizer)
     if isinstance(optimizer, keras.optimizers.SGD):
         _warn_of_clipping(optimizer, name, way_out)
         return optimizer
@@ -131,8 +132,3 @@ def _warn_of_clipping(optimizer: Any, name: str, way_out: str) -> None:
             f"{way_out}",
             UserWarning,
         )
-
-
-def _unscaled(optimizer: Any) -> Any:
-    """The optimizer inside of the one that mixed precision wraps it in, or itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -8,7 +8,6 @@ Each vector is drawn by a counter-based generator when it is its turn, once, and
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from keras_influence.engine.kernels.targets import check_target
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
-from keras_influence.questions.checkpoints import checkpoints_of, weights_restored
+from keras_influence.questions.checkpoints import checkpoints_of, quiet_problem, weights_restored
 from keras_influence.questions.evidence import without_solve
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
@@ -124,7 +123,7 @@ def _of_one(
     settings: PathSettings,
 ) -> InfluenceScores:
     """Of one model with the weights that it has."""
-    problem = dataclasses.replace(settings, verbose=0).problem(model, train)
+    problem = quiet_problem(settings, model, train)
     examples = read_test(problem, test, target)
     projection = _Projection(problem, dim, seed)
     asked = projection.of(gradient_blocks(problem, examples, target), examples.n)

@@ -22,9 +22,9 @@ def new_figure(width, height):
     return figure
 
 
-def new_axes(width=4.6, height=3.8):
+def new_axes():
     """A figure with one set of axes, and the axes."""
-    figure = new_figure(width, height)
+    figure = new_figure(4.6, 3.8)
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Features that are named of a pair.
+_SHOWN = 3
+
 
 def spread_of(vectors):
     """The standard deviation of each feature over some examples, a dict; 0 where it is constant.
@@ -16,13 +19,12 @@ def spread_of(vectors):
     return {name: float(np.std(values)) for name, values in found.items()}
 
 
-def largest(here, there, spread, count=3):
+def largest(here, there, spread):
     """The features in which two examples differ most, in units of each one's spread.
 
     Args:
         here, there: dicts from features to numbers.
         spread: dict from features to standard deviations.
-        count: how many.
 
     Returns:
         List of (feature, number here, number there), the largest difference first.
@@ -32,5 +34,5 @@ def largest(here, there, spread, count=3):
         for name, value in here.items()
         if name in there and spread.get(name, 0) > 0 and there[name] != value
     }
-    chosen = sorted(sizes, key=sizes.get, reverse=True)[:count]
+    chosen = sorted(sizes, key=sizes.get, reverse=True)[:_SHOWN]
     return [(name, here[name], there[name]) for name in chosen]

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.data.batches import read
+from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.loss.looks import called
 
 
@@ -57,7 +58,7 @@ def fetch(data, positions, count, name, model=None):
     for batch in batches.subset(positions) if len(positions) else ():
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)  # Of inputs alone it is no tuple.
         inputs += _rows(_named(x, columns))
-        labels += [[]] * _size(batch) if y is None else _listed(y)
+        labels += [[]] * size_of(batch) if y is None else _listed(y)
         if model is not None:
             with called(model, batch, name) as (_, y_pred):
                 outputs += _listed(y_pred)
@@ -100,7 +101,3 @@ def _listed(structure):
     """For each example, the arrays of its row."""
     arrays = [np.asarray(t) for t in tf.nest.flatten(structure)]
     return [[array[i] for array in arrays] for i in range(len(arrays[0]))]
-
-
-def _size(batch):
-    return int(tf.nest.flatten(batch)[0].shape[0])

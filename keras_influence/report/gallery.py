@@ -10,6 +10,8 @@ from keras_influence.report.labels import class_name
 from keras_influence.report.parts import channels_last, is_image
 from keras_influence.validate import as_positions
 
+_COLOURS = {"test": "black", "proponent": COLOURS[3], "opponent": COLOURS[1]}
+
 
 def gallery(
     scores, test=None, train=None, k=4, rows=None, class_names=None, score_format="{:+.2g}"
@@ -94,9 +96,6 @@ class _Examples:
         if self._names is not None and value == np.round(value):
             return class_name(value, self._names, self._signed)
         return f"{value:.3g}" if isinstance(value, np.floating) else str(value)
-
-
-_COLOURS = {"test": "black", "proponent": COLOURS[3], "opponent": COLOURS[1]}
 
 
 def _draw_images(entries, test, train):

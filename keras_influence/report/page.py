@@ -45,6 +45,7 @@ def write_page(
 
     Raises:
         ImportError: Jinja2 or Pillow is missing.
+        OSError: the folder of `path` does not exist, or there is a folder of that name.
         ValueError, TypeError: an argument is not usable; the message names it.
     """
     chosen = Options(**options)
@@ -62,7 +63,8 @@ def check_page(path):
 
     Raises:
         ImportError: Jinja2 or Pillow is missing.
-        FileNotFoundError: the folder of `path` does not exist.
+        TypeError: `path` is no name of a file.
+        OSError: the folder of `path` does not exist, or there is a folder of that name.
     """
     check_packages()
     if not isinstance(path, (str, os.PathLike)):

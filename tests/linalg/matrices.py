@@ -8,7 +8,7 @@ import scipy.sparse.linalg
 from keras_influence.linalg.factors.blocks import Block, Channels
 from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed
+from keras_influence.linalg.factors.written import Formed
 from keras_influence.linalg.operators import Dense
 
 

@@ -6,8 +6,9 @@ import scipy.sparse
 
 from keras_influence.linalg.factors import assembly as room
 from keras_influence.linalg.factors.assembly import Assembly
+from keras_influence.linalg.factors.outer import Outer
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed, Outer, Sparse
+from keras_influence.linalg.factors.written import Formed, Sparse
 from tests import truth
 
 SIZE = 47

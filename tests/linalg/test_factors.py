@@ -12,9 +12,11 @@ from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.factors.outer import Outer
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
+from keras_influence.linalg.factors.rows import stacked
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
+from keras_influence.linalg.factors.written import Formed, Sparse
 from tests import truth
 from tests.linalg.matrices import Layers, dense_solve, spectral
 
@@ -209,7 +211,8 @@ def _contributions(rng):
 
 
 def test_contributions_are_inverted_by_woodburys_identity(rng, monkeypatch):
-    monkeypatch.setattr("keras_influence.linalg.factors.rows._NUMBERS", 60)
+    for kind in ("outer", "written"):
+        monkeypatch.setattr(f"keras_influence.linalg.factors.{kind}._NUMBERS", 60)
     parts, dense = _contributions(rng)
     factor, v = ContributionsFactor.of(parts, 0.3, NOTHING), rng.normal(size=(5, 23))
     expected = dense_solve(dense.T @ dense, v, 0.3)
@@ -247,8 +250,8 @@ def test_rows_are_parted(rng):
 @pytest.mark.parametrize("numbers", [2**24, 14])
 def test_inner_products_of_sparse_rows(slower, numbers, rng, monkeypatch):
     """Both ways, whole and two columns at a time; an entry that is there twice counts twice."""
-    monkeypatch.setattr("keras_influence.linalg.factors.rows._SLOWER", slower)
-    monkeypatch.setattr("keras_influence.linalg.factors.rows._NUMBERS", numbers)
+    monkeypatch.setattr("keras_influence.linalg.factors.written._SLOWER", slower)
+    monkeypatch.setattr("keras_influence.linalg.factors.written._NUMBERS", numbers)
     (_, _, sparse), dense = _contributions(rng)
     own = dense[:, sparse.positions.array]
     assert truth.relative_error(sparse.gram(), own @ own.T) < 1e-12

@@ -22,7 +22,8 @@ from keras_influence.engine.data import rows
 from keras_influence.engine.kernels.curved import is_curved_in_weights
 from keras_influence.engine.layers.culprit import culprit
 from keras_influence.engine.layers.faults import LOSS, Faults, has_own_loss, own_layers
-from keras_influence.engine.loss.looks import beside, computing
+from keras_influence.engine.loss.looks import beside
+from keras_influence.engine.loss.refusals import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import CurvatureWarning, explained, warn
 from keras_influence.linalg.sweeps import overlaps, row_norms

@@ -8,7 +8,7 @@ from keras_influence.engine.layers.assembled import assembled
 from keras_influence.engine.layers.finite import check_gradients
 from keras_influence.engine.layers.footprint import examples_together, vectors_together
 from keras_influence.engine.layers.network import Network
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.refusals import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.errors import NotFiniteError
 from keras_influence.linalg.operators.base import LinearOperator
@@ -48,7 +48,7 @@ class Average:
         if not np.isfinite(product).all() and np.abs(rows).max() < _HUGE:
             # A ValueError that names the first example whose gradient is not finite, if any.
             own = self._ground.facts.own()
-            check_gradients(self._ground.objective, self._train, own, "train")
+            check_gradients(self._ground.objective, self._train, own)
             raise NotFiniteError
         return product.astype(dtype, copy=False)
 

@@ -2,13 +2,13 @@
 
 import os
 import pathlib
-import secrets
 import shutil
 import time
 
 import keras
 import tensorflow as tf
 
+from keras_influence import storage
 from keras_influence.engine.data import sources
 
 
@@ -77,7 +77,7 @@ def _new_folder(path):
 
 def _saved(data, path):
     """Written beside `path`, which is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    partial = storage.beside(path)
     partial.mkdir()
     try:
         # A cache first: `save` waits for ever on a dataset that raises an error half-way.

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.kernels import primitives
-from keras_influence.engine.kernels.kernel import not_differentiable
+from keras_influence.engine.kernels.missing import not_differentiable
 from keras_influence.engine.kernels.outputs import (
     filled,
     outputs_of,
@@ -15,6 +15,8 @@ from keras_influence.linalg.solvers.rounding import eps_of
 
 # The part of a vector outside of a space that it is in but for rounding.
 _SPANNED = 1e-3
+# Steps of Lanczos from a random direction.
+_STEPS = 8
 
 
 def curvature_at_outputs(objective, batch, weight):
@@ -66,10 +68,10 @@ def is_curved_in_weights(objective, batch, weight):
     return sizes[0] > eps_of(slope.free[0].dtype.as_numpy_dtype) * sizes[1]
 
 
-def output_curvatures(objective, batch, weight, steps=8):
+def output_curvatures(objective, batch, weight):
     """Curvatures of the loss along unit directions of the outputs z, outside of kernels.
 
-    The first is tᵀ (∂²ℓ/∂z²) t for a random t, the others are the Ritz values that some steps
+    The first is tᵀ (∂²ℓ/∂z²) t for a random t, the others are the Ritz values that a few steps
     from there find (Lanczos): the most negative of them is near the smallest eigenvalue.
     """
     theta = objective.parameters.tensors()
@@ -89,13 +91,13 @@ def output_curvatures(objective, batch, weight, steps=8):
 
     if not sizes[-1]:
         return np.zeros(2)
-    return _ritz_values(product, np.random.default_rng(0).standard_normal(sizes[-1]), steps)
+    return _ritz_values(product, np.random.default_rng(0).standard_normal(sizes[-1]))
 
 
-def _ritz_values(product, v, steps):
+def _ritz_values(product, v):
     """The Rayleigh quotient of v, then the Ritz values of v, H v, H² v, ..., ascending."""
     basis, images = [], []
-    for _ in range(min(steps, len(v))):
+    for _ in range(min(_STEPS, len(v))):
         basis.append(v / np.linalg.norm(v))
         images.append(product(basis[-1]))
         v, size = images[-1], np.linalg.norm(images[-1])

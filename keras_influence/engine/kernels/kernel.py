@@ -3,18 +3,18 @@
 import contextlib
 import functools
 import gc
-import re
 
 import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.loops import NOT_VECTORISED
+from keras_influence.engine.kernels.missing import (
+    NotDifferentiableError,
+    missing_gradient,
+    not_differentiable,
+)
 from keras_influence.engine.kernels.quiet import quiet
-from keras_influence.errors import explained
-
-# Operations of a graph that are loops.
-_LOOPS = ("While", "StatelessWhile")
 
 
 def kernel(*extras):
@@ -101,13 +101,15 @@ class Kernels:
 
     def operations(self, function):
         """How many operations the largest trace of a kernel has; 0 where there is none."""
-        traces = [c for k, c in self._compiled.items() if k[0] == function.__name__]
-        return max((c.operations() for c in traces), default=0)
+        return max((trace.operations() for trace in self._traces(function)), default=0)
 
     def variables(self, function):
         """The variables that a kernel reads."""
-        traces = [c for k, c in self._compiled.items() if k[0] == function.__name__]
-        return list({id(v): v for trace in traces for v in trace.variables()}.values())
+        found = (v for trace in self._traces(function) for v in trace.variables())
+        return list({id(v): v for v in found}.values())
+
+    def _traces(self, function):
+        return [c for k, c in self._compiled.items() if k[0] == function.__name__]
 
     def forget(self):
         """Trace everything anew when it is next asked for."""
@@ -188,7 +190,7 @@ class _Compiled:
                 raise
             raise not_differentiable(error, self._of_hessian) from error
         # Inside a while-loop TensorFlow would see it when it is run: as an error, or as a crash.
-        missing = _missing_gradient(self._function.graph)
+        missing = missing_gradient(self._function.graph)
         if missing:
             raise not_differentiable(missing, self._of_hessian)
 
@@ -212,35 +214,6 @@ class _Compiled:
             return self._function(flat, weight, values)
         except (tf.errors.NotFoundError, tf.errors.UnknownError) as error:
             raise not_differentiable(error, self._of_hessian) from error
-
-
-class NotDifferentiableError(ValueError):
-    """An operation whose gradient TensorFlow cannot differentiate."""
-
-    anchor = "missing-derivative"
-    __str__ = explained
-
-
-def _missing_gradient(graph):
-    """The name of a node in a loop that stands for a gradient which TensorFlow does not have, or None."""
-    if not any(op.type in _LOOPS for op in graph.get_operations()):
-        return None
-    definition = graph.as_graph_def()
-    functions = [definition.node, *(f.node_def for f in definition.library.function)]
-    names = (node.name for nodes in functions for node in nodes if node.op == "SymbolicGradient")
-    return next(names, None)
-
-
-def not_differentiable(error, of_hessian=False):
-    """What TensorFlow says of a missing gradient as an error with the ways out: of a Hessian one more."""
-    line = str(error).strip().splitlines()[-1]
-    node = re.search(r"{{node (.*?)}}", line)
-    less = "; if it is in the network, curvature='gauss_newton' may do without" * of_hessian
-    return NotDifferentiableError(
-        "`model` or its loss uses an operation whose gradient TensorFlow cannot differentiate "
-        f"({node[1] if node else line}). Replace that layer or loss by a smooth one{less}. `TracIn` "
-        "needs first derivatives only."
-    )
 
 
 def _relaxed(tensor, known):

@@ -13,10 +13,8 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
-from keras_influence.engine.kernels.kernel import (
-    not_differentiable,
-)
 from keras_influence.engine.kernels.loops import NOT_VECTORISED, over_vectors, prefers_loop
+from keras_influence.engine.kernels.missing import nodes_of, not_differentiable
 from keras_influence.engine.parameters import Parameters
 
 
@@ -152,9 +150,7 @@ class TrainingStep:
 
 def _branches(graph):
     """Whether there is control flow in it, on which a vectorised map founders loudly."""
-    definition = graph.as_graph_def()
-    functions = [definition.node, *(f.node_def for f in definition.library.function)]
-    kinds = {node.op.removeprefix("Stateless") for nodes in functions for node in nodes}
+    kinds = {node.op.removeprefix("Stateless") for node in nodes_of(graph)}
     return not kinds.isdisjoint({"If", "While"})
 
 

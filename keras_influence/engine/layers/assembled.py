@@ -11,7 +11,7 @@ from keras_influence.engine.data import rows
 from keras_influence.engine.layers.contributions import known_rows
 from keras_influence.engine.layers.footprint import examples_together
 from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.refusals import computing
 from keras_influence.engine.passes.passes import each
 from keras_influence.linalg.factors.assembly import Assembly
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_influence.engine.layers.part import Part
 from keras_influence.linalg.factors.blocks import Channels
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed
+from keras_influence.linalg.factors.written import Formed
 
 
 class ChannelPart(Part):

@@ -24,6 +24,7 @@ from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.own import Own
 from keras_influence.engine.layers.sites import apply, known_layers, signals, weights_of
 from keras_influence.engine.loss.compiled import Weighting
+from keras_influence.engine.loss.terms import sum_by_example
 
 # Vectors that are taken together; the largest array in a kernel is that of one layer: for each
 # example of a batch its patches, or `_LARGE` numbers, or `VECTORS` outputs of a dense layer.
@@ -103,7 +104,7 @@ class Contraction:
         def product(s):
             with self._objective.with_values(self._values(sites, s)):
                 outputs = [apply(site) for site, _ in pairs]
-            return tf.add_n([_sum(z * d) for z, (_, d) in zip(outputs, pairs)])
+            return tf.add_n([sum_by_example(z * d) for z, (_, d) in zip(outputs, pairs)])
 
         if not pairs:
             return total
@@ -192,8 +193,3 @@ def _weights(layer):
 
 def _is_dense(site):
     return isinstance(site.layer, keras.layers.Dense) and site.outputs.shape.rank == 2
-
-
-def _sum(t):
-    """Sum over all axes but the first."""
-    return tf.reduce_sum(t, axis=list(range(1, t.shape.rank)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_influence.engine.data import rows
 from keras_influence.engine.layers.pseudo_gradients import PseudoGradients
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.refusals import computing
 from keras_influence.engine.passes.passes import each
 from keras_influence.linalg.factors.rows import stacked
 

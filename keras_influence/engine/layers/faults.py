@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.kernels import primitives
-from keras_influence.engine.kernels.kernel import not_differentiable
+from keras_influence.engine.kernels.missing import not_differentiable
 from keras_influence.engine.layers import by_row
 from keras_influence.engine.layers.calls import (
     Call,

@@ -9,12 +9,12 @@ from keras_influence.engine.data.rows import split
 _TOGETHER = 16
 
 
-def check_gradients(objective, batches, weight, name):
-    """Raise a ValueError that names the first example without a finite gradient, if there is one."""
+def check_gradients(objective, batches, weight):
+    """Raise a ValueError that names the first training example without a finite gradient, if there is one."""
     start = 0
     for batch in batches:
         for part in split(batch, _TOGETHER):
-            refuse_bad(objective.example_gradients(part, weight).numpy(), start, name)
+            refuse_bad(objective.example_gradients(part, weight).numpy(), start, "train")
             start += size_of(part)
 
 

@@ -8,7 +8,10 @@ from keras_influence.engine.layers.gradients import weight_gradients
 from keras_influence.engine.layers.moment import Moment
 from keras_influence.engine.layers.part import EigenPart
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed
+from keras_influence.linalg.factors.written import Formed
+
+# The axes of (b, K, O) with that of a side last.
+_ORDERS = [0, 2, 1], [0, 1, 2]
 
 
 class GradientPart(EigenPart):
@@ -66,10 +69,6 @@ class GradientPart(EigenPart):
         """Each example's gradient, as `Rows`."""
         gradients = raw[0].numpy()
         return Formed(self._positions.flat, gradients.reshape(len(gradients), -1))
-
-
-# The axes of (b, K, O) with that of a side last.
-_ORDERS = [0, 2, 1], [0, 1, 2]
 
 
 def _as_rows(array, variable):

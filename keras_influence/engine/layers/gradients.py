@@ -12,6 +12,12 @@ from keras_influence.engine.layers.sites import InnerCallError, apply, weights_o
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix, input_rows
 
+_NORMALISATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+)
+
 
 def weight_gradients(objective, site, delta, weights):
     """∂⟨f(aᵢ; w), δᵢ⟩/∂w for each of `weights`, (b, *shape).
@@ -48,13 +54,6 @@ def weight_gradients(objective, site, delta, weights):
         tf.reduce_sum(delta, 1) if v is bias else tf.reshape(kernel_gradient, [batch, *v.shape])
         for v in weights
     ]
-
-
-_NORMALISATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.GroupNormalization,
-)
 
 
 def _is_plain_normalisation(site):

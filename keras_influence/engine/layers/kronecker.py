@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from keras_influence.engine.layers.pseudo_gradients import FEW, PseudoGradients
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.loss.refusals import computing
 from keras_influence.engine.passes.passes import total
 from keras_influence.engine.passes.run import Run
 from keras_influence.errors import NotFiniteError

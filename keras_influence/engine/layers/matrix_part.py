@@ -8,8 +8,10 @@ from keras_influence.engine.layers.part import EigenPart
 from keras_influence.engine.layers.sites import Site
 from keras_influence.engine.layers.tied import Reversed
 from keras_influence.engine.layers.views import as_matrix
+from keras_influence.linalg.factors.outer import Outer
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed, Outer, Sparse, stacked
+from keras_influence.linalg.factors.rows import stacked
+from keras_influence.linalg.factors.written import Formed, Sparse
 
 # Numbers in the largest array that a sum makes: examples are taken so many at a time.
 _NUMBERS = 2**24

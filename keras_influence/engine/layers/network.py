@@ -90,4 +90,4 @@ class Network:
         return kind(self._ground, self._batches, seed, self._progress)
 
     def _refuse_bad_examples(self):
-        check_gradients(self._ground.objective, self._batches, self._ground.facts.own(), "train")
+        check_gradients(self._ground.objective, self._batches, self._ground.facts.own())

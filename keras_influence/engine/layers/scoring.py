@@ -2,31 +2,21 @@
 
 The contraction of layer inputs with output gradients is fast, and wrong where a layer's call is
 not all that its weights do: tied weights, a batch axis folded into another. So every batch it is
-used on is certified by an identity that needs no belief: for random weights ω and any s,
-
-    Σ_i ω_i ⟨g_i, s⟩ = ⟨∂/∂θ Σ_i ω_i ℓ_i, s⟩
-
-with the right side an ordinary gradient, and the sum over a part of the batch, drawn at random.
-A batch that fails it, and all after it, are taken by the plain way, a second backward pass for
-each vector.
+used on is certified by an identity that needs no belief (`identity`). A batch that fails it, and all
+after it, are taken by the plain way, a second backward pass for each vector.
 """
 
 import numpy as np
 import tensorflow as tf
 
 from keras_influence.engine.data.rows import size as size_of
-from keras_influence.engine.data.rows import split, take
+from keras_influence.engine.data.rows import split
 from keras_influence.engine.kernels.loops import RECURRENT, work_alone
 from keras_influence.engine.layers.contraction import VECTORS, Contraction
 from keras_influence.engine.layers.finite import refuse_bad
-from keras_influence.engine.loss.looks import computing
+from keras_influence.engine.layers.identity import Identity, weighted_gradient
+from keras_influence.engine.loss.refusals import computing
 
-_SEED = 20_170_305
-# The identity is asked of one in so many of a batch's examples, and of so many at least: an
-# ordinary gradient of all of them costs as much as what it certifies.
-_PART, _LEAST = 16, 8
-# A variable whose gradient is a smaller part of all may have nothing but rounding in it.
-_SMALL = 1e-4
 # Bytes that a kernel's arrays may take besides the layers' inputs, and examples at least.
 _BYTES, _FEWEST = 2**28, 16
 # Scores may come from a kernel that is there for something else. From that of example gradients, of
@@ -57,9 +47,8 @@ class Scorer:
         self._objective, self._weight, self._name = objective, weight, name
         self._contraction = objective.made(Contraction)
         self.fast = self._contraction.covers
-        self._rng = np.random.default_rng(_SEED)
-        self._start = start
-        self._probe, self._vectors = None, vectors
+        self._identity = Identity(objective, weight, name)
+        self._start, self._vectors = start, vectors
         if vectors is not None:
             self._borrows = len(vectors) <= VECTORS
             few = len(vectors) <= _FEW and work_alone(objective.model()) == RECURRENT
@@ -90,13 +79,14 @@ class Scorer:
         self._look_at(batch)
         rows = self._try(self._contraction.example_gradients, batch)
         if rows is not None:
-            self.fast = self._certified(batch, rows @ self._probe)
+            self.fast = self._certified(batch, rows @ self._identity.s)
         return rows if self.fast else None
 
     def _one_by_one(self, batch):
         """Them, each of the first of a pair of itself: a batch of one is a special case in too many places."""
+        about = self._objective, self._weight, batch
         pairs = ([i, i] for i in range(size_of(batch)))
-        return np.stack([self._gradient(batch, pair, [1.0, 0.0]) for pair in pairs])
+        return np.stack([weighted_gradient(*about, pair, [1.0, 0.0]) for pair in pairs])
 
     def _are_few_of_many(self, batch):
         """Whether these are a few gradients of many numbers, which are not worth a kernel of their own."""
@@ -161,7 +151,7 @@ class Scorer:
         return [found[:-1].T]
 
     def _from_gradients(self, batch):
-        """⟨s, ∇_j⟩ for each of the vectors, the probe with them, by example gradients; or None."""
+        """⟨s, ∇_j⟩ for each of the vectors, the identity's with them, by example gradients; or None."""
         fast, size = self._contraction, self._objective.parameters.size
         small = self.fast and size_of(batch) * size <= _FORMED
         if not (small and fast.kernels.has_traced(fast.example_gradients, batch, many=False)):
@@ -196,57 +186,18 @@ class Scorer:
         return found if isinstance(found, list) else found.numpy()
 
     def _look_at(self, first):
-        """Draw s, from what the gradients of a first batch are: no weights are to be lost beside others."""
-        if self._probe is not None:
+        """Draw the s of the identity, on the first batch that it is asked of."""
+        if self._identity.s is not None:
             return
-        _, truth = self._truth(first, _LEAST)
-        found = self._lengths(truth)
-        # What is smaller than this part of all may be rounding.
-        self._sizes = np.maximum(found, _SMALL * np.linalg.norm(found))
-        self._sizes[self._sizes == 0] = 1.0
-        s = self._rng.standard_normal(len(truth), np.promote_types(truth.dtype, np.float32))
-        for part, size in zip(self._by_variable(s), self._sizes):
-            part /= size
-        self._probe = s.astype(truth.dtype, copy=False)
+        self._identity.draw(first, self._start)
         if self._vectors is not None:
             first, *others = self._blocks()
             # With the others goes this one, through the very kernel that takes them.
-            self._probed = [tf.concat([first, self._probe[None]], 0), *others]
+            self._probed = [tf.concat([first, self._identity.s[None]], 0), *others]
 
     def _certified(self, batch, paired):
-        """Whether the identity holds for what the contraction gave, paired with s."""
-        count = min(len(paired), max(_LEAST, len(paired) // _PART))
-        (asked, omega), truth = self._truth(batch, count)
-        paired = paired[asked]
-        size = np.linalg.norm(self._lengths(truth) / self._sizes) + 1e-3 * np.linalg.norm(paired)
-        tolerance = 1e-3 if truth.dtype.itemsize <= 4 else 1e-7
-        return bool(abs(omega @ paired - truth @ self._probe) <= tolerance * size + 1e-30)
-
-    def _by_variable(self, vector):
-        """Its part for each variable, as views."""
-        return np.split(vector, np.cumsum(self._objective.parameters.sizes)[:-1])
-
-    def _lengths(self, vector):
-        """The norm of the part for each variable, of which one at a time is held in float64."""
-        return np.array([np.linalg.norm(v.astype(np.float64)) for v in self._by_variable(vector)])
-
-    def _truth(self, batch, count):
-        """Some of the examples with random weights ω, and the gradient of their losses together."""
-        parameters = self._objective.parameters
-        count, dtype = min(count, size_of(batch)), parameters.dtype.as_numpy_dtype
-        asked = np.sort(self._rng.choice(size_of(batch), count, replace=False))
-        omega = self._rng.uniform(0.5, 1.5, count).astype(dtype)
-        truth = self._gradient(batch, asked, omega)
-        if not np.isfinite(truth).all():
-            rows = self._objective.example_gradients(batch, self._weight).numpy()
-            refuse_bad(rows, self._start, self._name)
-        return (asked, omega), truth
-
-    def _gradient(self, batch, places, omega):
-        """The gradient of the losses of some examples with weights ω, (p,), by the kernel that all else rests on."""
-        parameters, kernel = self._objective.parameters, self._objective.value_and_gradient
-        nowhere = tf.zeros([parameters.size], parameters.dtype)
-        return kernel(take(batch, places), self._weight, omega, nowhere).numpy()[1:]
+        """Whether the identity holds for what a kernel gave, paired with its s."""
+        return self._identity.holds(batch, paired, self._start)
 
     def _check(self, rows, batch):
         refuse_bad(rows, self._start, self._name)

@@ -16,15 +16,14 @@ from keras_influence.engine.loss.looks import (
     beside,
     called,
     close,
-    fitting,
     halves,
     is_plain,
-    mixed_message,
     near,
     spread,
     unit_of,
 )
 from keras_influence.engine.loss.readings import Compiled
+from keras_influence.engine.loss.refusals import fitting, mixed_message
 from keras_influence.engine.loss.runs import mixes_message
 from keras_influence.engine.loss.terms import SUM, RefusedLoss
 

@@ -9,6 +9,16 @@ from keras_influence import _keras
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
 from keras_influence.errors import ObjectiveWarning, warn
 
+_COARSE = ("float16", "bfloat16")
+# How far weights are moved, as a part of their size; and what part of that a constraint may change by rounding.
+_STEP, _SLACK = 1e-3, 0.05
+_OTHER_TEMPERATURE = (
+    "For another temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
+    "weights; "
+)
+# What has been said about a model, for as long as it lives.
+_said = weakref.WeakKeyDictionary()
+
 
 def check_model(model, hidden=True):
     """Raise unless `model` is a built, compiled Keras model with finite trainable weights.
@@ -60,9 +70,6 @@ def check_followed(model, chosen):
         )
 
 
-_COARSE = ("float16", "bfloat16")
-
-
 def is_built(model):
     """Whether a model has its weights."""
     return model.built or (bool(model.variables) and all(map(_is_built, _keras.layers_of(model))))
@@ -90,9 +97,7 @@ def _warn_about_hidden_objective(model):
 
 def warn_about_decay(model):
     """Say that an optimizer's decay of weights moves the minimum, and is in no loss."""
-    # Mixed precision wraps the optimizer.
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    decay = getattr(optimizer, "weight_decay", None)
+    decay = getattr(unscaled(model.optimizer), "weight_decay", None)
     if decay:
         _say_once(
             model,
@@ -100,6 +105,11 @@ def warn_about_decay(model):
             "hold it. Put it in the model as `kernel_regularizer=keras.regularizers.L2"
             f"({decay / 2:g})`, which for SGD is the same decay, or add it to `damping`.",
         )
+
+
+def unscaled(optimizer):
+    """The optimizer inside of the one that mixed precision wraps it in, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def warn_about_constraints(model, chosen):
@@ -134,10 +144,6 @@ def _is_held(variable):
     return False
 
 
-# How far weights are moved, as a part of their size; and what part of that a constraint may change by rounding.
-_STEP, _SLACK = 1e-3, 0.05
-
-
 def warn_about_kinks(model):
     """Say that smooth losses stand in for those that have no curvature of their own."""
     for name in _keras.uses_loss(model, SMOOTH):
@@ -148,15 +154,6 @@ def warn_about_kinks(model):
             f"smooth version with temperature {TEMPERATURE:g} for all derivatives. {other}"
             "curvature='hessian' takes the loss as it is.",
         )
-
-
-_OTHER_TEMPERATURE = (
-    "For another temperature, model.compile(loss=keras_influence.SmoothHinge(t)), which keeps the "
-    "weights; "
-)
-
-# What has been said about a model, for as long as it lives.
-_said = weakref.WeakKeyDictionary()
 
 
 def _say_once(model, message):

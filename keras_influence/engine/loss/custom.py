@@ -9,17 +9,9 @@ import tensorflow as tf
 from keras_influence import _keras
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.data.rows import take
-from keras_influence.engine.loss.looks import (
-    TOLERANCE,
-    beside,
-    called,
-    close,
-    fitting,
-    halves,
-    mixed_message,
-    unit_of,
-)
+from keras_influence.engine.loss.looks import TOLERANCE, beside, called, close, halves, unit_of
 from keras_influence.engine.loss.readings import Alone, Weighted
+from keras_influence.engine.loss.refusals import fitting, mixed_message
 from keras_influence.engine.loss.terms import RefusedLoss
 from keras_influence.errors import ObjectiveWarning, warn
 

@@ -102,7 +102,7 @@ def _term(call):
     entries, steps = (tf.cast(_numbers(t), values.dtype) for t in (values, left))
     share = entries / tf.cast(size, values.dtype)
     return Term(
-        examples=factor * _sum(values),
+        examples=factor * sum_by_example(values),
         entries=share * tf.reduce_mean(left, 1) if divides == MEAN else tf.ones_like(left[:, 0]),
         counts=tf.stack([entries, tf.reduce_sum(left), steps]),
         divides=divides,
@@ -205,6 +205,6 @@ def _numbers(tensor):
     return tf.size(tensor) if known is None else known
 
 
-def _sum(values):
+def sum_by_example(values):
     """Sum over all axes but the first."""
     return tf.reduce_sum(values, axis=list(range(1, values.shape.rank)))

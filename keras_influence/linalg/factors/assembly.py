@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from keras_influence.linalg.arrays import Array
-from keras_influence.linalg.factors.rows import Outer, Rows
+from keras_influence.linalg.factors.outer import Outer
+from keras_influence.linalg.factors.rows import Rows
 from keras_influence.linalg.sweeps import add_transposed
 
 # Numbers in the largest array that a product makes.

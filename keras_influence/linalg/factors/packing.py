@@ -11,9 +11,10 @@ from keras_influence.linalg.factors.contributions import ContributionsFactor
 from keras_influence.linalg.factors.dense import DenseFactor
 from keras_influence.linalg.factors.kronecker import Kronecker
 from keras_influence.linalg.factors.low_rank import LowRank
+from keras_influence.linalg.factors.outer import Outer
 from keras_influence.linalg.factors.positions import Positions
-from keras_influence.linalg.factors.rows import Formed, Outer, Sparse
 from keras_influence.linalg.factors.two_level import CoupledFactor, TwoLevelFactor
+from keras_influence.linalg.factors.written import Formed, Sparse
 
 FACTORS: dict[str, type] = {
     c.__name__: c

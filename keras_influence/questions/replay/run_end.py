@@ -25,7 +25,7 @@ class RunEnd:
         model: the model, with the weights that the run ended in.
         step: its step.
         test: the test examples, in the forms that `influence` takes.
-        target: what to ask of in place of the loss.
+        target: what to ask about in place of the loss.
         averaged: whether the run ended with the optimizer's moving average of the weights.
 
     Raises:
@@ -58,8 +58,7 @@ class RunEnd:
     def gradients(self, size: int) -> Iterator[np.ndarray]:
         """∂/∂s of each test loss, or target, at the last state, `size` test examples at a time."""
         facts, own = self._problem.facts, self._problem.facts.own()
-        variables = [v for v in self._step.state.variables if self._is_of_the_model(v)]
-        objective = Objective(self._model, variables, facts.reading, facts.added)
+        objective = Objective(self._model, self._variables(), facts.reading, facts.added)
         if isinstance(self._target, WholeSet):
             row = self._empty(1)
             row[:, self._columns] = gradient_of_set(objective, self.test, self._target)
@@ -86,8 +85,10 @@ class RunEnd:
         dtype = self._step.state.dtype.as_numpy_dtype
         return np.zeros((count, self._step.state.size), dtype)
 
-    def _is_of_the_model(self, variable: Any) -> bool:
-        return self._step.state.part(variable).stop <= self._step.weights
+    def _variables(self) -> list[Any]:
+        """Those of the state that are the model's."""
+        state, weights = self._step.state, self._step.weights
+        return [v for v in state.variables if state.part(v).stop <= weights]
 
     def outputs(self, state: np.ndarray) -> np.ndarray:
         """Each test loss, or target, of a run that ended in this state, (n_test,)."""
@@ -97,7 +98,7 @@ class RunEnd:
     @contextlib.contextmanager
     def _standing_at(self, weights: np.ndarray) -> Iterator[None]:
         """The model with other weights, for a while."""
-        variables = [v for v in self._step.state.variables if self._is_of_the_model(v)]
+        variables = self._variables()
         before = [v.numpy() for v in variables]
         ends = np.cumsum([b.size for b in before])[:-1]
         try:
