@@ -120,18 +120,29 @@ def warn_about_constraints(model, chosen):
             )
 
 
+def outside_constraints(variables):
+    """The paths of variables whose constraint would change them as they are."""
+    limited = [v for v in variables if v.constraint is not None and v.dtype not in _COARSE]
+    return [v.path for v in limited if _is_changed(v, v.numpy().astype(np.float64))]
+
+
 def _is_held(variable):
     """Whether the constraint of a variable takes back a small step: outwards or inwards, all weights together."""
     values = variable.numpy().astype(np.float64)
-    step = _STEP * (np.sqrt(np.mean(values**2)) or 1.0)
-    outwards = np.where(values < 0, -step, step)
-    for point in (values + outwards, values - outwards):
-        # A variable, as the optimizer gives it.
-        taken = keras.Variable(point, dtype=variable.dtype, name="weights")
-        moved = np.abs(keras.ops.convert_to_numpy(variable.constraint(taken)) - point)
-        if moved.max(initial=0.0) > _SLACK * step:
-            return True
-    return False
+    step = np.where(values < 0, -1, 1) * _step(values)
+    return _is_changed(variable, values + step) or _is_changed(variable, values - step)
+
+
+def _is_changed(variable, point):
+    """Whether the constraint of a variable would change these values by more than rounding."""
+    # A variable, as the optimizer gives it.
+    taken = keras.Variable(point, dtype=variable.dtype, name="weights")
+    moved = np.abs(keras.ops.convert_to_numpy(variable.constraint(taken)) - point)
+    return bool(moved.max(initial=0.0) > _SLACK * _step(variable.numpy().astype(np.float64)))
+
+
+def _step(values):
+    return _STEP * (np.sqrt(np.mean(values**2)) or 1.0)
 
 
 # How far weights are moved, as a part of their size; and what part of that a constraint may change by rounding.
