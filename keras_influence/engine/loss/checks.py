@@ -4,6 +4,7 @@ import weakref
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
@@ -18,6 +19,11 @@ def check_model(model, hidden=True):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
+    if not tf.executing_eagerly():
+        raise RuntimeError(
+            "Influence is asked for inside a `tf.function`, as a `train_step` or a metric is, where weights have "
+            "no values yet. Ask outside of it: after `fit`, or in a callback such as `InfluenceCallback`."
+        )
     if not is_built(model):
         raise ValueError(
             "`model` should be built. Call it on a batch, `model.build(input_shape)` or "
