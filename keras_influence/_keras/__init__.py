@@ -34,6 +34,7 @@ from keras_influence._keras.losses import (
     regularisers,
     takes_logits,
     twin_of,
+    unlike_logarithms,
     uses_loss,
     weighted_values,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "stateless",
     "takes_logits",
     "twin_of",
+    "unlike_logarithms",
     "uses_loss",
     "values_of",
     "weighted_values",

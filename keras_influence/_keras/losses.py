@@ -79,6 +79,15 @@ def _losses_of(model):
     return [entry.loss for entry in model._compile_loss._flat_losses or ()]
 
 
+def unlike_logarithms(model):
+    """Why losses of a model, all of them cross-entropies, are no logarithms of likelihoods; "" if they are."""
+    entries = model._compile_loss._flat_losses
+    if any(getattr(e.loss, "_fn_kwargs", {}).get("label_smoothing") for e in entries):
+        return "labels are smoothed"
+    weights = [float(e.loss_weights) for e in entries if e.loss_weights is not None]
+    return "losses have weights" if any(weight != 1 for weight in weights) else ""
+
+
 def _in(function, functions):
     return any(function is known for known in functions)
 

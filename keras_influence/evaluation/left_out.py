@@ -31,6 +31,8 @@ class LeaveOneOut:
         gradients: (n_indices,) norm of the gradient after each retraining, relative to its
             norm before; NaN likewise.
         target: "test loss", or the name of the function.
+        outside: paths of the weights that retraining took outside of their constraint, which
+            L-BFGS does not know.
     """
 
     predicted: np.ndarray
@@ -40,6 +42,7 @@ class LeaveOneOut:
     base_gradient: float
     gradients: np.ndarray
     target: str = "test loss"
+    outside: tuple = ()
 
     @property
     def pearson(self):
@@ -141,10 +144,12 @@ def leave_one_out(
     indices = as_positions(indices, study.n, "indices")
     scores = study.scores(scores)
     actual, minima = study.changes(indices[:, None])
-    base, left = np.nan, np.full(len(indices), np.nan)
+    base, left, outside = np.nan, np.full(len(indices), np.nan), ()
     if fit is None:
         base, left = _gradients_left(study.base, minima)
-    return LeaveOneOut(scores[:, indices], actual.T, indices, study.how, base, left, study.target)
+        outside = tuple(sorted({path for m in (study.base, *minima) for path in m.outside}))
+    about = study.how, base, left, study.target, outside
+    return LeaveOneOut(scores[:, indices], actual.T, indices, *about)
 
 
 def _gradients_left(base, minima):

@@ -23,12 +23,15 @@ class Minimum:
         theta: (p,) float64.
         before, after: norm of the gradient at the start and at the end.
         iterations: L-BFGS iterations.
+        outside: paths of the weights that ended outside of their constraint, which L-BFGS
+            does not know.
     """
 
     theta: np.ndarray
     before: float
     after: float
     iterations: int
+    outside: tuple = ()
 
 
 class Minimiser(Trainer):
@@ -53,6 +56,7 @@ class Minimiser(Trainer):
     def __init__(self, model, train, settings, *, tol=1e-3, max_iter=5000, proximal=0.0):
         checks.check_model(model)
         self._tol, self._max_iter, self._proximal = tol, max_iter, float(proximal)
+        self._said = set()  # Weights that left their constraint.
         if settings.batch_size is None and isinstance(train, tuple):
             settings = dataclasses.replace(settings, batch_size=_BATCH_SIZE)
         with double_precision():
@@ -113,9 +117,13 @@ class Minimiser(Trainer):
             )
             start, iterations = found.x, int(found.nit)
             evaluate(start)
-        minimum = Minimum(start, norms[0], norms[-1], iterations)
+        outside = tuple(checks.outside_constraints(problem.parameters.variables))
+        minimum = Minimum(start, norms[0], norms[-1], iterations, outside)
         if minimum.after > 10 * goal:
             _warn(minimum, goal)
+        if not self._said.issuperset(outside):
+            self._said.update(outside)
+            _warn_of_constraints(outside)
         return minimum
 
     def value_and_gradient(self, theta, problem, left_out):
@@ -152,4 +160,13 @@ def _warn(minimum, goal):
         "minimum is not exact. Raise `max_iter` or `tol`, or, for a network with kinks (ReLU), "
         "take a smooth one.",
         errors.ConvergenceWarning,
+    )
+
+
+def _warn_of_constraints(outside):
+    errors.warn(
+        f"L-BFGS knows no constraints, and went outside of that of {', '.join(outside)}: what is retrained is the "
+        "model without it. Leave these weights out by `variables=`, or give a `fit`, whose optimizer has the "
+        "constraint.",
+        errors.ObjectiveWarning,
     )

@@ -92,6 +92,12 @@ def _about_retraining(result, damping):
             f" L-BFGS left {left:.2g} of what a removal does to the gradient (kinks of a ReLU, or "
             "`max_iter`), so these numbers are rough."
         )
+    if result.outside:
+        return (
+            f"{start} But L-BFGS knows no constraints, and went outside of that of {', '.join(result.outside)}: "
+            "whether scores predict retraining with it cannot be told from these. `leave_one_out` with a `fit` "
+            "has the constraint."
+        ), False
     if sizes_agree(result.pearson, result.slope):
         return f"{start} Scores predict retraining, in size too.", True
     if orders_agree(result.pearson):

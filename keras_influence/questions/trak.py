@@ -74,7 +74,8 @@ def trak_influence(
             of their scores, each with a projection of its own, with its standard error.
         output: f, a function of (x, y, y_pred) as `target` is, which the loss of a training example is
             to be a function of: for losses other than cross-entropies, such as the output
-            itself for squared errors, and where there are sample weights.
+            itself for squared errors, and where there are sample weights, weights of losses, or labels
+            that are smoothed or shared between classes.
         target: as in `influence`; the test loss if not given. The paper's is f.
         dim: rows of P; it should be well below n. From p on the gradients are taken as they are.
         damping: λ.
@@ -206,15 +207,27 @@ def _features(
             "`output` is needed where the loss is no cross-entropy: a function of (x, y, y_pred) "
             "that the loss of an example is a function of, such as lambda x, y, y_pred: y_pred[:, 0]."
         )
-    if len(next(iter(problem.train))) == 3:
+    reason = _no_likelihood(problem)
+    if reason:
         raise ValueError(
-            "`output` is needed where training examples have weights: their losses are no "
+            f"`output` is needed where {reason}: the losses of training examples are no "
             "logarithms of likelihoods. Give the log-odds as a function of (x, y, y_pred)."
         )
     wrong = -np.expm1(-problem.losses(problem.train))
     known = wrong > np.finfo(problem.parameters.dtype.as_numpy_dtype).eps
     inverse = np.divide(1.0, wrong, out=np.zeros_like(wrong), where=known)
     return slopes * inverse[:, None], int((~known).sum())
+
+
+def _no_likelihood(problem: Problem) -> str:
+    """Why e^-ℓ is not the likelihood of an example's label, though the loss is a cross-entropy; "" if it is."""
+    for batch in problem.train:
+        if len(batch) == 3:
+            return "training examples have weights"
+        labels = (leaf.numpy() for leaf in tf.nest.flatten(batch[1]))
+        if any((values != np.round(values)).any() for values in labels):
+            return "labels are shared between classes"
+    return str(_keras.unlike_logarithms(problem.model))
 
 
 def _solved(

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 
 import keras_influence as ki
 from keras_influence import evaluation
@@ -242,3 +243,41 @@ def test_a_loss_that_takes_inputs_is_asked_in_the_precision_of_the_model(rng):
     model.compile("sgd")
     found = evaluation.verify(model, (x,), removals=0, verbose=0)
     assert found.hvp_error < 1e-3
+
+
+@pytest.mark.parametrize("proximal", [0.0, 0.1])
+def test_weights_that_a_constraint_holds_are_not_confirmed(proximal, rng):
+    """The third weight is 0 within its constraint, and L-BFGS takes it to where there is none."""
+    x = rng.normal(size=(40, 3))
+    y = x @ [1.0, 0.5, -0.7] + 0.3 * rng.normal(size=40)
+    model = keras.Sequential([keras.Input((3,))])
+    model.add(keras.layers.Dense(1, use_bias=False, kernel_constraint="non_neg"))
+    model.compile("sgd", "mse")
+    truth.set_flat(model, scipy.optimize.nnls(x, y)[0])
+    test, options = (x[:3], y[:3]), {"damping": proximal, "verbose": 0}
+    with pytest.warns(ki.ObjectiveWarning, match=r"L-BFGS knows no constraints.*/kernel"):
+        found = evaluation.leave_one_out(
+            model, test, (x, y), range(4), proximal=proximal, **options
+        )
+    free = np.linalg.solve(
+        x.T @ x / 20 + proximal * np.eye(3), x.T @ y / 20 + proximal * truth.get_flat(model)
+    )
+    assert free[2] < -0.1
+    assert [path.split("/")[-1] for path in found.outside] == ["kernel"]
+    with pytest.warns(ki.ObjectiveWarning, match="holds weights of"):
+        verdict = ki.verify(model, test, (x, y), removals=4, **options)
+    assert not verdict.ok
+    assert "Scores predict retraining" not in repr(verdict)
+    assert "outside of that of" in " ".join(verdict.verdict)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_constraint_that_is_never_reached_is_not_spoken_of(rng):
+    x = rng.normal(size=(40, 3))
+    y = x @ [1.0, 0.5, 0.7] + 0.1 * rng.normal(size=40)
+    model = keras.Sequential([keras.Input((3,))])
+    model.add(keras.layers.Dense(1, use_bias=False, kernel_constraint="non_neg"))
+    model.compile("sgd", "mse")
+    truth.set_flat(model, scipy.optimize.nnls(x, y)[0])
+    found = ki.verify(model, (x[:3], y[:3]), (x, y), removals=4, damping=0.0, verbose=0)
+    assert found.ok and found.retrained.outside == ()

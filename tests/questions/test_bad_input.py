@@ -93,6 +93,11 @@ def test_data(error, words, given, name, model):
     refuses(lambda m: ki.influence(m, **data), model, error, words.format(name))
 
 
+def test_inside_a_tf_function(model):
+    call = tf.function(lambda: ki.influence(model, TRAIN, TRAIN).values)
+    refuses(lambda m: call(), model, RuntimeError, "inside a `tf.function`.*after `fit`")
+
+
 @cases(
     ("batch_size with a dataset", ValueError, "`batch_size` should be left out when `train` is",
      {"train": SLICES.batch(5), "batch_size": 5}),

@@ -217,3 +217,41 @@ def test_an_example_without_a_loss_has_no_log_odds(rng):
     expected = -asked @ np.linalg.solve(features.T @ features, features.T) * (1 - p)
     assert truth.relative_error(scores.values[:, 1:], expected) < 1e-7
     assert (scores.values[:, 0] == 0).all()
+
+
+def log_odds(x, y, y_pred):
+    """log(p / (1 - p)) of the right class from probabilities."""
+    p = keras.ops.sum(keras.ops.cast(y > 0.5, y_pred.dtype) * y_pred, -1)
+    return keras.ops.log(p) - keras.ops.log(1 - p)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "weights", "share", "says"),
+    [
+        (0.2, None, 1.0, "labels are smoothed"),
+        (0.0, [0.5], 1.0, "losses have weights"),
+        (0.0, None, 0.8, "labels are shared"),
+        (0.0, [1.0], 1.0, ""),
+    ],
+)
+def test_what_is_no_likelihood_needs_an_output(smoothing, weights, share, says, rng):
+    """With one, scores are the closed form, of the loss as it is."""
+    x = rng.normal(size=(N, 4))
+    y = share * np.eye(CLASSES)[rng.integers(0, CLASSES, N)] + (1 - share) / CLASSES
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(CLASSES, "softmax")])
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    model.compile("sgd", loss, loss_weights=weights)
+    options = {"dim": 5, "target": log_odds}
+    if says:
+        with pytest.raises(ValueError, match=f"`output` is needed where {says}"):
+            ki.trak_influence(model, (x, y), (x, y), **options)
+        options["output"] = log_odds
+    found = ki.trak_influence(model, (x, y), (x, y), **options)
+    projection, whole = projection_of(model, 5, 0), (weights or [1.0])[0]
+    of_loss = lambda x, y, y_pred: (
+        whole * keras.losses.categorical_crossentropy(y, y_pred, label_smoothing=smoothing)
+    )
+    features = gradients(model, log_odds, x, y) @ projection.T
+    slopes = gradients(model, of_loss, x, y) @ projection.T
+    expected = features @ np.linalg.solve(features.T @ features, slopes.T)
+    assert truth.relative_error(found.values, expected) < 1e-7

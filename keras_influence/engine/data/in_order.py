@@ -47,8 +47,9 @@ def in_order(data, path=None):
     sources.check_finite(data, "data")
     path = None if path is None else _new_folder(path)
     if isinstance(data, tf.data.Dataset):
-        return _kept(data, path)
-    with sources.pydataset_pass(data) as elements:
+        with sources.alike(data, "data"):
+            return _kept(data, path)
+    with sources.pydataset_pass(data, "data") as elements:
         return _kept(elements, path)
 
 

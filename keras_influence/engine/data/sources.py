@@ -76,7 +76,13 @@ def passes_of(data, name, class_weight=None):
             f"`{name}` should be batched: its elements are single examples. Add `.batch(256)`."
         )
     as_tuples = data if isinstance(data.element_spec, tuple) else data.map(lambda x: (x,))
-    return _keras.get_data_adapter(as_tuples, class_weight=class_weight).get_tf_dataset().__iter__
+    batches = _keras.get_data_adapter(as_tuples, class_weight=class_weight).get_tf_dataset()
+
+    def epoch():
+        with alike(data, name):
+            yield from batches
+
+    return epoch
 
 
 def check_finite(data, name):
@@ -94,7 +100,7 @@ def check_finite(data, name):
 
 
 @contextlib.contextmanager
-def pydataset_pass(data, class_weight=None, number=0):
+def pydataset_pass(data, name, class_weight=None, number=0):
     """One epoch of a `PyDataset` as a `tf.data.Dataset`, for which its workers have to be told.
 
     What it draws from NumPy's and Python's global generators is undone at the end. So that
@@ -107,7 +113,8 @@ def pydataset_pass(data, class_weight=None, number=0):
     adapter = _keras.get_data_adapter(data, class_weight=class_weight)
     adapter.on_epoch_begin()
     try:
-        yield adapter.get_tf_dataset()
+        with alike(data, name):
+            yield adapter.get_tf_dataset()
     finally:
         adapter.on_epoch_end()
         np.random.set_state(states[0])
@@ -119,10 +126,49 @@ def _pydataset_passes(data, name, class_weight):
     numbers = itertools.count()
 
     def epoch():
-        with pydataset_pass(data, class_weight, next(numbers)) as batches:
+        with pydataset_pass(data, name, class_weight, next(numbers)) as batches:
             yield from batches
 
     return epoch
+
+
+@contextlib.contextmanager
+def alike(data, name):
+    """Where reading a dataset fails since its batches are not made of the same parts, say so.
+
+    TensorFlow and Keras take the first one or two for the form of all.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        found = _unlike(data, error)
+        if not found:
+            raise
+        raise ValueError(
+            f"`{name}` should have the same parts in all batches, and no None among them, but {found}. "
+            "Give sample_weight in each batch, ones where examples have no weights, or in none; zeros for "
+            "labels of an output without a loss."
+        ) from error
+
+
+def _unlike(data, error):
+    """How the parts of a dataset's batches differ, in words; "" where they do not."""
+    if not isinstance(data, keras.utils.PyDataset):
+        of_tensorflow = "did not match the expected structure" in str(error)
+        return "its generator gives others than its `output_signature` has" if of_tensorflow else ""
+    first = ""
+    for i in range(data.num_batches):
+        batch = data[i]
+        if not isinstance(batch, (tuple, list)):
+            return ""
+        for part, label in zip(batch, checks.PARTS):
+            if any(leaf is None for leaf in tf.nest.flatten(part)):
+                return f"batch {i} has None in {label}"
+        parts = ", ".join(checks.PARTS[: len(batch)])
+        first = first or parts
+        if parts != first:
+            return f"batch 0 has {first} and batch {i} has {parts}"
+    return ""
 
 
 def check_arrays(data, name):

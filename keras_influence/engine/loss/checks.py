@@ -4,6 +4,7 @@ import weakref
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.loss.smooth import SMOOTH, TEMPERATURE
@@ -28,6 +29,11 @@ def check_model(model, hidden=True):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` should be a keras.Model. Received: {type(model).__name__}")
+    if not tf.executing_eagerly():
+        raise RuntimeError(
+            "Influence is asked for inside a `tf.function`, as a `train_step` or a metric is, where weights have "
+            "no values yet. Ask outside of it: after `fit`, or in a callback such as `InfluenceCallback`."
+        )
     if not is_built(model):
         raise ValueError(
             "`model` should be built. Call it on a batch, `model.build(input_shape)` or "
@@ -130,18 +136,29 @@ def warn_about_constraints(model, chosen):
             )
 
 
+def outside_constraints(variables):
+    """The paths of variables whose constraint would change them as they are."""
+    limited = [v for v in variables if v.constraint is not None and v.dtype not in _COARSE]
+    return [v.path for v in limited if _is_changed(v, v.numpy().astype(np.float64))]
+
+
 def _is_held(variable):
     """Whether the constraint of a variable takes back a small step: outwards or inwards, all weights together."""
     values = variable.numpy().astype(np.float64)
-    step = _STEP * (np.sqrt(np.mean(values**2)) or 1.0)
-    outwards = np.where(values < 0, -step, step)
-    for point in (values + outwards, values - outwards):
-        # A variable, as the optimizer gives it.
-        taken = keras.Variable(point, dtype=variable.dtype, name="weights")
-        moved = np.abs(keras.ops.convert_to_numpy(variable.constraint(taken)) - point)
-        if moved.max(initial=0.0) > _SLACK * step:
-            return True
-    return False
+    step = np.where(values < 0, -1, 1) * _step(values)
+    return _is_changed(variable, values + step) or _is_changed(variable, values - step)
+
+
+def _is_changed(variable, point):
+    """Whether the constraint of a variable would change these values by more than rounding."""
+    # A variable, as the optimizer gives it.
+    taken = keras.Variable(point, dtype=variable.dtype, name="weights")
+    moved = np.abs(keras.ops.convert_to_numpy(variable.constraint(taken)) - point)
+    return bool(moved.max(initial=0.0) > _SLACK * _step(variable.numpy().astype(np.float64)))
+
+
+def _step(values):
+    return _STEP * (np.sqrt(np.mean(values**2)) or 1.0)
 
 
 def warn_about_kinks(model):

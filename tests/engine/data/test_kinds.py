@@ -207,3 +207,56 @@ class Ragged(keras.utils.PyDataset):
 def test_ragged_tensors_are_refused_with_the_way_out(data, part):
     with pytest.raises(TypeError, match=rf"`test` has ragged tensors in {part}.*to_tensor\(\)"):
         data_room.read(data, name="test")
+
+
+class Parts(keras.utils.PyDataset):
+    """Batches of two examples, with those parts that are given for each."""
+
+    def __init__(self, *batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, i):
+        return self.batches[i]
+
+
+ONE = np.ones((2, 3)), np.ones((2, 1))
+WEIGHTED = *ONE, np.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("batches", "says"),
+    [
+        ((ONE, WEIGHTED), "batch 0 has x, y and batch 1 has x, y, sample_weight"),
+        ((WEIGHTED, ONE), "batch 0 has x, y, sample_weight and batch 1 has x, y"),
+        ((ONE, ONE, WEIGHTED), "batch 0 has x, y and batch 2 has x, y, sample_weight"),
+        ((WEIGHTED, (*ONE, None)), "batch 1 has None in sample_weight"),
+        (((*ONE, None),), "batch 0 has None in sample_weight"),
+        (((ONE[0], {"a": ONE[1], "b": None}),), "batch 0 has None in y"),
+    ],
+)
+def test_batches_of_a_pydataset_that_have_other_parts_are_named(batches, says):
+    for read, name in ((data_room.read, "train"), (ki.in_order, "data")):
+        with pytest.raises(ValueError, match=f"`{name}` should have the same parts.*{says}.*ones"):
+            read(Parts(*batches))
+
+
+def test_a_generator_of_batches_that_have_other_parts_is_named():
+    signature = tuple(tf.TensorSpec(a.shape, a.dtype) for a in ONE)
+    batches = (ONE, WEIGHTED)
+    data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+    for read, name in ((data_room.read, "train"), (ki.in_order, "data")):
+        with pytest.raises(ValueError, match=f"`{name}` should have the same parts.*its generator"):
+            read(data)
+
+
+def test_a_pydataset_that_fails_itself_keeps_its_error():
+    class Broken(Parts):
+        def __getitem__(self, i):
+            raise ValueError("no such file")
+
+    with pytest.raises(ValueError, match="^no such file"):
+        data_room.read(Broken(ONE))
