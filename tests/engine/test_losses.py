@@ -442,6 +442,49 @@ def test_a_cross_entropy_that_counts_negatively_is_refused(by, rng):
         ki.influence(model, (x, (y, y)), train, curvature="gauss_newton", method="ekfac")
 
 
+class Sloped(keras.Model):
+    """Its loss holds the slope of the output with respect to the input, as those of PINNs do."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            again = self(x)
+        each = tf.square(y - y_pred) + tf.square(tape.gradient(again, x) - tf.cos(x))
+        if sample_weight is not None:
+            each *= tf.reshape(sample_weight, [-1, 1])
+        return tf.reduce_mean(each)
+
+
+def reading_a_kernel(model):
+    """The loss of a contractive autoencoder: of a hidden layer's slope, by its kernel."""
+
+    def loss(y, y_pred):
+        kernel = model.layers[1].kernel
+        return tf.reduce_mean(tf.square(y - y_pred), -1) + tf.reduce_sum(tf.square(kernel))
+
+    return loss
+
+
+@pytest.mark.parametrize("cls", [Sloped, keras.Model])
+def test_what_a_loss_computes_of_weights_besides_the_outputs_is_in_the_curvature(cls, rng):
+    """The Gauss-Newton matrix knows nothing of it, so it is not the curvature of that loss."""
+    inputs = keras.Input((1,))
+    hidden = keras.layers.Dense(4, "tanh")(inputs)
+    model = cls(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", loss=None if cls is Sloped else reading_a_kernel(model))
+    x = tf.constant(rng.normal(size=(12, 1)))
+    train = x.numpy(), np.sin(x)
+    with pytest.warns(ki.CurvatureWarning, match="not by the model's outputs alone"):
+        scores = ki.influence(model, train, train, damping=5.0)
+    assert scores.curvature == "hessian"
+    hessian = truth.finite_difference_hessian(model, x, tf.constant(train[1]))
+    slopes = np.array([truth.gradient(model, x[i : i + 1], train[1][i : i + 1]) for i in range(12)])
+    exact = slopes @ np.linalg.solve(hessian + 5 * np.eye(len(hessian)), slopes.T) / 12
+    np.testing.assert_allclose(scores.values, exact, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="let the model put out"):
+        ki.hvp(model, slopes[0], train, curvature="gauss_newton")
+
+
 @pytest.mark.filterwarnings("error::keras_influence.CurvatureWarning")
 @pytest.mark.parametrize("scale", [300.0, 1000.0])
 @pytest.mark.parametrize("curvature", ["gauss_newton", "auto"])

@@ -7,6 +7,7 @@ from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.missing import not_differentiable
 from keras_influence.engine.kernels.outputs import (
     filled,
+    held_apart,
     outputs_of,
     paired_by_example,
     slope_at,
@@ -66,6 +67,24 @@ def is_curved_in_weights(objective, batch, weight):
             for v in (slope.bent(u), u)
         ]
     return sizes[0] > eps_of(slope.free[0].dtype.as_numpy_dtype) * sizes[1]
+
+
+def depends_besides_outputs(objective, batch, weight, rounding):
+    """Whether the examples' losses at held outputs have a slope in θ of more than `rounding`, outside of kernels.
+
+    The Gauss-Newton matrix has nothing of such a part, as of a `compute_loss` that calls layers once more.
+    """
+    theta = objective.parameters.tensors()
+    weight = weight.tensors(objective.parameters.dtype)
+    with primitives.replaced(), objective.at(theta):
+        model, parts, y_pred = objective.called(batch)
+        held = held_apart(y_pred)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            omega = objective.ones(batch)
+            value = objective.reading.examples(model, parts, held, omega, weight)
+        slopes = filled(tape.gradient(value, theta), theta)
+    return any(t.shape.num_elements() and float(tf.reduce_max(abs(t))) > rounding for t in slopes)
 
 
 def output_curvatures(objective, batch, weight):

@@ -129,6 +129,11 @@ def slope_at(objective, outputs, weight):
     return Slope(outer, [t for t, _, _ in used], [s for _, _, s in used], [o for _, o, _ in used])
 
 
+def held_apart(y_pred):
+    """The outputs as constants, with their masks."""
+    return tf.nest.map_structure(lambda t: _held(t, {}), y_pred)
+
+
 def _held(tensor, free):
     leaf = free[id(tensor)][0] if id(tensor) in free else tf.stop_gradient(tensor)
     mask = _keras.mask_of(tensor)
