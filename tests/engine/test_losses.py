@@ -465,24 +465,45 @@ def reading_a_kernel(model):
     return loss
 
 
-@pytest.mark.parametrize("cls", [Sloped, keras.Model])
-def test_what_a_loss_computes_of_weights_besides_the_outputs_is_in_the_curvature(cls, rng):
-    """The Gauss-Newton matrix knows nothing of it, so it is not the curvature of that loss."""
+def _with_tanh(cls, loss, rng):
     inputs = keras.Input((1,))
     hidden = keras.layers.Dense(4, "tanh")(inputs)
     model = cls(inputs, keras.layers.Dense(1)(hidden))
-    model.compile("sgd", loss=None if cls is Sloped else reading_a_kernel(model))
-    x = tf.constant(rng.normal(size=(12, 1)))
-    train = x.numpy(), np.sin(x)
-    with pytest.warns(ki.CurvatureWarning, match="not by the model's outputs alone"):
+    model.compile("sgd", loss=loss and loss(model))
+    x = rng.normal(size=(12, 1))
+    return model, (x, np.sin(x))
+
+
+def test_a_loss_of_slopes_is_not_convex_in_the_weights(rng):
+    """So it takes the Hessian, and no matrix that knows nothing of that part."""
+    model, train = _with_tanh(Sloped, None, rng)
+    with pytest.warns(ki.CurvatureWarning, match="outputs and the weights that it reads besides"):
         scores = ki.influence(model, train, train, damping=5.0)
     assert scores.curvature == "hessian"
-    hessian = truth.finite_difference_hessian(model, x, tf.constant(train[1]))
-    slopes = np.array([truth.gradient(model, x[i : i + 1], train[1][i : i + 1]) for i in range(12)])
+    x, y = map(tf.constant, train)
+    hessian = truth.finite_difference_hessian(model, x, y)
+    slopes = np.array([truth.gradient(model, x[i : i + 1], y[i : i + 1]) for i in range(12)])
     exact = slopes @ np.linalg.solve(hessian + 5 * np.eye(len(hessian)), slopes.T) / 12
     np.testing.assert_allclose(scores.values, exact, rtol=1e-5, atol=1e-7)
-    with pytest.raises(ValueError, match="let the model put out"):
+    with pytest.raises(ValueError, match="is not convex"):
         ki.hvp(model, slopes[0], train, curvature="gauss_newton")
+
+
+@pytest.mark.filterwarnings("error::keras_influence.CurvatureWarning")
+@pytest.mark.parametrize("method", ["cg", "direct"])
+def test_weights_that_a_loss_reads_are_in_gauss_newton(method, rng):
+    """2 JᵀJ / n of the squared errors, and 2 of the penalty for each entry of the kernel."""
+    model, train = _with_tanh(keras.Model, reading_a_kernel, rng)
+    with tf.GradientTape() as tape:
+        out = model(train[0])[:, 0]
+    parts = tape.jacobian(out, model.trainable_variables)
+    jacobian = np.concatenate([np.reshape(part, (12, -1)) for part in parts], 1)
+    matrix = 2 * jacobian.T @ jacobian / 12 + np.diag([2.1] * 4 + [0.1] * 9)
+    slopes = np.array([truth.gradient(model, *(t[i : i + 1] for t in train)) for i in range(12)])
+    options = {"damping": 0.1, "curvature": "gauss_newton", "verbose": 0}
+    scores = ki.influence(model, train, train, method=method, **options)
+    exact = slopes @ np.linalg.solve(matrix, slopes.T) / 12
+    np.testing.assert_allclose(scores.values, exact, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("error::keras_influence.CurvatureWarning")

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_influence import _keras
-from keras_influence.engine.kernels.curved import depends_besides_outputs, output_curvatures
+from keras_influence.engine.kernels.curved import output_curvatures
 from keras_influence.engine.loss.looks import few_of
 from keras_influence.engine.loss.smooth import SMOOTH
 from keras_influence.errors import UndefinedCurvatureError
@@ -21,7 +21,6 @@ _CURVED = (
     keras.losses.binary_crossentropy,
     keras.losses.mean_squared_error,
 )
-_BESIDES = "depends on the weights not by the model's outputs alone"
 # Examples that are looked at where a loss is flat for a few: an outlier's Huber loss is, a hinge far from its kink.
 _MORE = 256
 
@@ -34,32 +33,26 @@ def check_convex(ground, train):
         train: the training data, of which more are looked at where the loss is flat for the few.
 
     Raises:
-        ValueError: the loss is flat or not convex in the outputs, or depends on θ not by them alone.
+        ValueError: the loss is flat or not convex in the outputs, or in weights that it reads besides.
     """
     model, own = ground.objective.model(), ground.facts.own()
     # That of entries of a size of one, as probabilities have: less says nothing of a sign.
     rounding = rounding_of(ground.objective.parameters.dtype.as_numpy_dtype)
-    typical, *others = output_curvatures(ground.objective, ground.few, own)
+    (typical, *others), besides = output_curvatures(ground.objective, ground.few, own)
     if not np.any(others):
-        typical, *others = output_curvatures(ground.objective, few_of(train, _MORE), own)
+        (typical, *others), _ = output_curvatures(ground.objective, few_of(train, _MORE), own)
     largest = np.abs(others).max()
     concave, outweighed = (max(part * largest, rounding) for part in (_CONCAVE, _OUTWEIGHED))
     if largest == 0 and not _keras.only_uses_losses(model, _CURVED):
         why = "has no second derivative in the model's outputs"
-    elif depends_besides_outputs(ground.objective, ground.few, own, rounding):
-        why = _BESIDES
     elif typical < -concave or min(others) < -outweighed:
-        why = "is not convex in the model's outputs"
+        weights = " and the weights that it reads besides" if besides else ""
+        why = f"is not convex in the model's outputs{weights}"
     else:
         return
     way_out = (
         "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex loss."
     )
-    if why is _BESIDES:
-        way_out = (
-            "Use curvature='hessian' with more `damping` or method='direct', or let the model put out "
-            "what the loss computes by its layers."
-        )
     if _keras.uses_loss(model, SMOOTH):
         way_out = "Use curvature='auto'."
     if _keras.uses_loss(model, [keras.losses.hinge]):

@@ -7,7 +7,6 @@ from keras_influence.engine.kernels import primitives
 from keras_influence.engine.kernels.missing import not_differentiable
 from keras_influence.engine.kernels.outputs import (
     filled,
-    held_apart,
     outputs_of,
     paired_by_example,
     slope_at,
@@ -23,7 +22,7 @@ _STEPS = 8
 def curvature_at_outputs(objective, batch, weight):
     """v ↦ Jᵀ (∂²L/∂z²) J v, with J = ∂z/∂θ, and ⟨∂L/∂z, J v⟩ of each example, (b,).
 
-    No second derivative of the network.
+    No second derivative of the network. Weights that the loss reads besides are outputs like the others.
     """
     theta, flatten = objective.parameters.tensors(), objective.parameters.flatten
     with objective.recorded() as inner:
@@ -31,7 +30,7 @@ def curvature_at_outputs(objective, batch, weight):
         with objective.at(theta):
             outputs = outputs_of(objective, batch)
     with objective.at(theta):
-        slope = slope_at(objective, outputs, weight)
+        slope = slope_at(objective, outputs, weight, theta)
     # J v is the derivative of the linear map u ↦ Jᵀu, paired with v.
     with objective.recorded() as dual:
         u = [tf.zeros_like(t) for t in slope.z]
@@ -41,7 +40,8 @@ def curvature_at_outputs(objective, batch, weight):
     def product(v):
         pushed = filled(dual.gradient(pulled, u, output_gradients=v), u)
         bent = slope.bent(pushed)
-        scores = paired_by_example(slope.slope, pushed, objective.ones(batch))
+        by_example = slope.slope[: slope.count], pushed[: slope.count]
+        scores = paired_by_example(*by_example, objective.ones(batch))
         return flatten(inner.gradient(slope.z, theta, output_gradients=bent)), scores
 
     return product
@@ -59,7 +59,7 @@ def is_curved_in_weights(objective, batch, weight):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(theta)
             outputs = outputs_of(objective, batch)
-        slope = slope_at(objective, outputs, weight)
+        slope = slope_at(objective, outputs, weight, theta)
         like = enumerate(slope.free)
         u = [tf.random.stateless_normal(t.shape, [0, i], dtype=t.dtype) for i, t in like]
         sizes = [
@@ -69,34 +69,17 @@ def is_curved_in_weights(objective, batch, weight):
     return sizes[0] > eps_of(slope.free[0].dtype.as_numpy_dtype) * sizes[1]
 
 
-def depends_besides_outputs(objective, batch, weight, rounding):
-    """Whether the examples' losses at held outputs have a slope in θ of more than `rounding`, outside of kernels.
-
-    The Gauss-Newton matrix has nothing of such a part, as of a `compute_loss` that calls layers once more.
-    """
-    theta = objective.parameters.tensors()
-    weight = weight.tensors(objective.parameters.dtype)
-    with primitives.replaced(), objective.at(theta):
-        model, parts, y_pred = objective.called(batch)
-        held = held_apart(y_pred)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(theta)
-            omega = objective.ones(batch)
-            value = objective.reading.examples(model, parts, held, omega, weight)
-        slopes = filled(tape.gradient(value, theta), theta)
-    return any(t.shape.num_elements() and float(tf.reduce_max(abs(t))) > rounding for t in slopes)
-
-
 def output_curvatures(objective, batch, weight):
-    """Curvatures of the loss along unit directions of the outputs z, outside of kernels.
+    """Curvatures of the loss along unit directions of the outputs z, and of weights that it reads, outside of kernels.
 
     The first is tᵀ (∂²ℓ/∂z²) t for a random t, the others are the Ritz values that a few steps
     from there find (Lanczos): the most negative of them is near the smallest eigenvalue.
+    And whether there are such weights.
     """
     theta = objective.parameters.tensors()
     weight = weight.tensors(objective.parameters.dtype)
     with primitives.replaced(), objective.at(theta):
-        slope = slope_at(objective, outputs_of(objective, batch), weight)
+        slope = slope_at(objective, outputs_of(objective, batch), weight, theta)
     sizes = np.cumsum([0, *(int(np.prod(a.shape)) for a in slope.free)])
 
     def product(v):
@@ -109,8 +92,9 @@ def output_curvatures(objective, batch, weight):
         return np.concatenate([np.ravel(b).astype(float) for b in bent])
 
     if not sizes[-1]:
-        return np.zeros(2)
-    return _ritz_values(product, np.random.default_rng(0).standard_normal(sizes[-1]))
+        return np.zeros(2), False
+    found = _ritz_values(product, np.random.default_rng(0).standard_normal(sizes[-1]))
+    return found, slope.count < len(slope.free)
 
 
 def _ritz_values(product, v):

@@ -45,12 +45,14 @@ class Slope(NamedTuple):
         free: the tensors that the slope is a function of.
         slope: it, a tensor for each of them.
         z: the model's own tensors that these stand for.
+        count: how many of them are outputs; the others are of θ, which the loss reads besides.
     """
 
     tape: Any
     free: list
     slope: list
     z: list
+    count: int
 
     def bent(self, t):
         """(∂²/∂z²) t, for tensors t like the outputs."""
@@ -92,10 +94,13 @@ def _activation(fn):
     return tf.nn.sigmoid if any(fn is known for known in _SIGMOID) else None
 
 
-def slope_at(objective, outputs, weight):
+def slope_at(objective, outputs, weight, theta=()):
     """The `Slope` at some `Outputs`, in `objective.at`.
 
     An output from which another is computed must not count twice.
+
+    Args:
+        theta: tensors that count as outputs too where the loss reads them, as it does where it penalises a weight.
     """
     free, omega = {}, objective.ones(outputs.parts)
     for output, logits, _ in outputs.curved:
@@ -105,6 +110,7 @@ def slope_at(objective, outputs, weight):
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
         for leaf, behind in free.values():
             outer.watch([t for t in (leaf, behind) if t is not None])
+        outer.watch(theta)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as middle:
             for output, _, activation in outputs.curved:
                 leaf, behind = free[id(output)]
@@ -113,6 +119,7 @@ def slope_at(objective, outputs, weight):
                     free[id(output)] = (activation(behind), behind)
                 elif behind is not None:
                     _keras.set_logits(leaf, behind)
+            middle.watch(theta)
             held = tf.nest.map_structure(lambda t: _held(t, free), outputs.y_pred)
             about = outputs.model, outputs.parts, held, omega, weight
             value = objective.reading.examples(*about)
@@ -122,16 +129,15 @@ def slope_at(objective, outputs, weight):
             for t, original in zip(free[id(output)], (output, logits))
             if t is not None and (activation is None or original is logits)
         ]
+        count = len(candidates)
+        candidates += [(t, t) for t in theta]
         slopes = middle.gradient(value, [t for t, _ in candidates])
+        count -= sum(slope is None for slope in slopes[:count])
         # What was taken row by row comes back as `IndexedSlices`.
         slopes = [s if s is None else tf.convert_to_tensor(s) for s in slopes]
     used = [(t, o, s) for (t, o), s in zip(candidates, slopes) if s is not None]
-    return Slope(outer, [t for t, _, _ in used], [s for _, _, s in used], [o for _, o, _ in used])
-
-
-def held_apart(y_pred):
-    """The outputs as constants, with their masks."""
-    return tf.nest.map_structure(lambda t: _held(t, {}), y_pred)
+    free, originals, slopes = ([part[i] for part in used] for i in range(3))
+    return Slope(outer, free, slopes, originals, count)
 
 
 def _held(tensor, free):

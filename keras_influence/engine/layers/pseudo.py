@@ -129,7 +129,7 @@ def _products(objective, outputs, weight):
     """Functions v ↦ (∂²ℓ/∂y²) v for each output y that the loss is a function of, these by
     themselves, and in the model.
     """
-    tape, free, slopes, y = slope_at(objective, outputs, weight)
+    tape, free, slopes, y, _ = slope_at(objective, outputs, weight)
 
     def product_of(slope, output):
         return lambda v: filled([tape.gradient(slope, output, output_gradients=v)], [output])[0]
