@@ -11,18 +11,17 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from keras_influence import _keras
 from keras_influence.engine.kernels.targets import check_target
 from keras_influence.engine.problem import Problem
 from keras_influence.progress import Progress
 from keras_influence.questions.blocks import Target, gradient_blocks, read_test
 from keras_influence.questions.checkpoints import checkpoints_of, quiet_problem, weights_restored
 from keras_influence.questions.evidence import without_solve
+from keras_influence.questions.likelihoods import check_likelihoods
 from keras_influence.questions.scores import InfluenceScores
 from keras_influence.questions.settings import PathArguments, PathSettings, takes
 from keras_influence.questions.several import is_several
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
 
 # Vectors that go through the data together: how many, and in how many bytes.
 _TOGETHER, _MEMORY, _COPIES = 128, 1e9, 4
-# The losses that are a likelihood's negative logarithm.
-_LIKELIHOODS = (
-    keras.losses.binary_crossentropy,
-    keras.losses.categorical_crossentropy,
-    keras.losses.sparse_categorical_crossentropy,
-)
 
 
 @takes(PathSettings)
@@ -202,32 +195,11 @@ def _features(
         check_target(output, *about, name="output", data="training")
         gradients = gradient_blocks(problem, problem.train, output, "train")
         return projection.of(gradients, problem.n), 0
-    if not _keras.only_uses_losses(problem.model, _LIKELIHOODS):
-        raise ValueError(
-            "`output` is needed where the loss is no cross-entropy: a function of (x, y, y_pred) "
-            "that the loss of an example is a function of, such as lambda x, y, y_pred: y_pred[:, 0]."
-        )
-    reason = _no_likelihood(problem)
-    if reason:
-        raise ValueError(
-            f"`output` is needed where {reason}: the losses of training examples are no "
-            "logarithms of likelihoods. Give the log-odds as a function of (x, y, y_pred)."
-        )
+    check_likelihoods(problem)
     wrong = -np.expm1(-problem.losses(problem.train))
     known = wrong > np.finfo(problem.parameters.dtype.as_numpy_dtype).eps
     inverse = np.divide(1.0, wrong, out=np.zeros_like(wrong), where=known)
     return slopes * inverse[:, None], int((~known).sum())
-
-
-def _no_likelihood(problem: Problem) -> str:
-    """Why e^-ℓ is not the likelihood of an example's label, though the loss is a cross-entropy; "" if it is."""
-    for batch in problem.train:
-        if len(batch) == 3:
-            return "training examples have weights"
-        labels = (leaf.numpy() for leaf in tf.nest.flatten(batch[1]))
-        if any((values != np.round(values)).any() for values in labels):
-            return "labels are shared between classes"
-    return str(_keras.unlike_logarithms(problem.model))
 
 
 def _solved(

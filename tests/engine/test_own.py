@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_influence as ki
+from keras_influence.engine.kernels.unrecorded import Unrecorded
 from keras_influence.engine.layers import own
 from keras_influence.engine.layers.contraction import Contraction
 from keras_influence.engine.layers.footprint import footprint_of
@@ -303,6 +304,52 @@ def test_what_becomes_a_loop_is_no_error_of_the_users(rng):
     assert [record.getMessage()[:60] for record in said.buffer] == []
     expected = truth.finite_difference_hessian(model, x, y, 1e-4)
     assert truth.relative_error(found, expected) < 1e-5
+
+
+LOOPS = {
+    "fori": lambda step, x: ops.fori_loop(0, 3, lambda i, z: step(z), x),
+    "while": lambda step, x: ops.while_loop(
+        lambda i, z: i < 3, lambda i, z: (i + 1, step(z)), (0, x)
+    )[1],
+    "scan": lambda step, x: ops.scan(lambda z, t: (step(z), z), x, ops.ones(3))[0],
+    "none": lambda step, x: step(step(step(x))),
+}
+
+
+class Repeated(layers.Layer):
+    """A step that is taken three times."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.inner = LOOPS[way], layers.Dense(2, "tanh")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.way(lambda z: z + self.inner(z), x)
+
+
+@pytest.mark.parametrize("way", LOOPS)
+def test_products_of_a_model_that_loops_by_itself(way, rng):
+    """Its derivatives come from the graph: a tape would differentiate loops again and again while it records."""
+    model = keras.Sequential([keras.Input((2,)), Repeated(way), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(6, 2)), rng.normal(size=(6, 1))
+    vectors = np.eye(model.count_params())
+    problem = Problem(model, (x, y))
+    with tf.Graph().as_default():
+        from_graph = isinstance(problem.objective.recorded(), Unrecorded)
+    assert from_graph == (way != "none")
+    found = ki.hvp(model, vectors, (x, y))
+    expected = truth.finite_difference_hessian(model, x, y, 1e-4)
+    assert truth.relative_error(found, expected) < 1e-5
+    with tf.GradientTape() as tape:
+        outputs = model(x)[:, 0]
+    parts = tape.jacobian(outputs, model.trainable_variables)
+    jacobian = np.concatenate([np.reshape(part, (6, -1)) for part in parts], 1)
+    found = ki.hvp(model, vectors, (x, y), curvature="gauss_newton")
+    assert truth.relative_error(found, 2 * jacobian.T @ jacobian / 6) < 1e-7
 
 
 def test_too_many_weights_are_taken_the_plain_way(rng, monkeypatch):

@@ -6,7 +6,13 @@ import tensorflow as tf
 from keras_influence.engine.data.rows import size as size_of
 from keras_influence.engine.kernels.curved import curvature_at_outputs
 from keras_influence.engine.kernels.kernel import Kernels, kernel
-from keras_influence.engine.kernels.loops import RECURRENT, over_vectors, prefers_loop, work_alone
+from keras_influence.engine.kernels.loops import (
+    LOOPS,
+    RECURRENT,
+    over_vectors,
+    prefers_loop,
+    work_alone,
+)
 from keras_influence.engine.kernels.outputs import filled
 from keras_influence.engine.kernels.unrecorded import Unrecorded
 from keras_influence.engine.loss.compiled import CompiledLoss, Weighting
@@ -122,6 +128,17 @@ class Objective(CompiledLoss):
             tape.watch(theta)
             value = self.value(theta, omega, batch, weight)
         return value, self.parameters.flatten(tape.gradient(value, theta))
+
+    def called(self, batch):
+        """As of `CompiledLoss`. Where a trace shows that the model loops, others are made for that."""
+        if tf.executing_eagerly():
+            return super().called(batch)
+        graph = tf.compat.v1.get_default_graph()
+        before = len(graph.get_operations())
+        found = super().called(batch)
+        if any(op.type in LOOPS for op in graph.get_operations()[before:]):
+            self._loops = self.kernels.loop = True
+        return found
 
     def recorded(self, persistent=True):
         """A tape, or what stands for one where a kernel is traced of a model with loops."""
