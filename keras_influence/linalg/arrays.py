@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 try:
@@ -58,8 +59,14 @@ def side_by_side(
     """
     if not _halved.get():
         return work(first), work(second)
+    errors = np.geterr()  # Before NumPy 2 each thread has its own.
+
+    def beside() -> Result:
+        with np.errstate(**errors):
+            return work(first)
+
     with concurrent.futures.ThreadPoolExecutor(1) as other:
-        waiting = other.submit(contextvars.copy_context().run, work, first)
+        waiting = other.submit(beside)
         mine = work(second)
         return waiting.result(), mine
 

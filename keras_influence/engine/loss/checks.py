@@ -45,7 +45,10 @@ def check_model(model, hidden=True):
             "`model.compile(loss=...)` first."
         )
     if not model.trainable_variables:
-        raise ValueError("`model` should have trainable weights. Set `layer.trainable = True`.")
+        raise ValueError(
+            "`model` should have trainable weights. Set `layer.trainable = True`, and make weights of your own "
+            "by `add_weight`: Keras does not know a `tf.Variable`."
+        )
     for variable in model.trainable_variables:
         if not np.isfinite(variable.numpy()).all():
             raise ValueError(f"`model` has NaN or infinite values in {variable.path}.")
