@@ -489,6 +489,21 @@ def test_a_loss_of_slopes_is_not_convex_in_the_weights(rng):
         ki.hvp(model, slopes[0], train, curvature="gauss_newton")
 
 
+def test_a_penalty_does_not_make_a_flat_loss_curved(rng):
+    """Where the outputs are flat, what the weights' own part has of curvature is not that of the loss."""
+    inputs = keras.Input((1,))
+    dense = keras.layers.Dense(1)
+    model = keras.Model(inputs, dense(inputs))
+
+    def loss(y, y_pred):
+        return tf.reduce_mean(abs(y - y_pred), -1) + tf.reduce_sum(tf.square(dense.kernel))
+
+    model.compile("sgd", loss)
+    train = rng.normal(size=(12, 1)), rng.normal(size=(12, 1))
+    with pytest.raises(ValueError, match="no second derivative in the model's outputs"):
+        ki.hvp(model, np.ones(2), train, curvature="gauss_newton")
+
+
 @pytest.mark.filterwarnings("error::keras_influence.CurvatureWarning")
 @pytest.mark.parametrize("method", ["cg", "direct"])
 def test_weights_that_a_loss_reads_are_in_gauss_newton(method, rng):

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_influence import _keras
 from keras_influence.engine.kernels.curved import output_curvatures
+from keras_influence.engine.layers.faults import has_own_loss
 from keras_influence.engine.loss.looks import few_of
 from keras_influence.engine.loss.smooth import SMOOTH
 from keras_influence.errors import UndefinedCurvatureError
@@ -35,20 +36,9 @@ def check_convex(ground, train):
     Raises:
         ValueError: the loss is flat or not convex in the outputs, or in weights that it reads besides.
     """
-    model, own = ground.objective.model(), ground.facts.own()
-    # That of entries of a size of one, as probabilities have: less says nothing of a sign.
-    rounding = rounding_of(ground.objective.parameters.dtype.as_numpy_dtype)
-    (typical, *others), besides = output_curvatures(ground.objective, ground.few, own)
-    if not np.any(others):
-        (typical, *others), _ = output_curvatures(ground.objective, few_of(train, _MORE), own)
-    largest = np.abs(others).max()
-    concave, outweighed = (max(part * largest, rounding) for part in (_CONCAVE, _OUTWEIGHED))
-    if largest == 0 and not _keras.only_uses_losses(model, _CURVED):
-        why = "has no second derivative in the model's outputs"
-    elif typical < -concave or min(others) < -outweighed:
-        weights = " and the weights that it reads besides" if besides else ""
-        why = f"is not convex in the model's outputs{weights}"
-    else:
+    model = ground.objective.model()
+    why = _of_outputs(ground, train, model) or _of_weights(ground, model)
+    if why is None:
         return
     way_out = (
         "Use curvature='hessian' with more `damping` or method='direct', or a smooth convex loss."
@@ -65,6 +55,36 @@ def check_convex(ground, train):
         f"curvature='gauss_newton' is not defined for the loss {name}, which {why}. {way_out}",
         finding=f"the loss {name} {why}",
     )
+
+
+def _of_outputs(ground, train, model):
+    """What is wrong with the loss as a function of the outputs, in words, or None."""
+    own = ground.facts.own()
+    found = output_curvatures(ground.objective, ground.few, own)
+    if not found[1:].any():
+        found = output_curvatures(ground.objective, few_of(train, _MORE), own)
+    if not found[1:].any() and not _keras.only_uses_losses(model, _CURVED):
+        return "has no second derivative in the model's outputs"
+    return "is not convex in the model's outputs" if _is_concave(ground, found) else None
+
+
+def _of_weights(ground, model):
+    """The same of outputs and weights together, where a loss of the user's own reads some besides."""
+    if not has_own_loss(model):
+        return None
+    found = output_curvatures(ground.objective, ground.few, ground.facts.own(), weights=True)
+    besides = "is not convex in the model's outputs and the weights that it reads besides"
+    return besides if _is_concave(ground, found) else None
+
+
+def _is_concave(ground, found):
+    """Whether of some curvatures the first, or the least of the others, is negative by more than rounding."""
+    # That of entries of a size of one, as probabilities have: less says nothing of a sign.
+    rounding = rounding_of(ground.objective.parameters.dtype.as_numpy_dtype)
+    typical, *others = found
+    largest = np.abs(others).max()
+    concave, outweighed = (max(part * largest, rounding) for part in (_CONCAVE, _OUTWEIGHED))
+    return typical < -concave or min(others) < -outweighed
 
 
 def _loss_name(model):

@@ -69,17 +69,20 @@ def is_curved_in_weights(objective, batch, weight):
     return sizes[0] > eps_of(slope.free[0].dtype.as_numpy_dtype) * sizes[1]
 
 
-def output_curvatures(objective, batch, weight):
-    """Curvatures of the loss along unit directions of the outputs z, and of weights that it reads, outside of kernels.
+def output_curvatures(objective, batch, weight, weights=False):
+    """Curvatures of the loss along unit directions of the outputs z, outside of kernels.
 
     The first is tᵀ (∂²ℓ/∂z²) t for a random t, the others are the Ritz values that a few steps
     from there find (Lanczos): the most negative of them is near the smallest eigenvalue.
-    And whether there are such weights.
+
+    Args:
+        weights: whether those that the loss reads count as outputs.
     """
     theta = objective.parameters.tensors()
     weight = weight.tensors(objective.parameters.dtype)
     with primitives.replaced(), objective.at(theta):
-        slope = slope_at(objective, outputs_of(objective, batch), weight, theta)
+        about = outputs_of(objective, batch), weight, theta if weights else ()
+        slope = slope_at(objective, *about)
     sizes = np.cumsum([0, *(int(np.prod(a.shape)) for a in slope.free)])
 
     def product(v):
@@ -92,9 +95,8 @@ def output_curvatures(objective, batch, weight):
         return np.concatenate([np.ravel(b).astype(float) for b in bent])
 
     if not sizes[-1]:
-        return np.zeros(2), False
-    found = _ritz_values(product, np.random.default_rng(0).standard_normal(sizes[-1]))
-    return found, slope.count < len(slope.free)
+        return np.zeros(2)
+    return _ritz_values(product, np.random.default_rng(0).standard_normal(sizes[-1]))
 
 
 def _ritz_values(product, v):

@@ -10,7 +10,7 @@ from keras_influence import _keras
 _LOOPED = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
 # Operations in a millisecond or in five, which one vector by itself takes at least.
 _CONVOLVED, RECURRENT = 3e7, 1.5e8
-# Operations that a layer of the user's own loops by.
+# Operations of a graph that are loops.
 LOOPS = ("While", "StatelessWhile")
 # What a vectorised map ends in where it cannot follow an operation.
 NOT_VECTORISED = (ValueError, TypeError, AttributeError, NotImplementedError, tf.errors.OpError)

@@ -2,10 +2,8 @@
 
 import re
 
+from keras_influence.engine.kernels.loops import LOOPS
 from keras_influence.errors import explained
-
-# Operations of a graph that are loops.
-_LOOPS = ("While", "StatelessWhile")
 
 
 class NotDifferentiableError(ValueError):
@@ -17,7 +15,7 @@ class NotDifferentiableError(ValueError):
 
 def missing_gradient(graph):
     """The name of a node in a loop that stands for a gradient which TensorFlow does not have, or None."""
-    if not any(op.type in _LOOPS for op in graph.get_operations()):
+    if not any(op.type in LOOPS for op in graph.get_operations()):
         return None
     return next((node.name for node in nodes_of(graph) if node.op == "SymbolicGradient"), None)
 

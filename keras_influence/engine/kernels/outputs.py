@@ -136,8 +136,8 @@ def slope_at(objective, outputs, weight, theta=()):
         # What was taken row by row comes back as `IndexedSlices`.
         slopes = [s if s is None else tf.convert_to_tensor(s) for s in slopes]
     used = [(t, o, s) for (t, o), s in zip(candidates, slopes) if s is not None]
-    free, originals, slopes = ([part[i] for part in used] for i in range(3))
-    return Slope(outer, free, slopes, originals, count)
+    leaves, originals, slopes = ([part[i] for part in used] for i in range(3))
+    return Slope(outer, leaves, slopes, originals, count)
 
 
 def _held(tensor, free):
