@@ -1,5 +1,7 @@
 """What functions and layers read: every change of it is seen, and nothing else."""
 
+import zlib
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 from keras_influence import _keras, checksums
 from keras_influence.described import Values, changed
+from keras_influence.described.texts import text_of
 from keras_influence.engine.loss.looks import called
 from tests.processes import printed
 from tests.zoo import ZOO
@@ -15,6 +18,16 @@ layers = keras.layers
 
 
 # ---- functions and objects
+
+
+@pytest.mark.parametrize("changed_at", [0, 40_000, 99_999])
+def test_every_number_of_a_large_array_is_in_its_text(changed_at, rng):
+    """A checksum of all of them as float64, whichever piece they are in, and whether all are whole."""
+    array = rng.integers(0, 9, 100_000).astype(np.float32)
+    shape = array.shape
+    assert text_of(array) == f"whole {shape} {zlib.crc32(array.astype(np.float64).tobytes())}"
+    array[changed_at] += 0.5
+    assert text_of(array) == f"rounded {shape} {zlib.crc32(array.astype(np.float64).tobytes())}"
 
 
 class Holder:

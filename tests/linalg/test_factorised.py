@@ -78,6 +78,13 @@ def test_arnoldi_can_drop_what_is_outside(rng):
     assert solution.details["approximation"]
 
 
+@pytest.mark.parametrize(("damping", "definite"), [(0.9, False), (1 - 4e-12, True)])
+def test_arnoldi_takes_no_rounding_for_a_negative_eigenvalue(damping, definite, rng):
+    matrix, v = np.diag(np.r_[8e3, 5e3, 4e3, -1.0, np.zeros(16)]), rng.normal(size=(1, 20))
+    solver = Arnoldi(rank=4, complement="drop", eigen_tol=1e-12)
+    assert solver.solve(Damped(Dense(matrix), damping), v).positive_definite == definite
+
+
 def test_arnoldi_keeps_what_is_large_in_the_curvature_whatever_the_damping(rng):
     """-3 is larger than 2, though -3 + 2 is smaller than 2 + 2: outside, 2 counts as 0."""
     matrix, q = spectral(np.r_[-3.0, 2.0, np.zeros(8)])

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import scipy.linalg
+import threadpoolctl
 
+from keras_influence.linalg.arrays import taking_turns
 from keras_influence.linalg.factors import packing
 from keras_influence.linalg.factors.blocks import Block, Channels
 from keras_influence.linalg.factors.contributions import ContributionsFactor
@@ -386,3 +388,15 @@ def test_only_arrays_leave_the_tree(rng):
     assert [b["fields"]["name"] for b in tree["fields"]["blocks"]] == ["one", "two", ""]
     # Four arrays a layer's block, three the rest's.
     assert len(arrays) == 2 * 4 + 3
+
+
+def test_many_vectors_are_turned_in_two_halves(rng):
+    """Each by the same bases, in its own place: 5 of 200 x 150 numbers, of which one more is in a half."""
+    basis_a, basis_s = rng.normal(size=(200, 30)), rng.normal(size=(150, 20))
+    v = rng.normal(size=(5, 200, 150))
+    positions = Positions.of(np.arange(30_000).reshape(200, 150))
+    block = Block("", positions, basis_a, basis_s, np.ones((30, 20)))
+    expected = np.einsum("ai,kab,bj->kij", basis_a, v, basis_s)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"), taking_turns():
+        found = block.turned(v)
+    assert truth.relative_error(found, expected) < 1e-12
